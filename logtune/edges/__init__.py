@@ -1,0 +1,1 @@
+"""All side effects: they implement the ports."""

@@ -1,0 +1,64 @@
+"""Every error a user can meet, and the exit codes of the command line.
+
+    LogtuneError                 a known mistake: what happened, the value, the next step     exit 1
+    ├── ConfigError              a setting is unknown, of the wrong type or impossible
+    ├── InputError               a file or request that cannot be read as what it claims to be
+    ├── StoreError               the store cannot be opened, is newer than this code, or is full
+    ├── ModelError               a model, embedder or adapter cannot be loaded or does not answer
+    ├── MissingExtra             an optional package is not installed
+    ├── TrainingError            a run that learned nothing: loss, weights or output did not move
+    ├── TooManyFailures          a stage failed on more items than the configured share
+    └── NotPassed                a gate was not passed; nothing was deployed                  exit 3
+
+Usage errors (exit 2) come from the command-line parser, an interrupt exits with 130.
+"""
+
+OK, KNOWN_ERROR, USAGE, NOT_PASSED, INTERRUPTED = 0, 1, 2, 3, 130
+
+
+class LogtuneError(Exception):
+    """A mistake we know: `what` happened (with the value), and the `hint` that mends it."""
+
+    exit_code = KNOWN_ERROR
+
+    def __init__(self, what: str, hint: str = "") -> None:
+        super().__init__(what if not hint else f"{what}\n  {hint}")
+        self.what = what
+        self.hint = hint
+
+
+class ConfigError(LogtuneError):
+    """A setting is unknown, of the wrong type or impossible."""
+
+
+class InputError(LogtuneError):
+    """A file or request that cannot be read as what it claims to be."""
+
+
+class StoreError(LogtuneError):
+    """The store cannot be opened, is newer than this code, or is full."""
+
+
+class ModelError(LogtuneError):
+    """A model, embedder or adapter cannot be loaded or does not answer."""
+
+
+class MissingExtra(LogtuneError):
+    """An optional package is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"the package '{package}' is not installed", f"pip install 'logtune[{extra}]'")
+
+
+class TrainingError(LogtuneError):
+    """A run that learned nothing: loss, weights or output did not move."""
+
+
+class TooManyFailures(LogtuneError):
+    """A stage failed on more items than the configured share."""
+
+
+class NotPassed(LogtuneError):
+    """A gate was not passed; nothing was deployed."""
+
+    exit_code = NOT_PASSED

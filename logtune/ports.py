@@ -1,0 +1,157 @@
+"""What lies outside, as small protocols: everything a stage needs from the world comes in through one of these.
+
+Each has a real implementation in `edges/` and a fake in `logtune.testing`.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from logtune.records import Adapter, Json, Message
+
+Vectors = npt.NDArray[np.float32]  # (N, D), rows of length 1
+Out = TypeVar("Out")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatCall:
+    """One call of a chat model."""
+
+    messages: tuple[Message, ...]
+    model: str = ""  # "" or "base": the base model; else the name of a loaded adapter, or a model of the endpoint
+    max_tokens: int = 256
+    temperature: float = 0.0  # 0: greedy
+    top_p: float = 1.0
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    schema: Mapping[str, Json] | None = None  # JSON schema that the answer must follow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChatReply:
+    """What a chat model answered."""
+
+    text: str
+    finish_reason: str = "stop"  # stop or length
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class Chat(Protocol):
+    """A chat model. Calls made at the same time are batched or sent concurrently."""
+
+    async def complete(self, call: ChatCall) -> ChatReply:
+        """Answer one call; raises ModelError with the reason when there is no answer."""
+        ...
+
+
+class Embedder(Protocol):
+    """Texts to unit vectors."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name and checksum of the model: vectors of different fingerprints never meet."""
+        ...
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Unit vectors of the texts, shape (len(texts), D)."""
+        ...
+
+
+class Coverage(Protocol):
+    """How far rules are already covered by other rules."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the method and its model."""
+        ...
+
+    def covered(self, rule: str, known: Sequence[str]) -> float:
+        """0 nothing of `rule` is in `known` .. 1 all of it is; 0 when `known` is empty."""
+        ...
+
+
+class Likelihood(Protocol):
+    """How surprised the served model is by an answer."""
+
+    def nll(self, prompts: Sequence[tuple[Message, ...]], answers: Sequence[str], model: str = "") -> list[float]:
+        """Mean negative log-likelihood in nats per token of each answer after its prompt."""
+        ...
+
+
+class AdapterServer(Protocol):
+    """A model server that loads and unloads LoRA adapters while it serves."""
+
+    async def load(self, name: str, path: str) -> None:
+        """Load the adapter folder `path` under the immutable `name`; loading a listed name again does nothing."""
+        ...
+
+    async def unload(self, name: str) -> None:
+        """Unload `name`; an unknown name does nothing."""
+        ...
+
+    async def names(self) -> list[str]:
+        """Names of the loaded adapters."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPair:
+    """A preference pair as the trainer sees it."""
+
+    id: str
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str  # "" for supervised training alone
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingJob:
+    """All that a training process is told; it reads nothing else."""
+
+    cluster_id: str
+    kind: str  # expert or critic
+    base_path: str
+    base_fingerprint: str
+    pairs: tuple[TrainingPair, ...]
+    out_dir: str  # the adapter folders are written below it
+    rank: int
+    settings: Mapping[str, Json]  # config.TrainSettings, dumped
+    start_from: str | None = None  # adapter folder to continue from
+    seed: int = 0
+
+
+class Executor(Protocol):
+    """Where heavy work runs: a child process of this machine, or a cluster."""
+
+    def train(self, job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
+        """Train and return one adapter a checkpoint; raises TrainingError with the reason."""
+        ...
+
+
+class Clock(Protocol):
+    """The time."""
+
+    def now(self) -> float:
+        """Seconds since 1970, UTC."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tools:
+    """Every outside thing a cycle uses, bound once in `app.build`."""
+
+    embedder: Embedder
+    coverage: Coverage
+    student: Chat  # the served model, base and adapters
+    likelihood: Likelihood | None  # None: the endpoint gives no log-probabilities
+    teacher: Chat | None  # None: rules and pairs come from the users' own words alone
+    adapters: AdapterServer
+    executor: Executor
+    clock: Clock
+    base_parameters: int
+    base_fingerprint: str
+    lora_sizes: Mapping[str, int] = field(default_factory=dict)  # target module set -> parameters of rank 1

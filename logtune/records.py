@@ -1,0 +1,321 @@
+"""Every record that crosses a stage boundary, frozen, in pipeline order.
+
+    LogRecord, Feedback -> Interaction -> Signal -> Decision -> Rule -> PreferencePair -> Cluster -> Gap
+        -> Adapter -> Evaluation -> Verdict -> Deployment            (Failure: an item that a stage could not do)
+
+Log records and feedback keep the id that the client knows. The id of a derived record is its kind and a hash of its
+canonical content, so a second run writes nothing twice. Each record holds its parents' ids: lineage is a join.
+Times are seconds since 1970 (UTC), durations carry their unit, shares lie in 0..1, a missing score is None.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from typing import Literal, TypeAlias, TypeVar
+
+Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
+Vector: TypeAlias = tuple[float, ...]
+
+FeedbackKind = Literal["rating", "edit", "correction", "comment", "copy", "accept", "regenerate", "abandon"]
+SignalKind = Literal[
+    "rating", "edit", "correction", "complaint", "constraint", "reask", "doubt", "praise", "copy", "accept", "regenerate"
+]
+Teaches = Literal["positive", "rule", "nothing"]
+RuleState = Literal["active", "pinned", "vetoed", "expired"]
+PairOrigin = Literal["edit", "stated", "revised", "afresh", "on_policy"]
+Route = Literal["primary", "reflective"]
+CandidateKind = Literal["base", "rules", "critic_prompt", "critic", "expert"]
+AdapterKind = Literal["expert", "critic"]
+Outcome = Literal["passed", "failed", "not_enough_data"]
+Action = Literal["deploy", "keep", "rollback", "retire"]
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562): sortable by time, so an id tells when it was made."""
+    value = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
+    value = (value & ~(0xF << 76)) | (7 << 76)
+    value = (value & ~(0x3 << 62)) | (2 << 62)
+    text = f"{value:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def canonical(value: object) -> str:
+    """JSON with sorted keys and no spaces: the form that is hashed."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
+
+
+def digest(value: object, length: int = 16) -> str:
+    """The first `length` hex digits of the SHA-256 of the canonical form."""
+    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a conversation; `content` is its text, parts that are not text left out."""
+
+    role: str  # system, user, assistant or tool
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogRecord:
+    """One call of the model as the gateway saw it, or as a file told it."""
+
+    id: str  # known to the client: UUIDv7, or source and id when imported
+    request: Mapping[str, Json]  # OpenAI chat request body
+    response: Mapping[str, Json] | None  # OpenAI chat completion body; None: no answer was given
+    at: float
+    model: str = ""
+    adapter: str | None = None  # adapter id that answered; None: the base model
+    arm: str | None = None
+    cluster: str | None = None  # where the router sent it; None: out of distribution
+    user: str | None = None
+    session: str | None = None
+    source: str = "gateway"
+    error: str | None = None  # why there is no answer
+    route_reason: str = ""
+    latency_ms: float | None = None
+    usage: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feedback:
+    """What somebody said or did about an answer. Stored by id: the same id again replaces it."""
+
+    id: str
+    target: str  # id of a log record, of a session or of a user
+    at: float
+    target_kind: Literal["record", "session", "user"] = "record"
+    kind: FeedbackKind = "rating"
+    value: float | None = None  # -1 bad .. 1 good; None: no rating, or revoked
+    comment: str | None = None
+    correction: str | None = None  # the answer as it should have been
+    source: str = "user"
+    supersedes: str | None = None
+    revoked: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FollowUp:
+    """A user turn after an answer, and what the model said to it."""
+
+    text: str
+    answer: str | None
+    log_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interaction:
+    """One query with its answer, what came before, and what the user said next."""
+
+    id: str
+    log_id: str  # parent
+    context: tuple[Message, ...]  # everything before the query, the system prompt included
+    query: str
+    answer: str
+    follow_ups: tuple[FollowUp, ...]
+    feedback_ids: tuple[str, ...]
+    user: str | None
+    session: str | None
+    adapter: str | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """One reading of what a user thought of an answer."""
+
+    id: str
+    interaction_id: str  # parent
+    feedback_id: str | None  # parent; None: read from the next turn
+    kind: SignalKind
+    polarity: float  # -1 bad .. 1 good
+    confidence: float  # 0..1, the share of such readings that are right
+    evidence: str  # the user's own words, or the rating
+    correction: str | None  # the answer the user gave or named as right
+    detector: str  # name and version of what read it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What an interaction may teach, and why."""
+
+    id: str
+    interaction_id: str  # parent
+    teaches: Teaches
+    reason: str  # a code of stages.filter.REASONS
+    scores: Mapping[str, float]  # what it rests on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """A short instruction that would have made answers better."""
+
+    id: str
+    text: str
+    interaction_ids: tuple[str, ...]  # parents, the evidence
+    signal_ids: tuple[str, ...]  # parents
+    from_feedback: bool  # False: predicted without feedback
+    covered: float | None  # 0..1, how far the model already knows it
+    distinct_users: int
+    state: RuleState = "active"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreferencePair:
+    """A better and a worse answer to the same prompt."""
+
+    id: str
+    interaction_id: str  # parent
+    rule_ids: tuple[str, ...]  # parents
+    prompt: tuple[Message, ...]
+    chosen: str
+    rejected: str
+    origin: PairOrigin
+    margin: float | None  # judge's preference for chosen, 0..1; None: the user's own words
+    votes: Mapping[str, Json] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """Interactions of one kind: what one adapter learns, and what the router sends to it."""
+
+    id: str
+    interaction_ids: tuple[str, ...]  # parents
+    centroids: tuple[Vector, ...]  # unit vectors of the queries alone, one a topic inside the cluster
+    radius: float  # cosine similarity to the nearest centroid below which a query is out of distribution
+    label: str
+    previous_id: str | None = None  # the cluster of an earlier cycle that this one continues
+    name: str = ""  # stable over cycles
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gap:
+    """How far a cluster's lessons are from what the model knows."""
+
+    id: str
+    cluster_id: str  # parent
+    rule_ids: tuple[str, ...]  # parents
+    novelty: float | None  # 0 known .. 1 new; None: no rules to measure
+    method: str
+    route: Route
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Adapter:
+    """A trained LoRA adapter, in our own store, safetensors only."""
+
+    id: str
+    cluster_id: str  # parent
+    pair_ids: tuple[str, ...]  # parents: what it was trained on
+    kind: AdapterKind
+    base: str  # fingerprint of the base model
+    rank: int
+    parameters: int
+    path: str  # relative to the adapter store
+    sha256: str
+    losses: tuple[float, ...]  # mean training loss of each epoch
+    checks: Mapping[str, Json]  # what was checked, with the numbers
+    epoch: int  # 1-based, which checkpoint this is
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluation:
+    """A candidate against a baseline on held-out interactions."""
+
+    id: str
+    cluster_id: str  # parent
+    candidate: CandidateKind
+    adapter_id: str | None  # parent
+    baseline: str  # adapter id, or "base"
+    interaction_ids: tuple[str, ...]  # parents: the held-out cases
+    cases: int
+    wins: int
+    ties: int
+    win_rate: float | None  # 0..1, ties count half
+    lower: float | None
+    upper: float | None
+    guards: Mapping[str, Json]
+    outcome: Outcome
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What an experiment decided."""
+
+    id: str
+    cluster_id: str
+    evaluation_id: str  # parent
+    adapter_id: str | None
+    arms: Mapping[str, Json]
+    effect: float | None
+    lower: float | None
+    upper: float | None
+    decision: Literal["promote", "extend", "stop", "rollback"]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """Which candidate serves a cluster from now on. The newest one of a cluster name holds; older ones are kept."""
+
+    id: str
+    cluster_id: str  # parent
+    cluster_name: str
+    candidate: CandidateKind
+    adapter_id: str | None  # None: the base model
+    verdict_id: str | None  # parent; None: by hand
+    previous_id: str | None
+    action: Action
+    reason: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """An item that a stage could not do: kept, counted, never a score or an answer."""
+
+    id: str
+    record_id: str  # parent: the item
+    stage: str
+    error: str  # class of the error
+    reason: str
+
+
+Derived: TypeAlias = (
+    Interaction | Signal | Decision | Rule | PreferencePair | Cluster | Gap | Adapter | Evaluation | Verdict | Deployment
+    | Failure
+)  # fmt: skip
+Record: TypeAlias = LogRecord | Feedback | Derived
+
+T = TypeVar("T", bound=Derived)
+UNHASHED = frozenset({"id", "at"})  # a record made again later is the same record
+PREFIX = {
+    "Interaction": "int", "Signal": "sig", "Decision": "dec", "Rule": "rule", "PreferencePair": "pair", "Cluster": "clu",
+    "Gap": "gap", "Adapter": "ada", "Evaluation": "eval", "Verdict": "ver", "Deployment": "dep", "Failure": "fail",
+}  # fmt: skip
+
+
+def identified(record: T) -> T:
+    """The record with its id: its kind and a hash of its canonical content, without id and time."""
+    kind = type(record)
+    plain = {name: _plain(getattr(record, name)) for name in field_names(kind) if name not in UNHASHED}
+    return replace(record, id=f"{PREFIX[kind.__name__]}-{digest(plain)}")
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, (Message, FollowUp)):
+        return asdict(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def field_names(kind: type) -> tuple[str, ...]:
+    """The names of a record's fields, in order."""
+    return tuple(item.name for item in fields(kind))

@@ -1,0 +1,1 @@
+"""Pure functions, one file a stage, in pipeline order."""
