@@ -189,6 +189,8 @@ class TrainSettings(Settings):
     """Fewer pairs train nothing."""
     seed: int = 0
     """Seed of shuffling and initial weights."""
+    gradient_checkpointing: bool = False
+    """True: less memory for more time; for large models on a GPU."""
 
 
 class EvaluateSettings(Settings):
@@ -228,6 +230,12 @@ class ServeSettings(Settings):
     """Port to listen on; 0 picks a free one."""
     batch_wait_ms: Annotated[float, Field(ge=0)] = 5.0
     """How long the embedded engine waits for company before it starts a batch."""
+    max_body_mb: Annotated[float, Field(gt=0)] = 16.0
+    """Larger request bodies are refused (413)."""
+    timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    """Seconds without a byte from the model server after which a request fails (504)."""
+    poll_s: Annotated[float, Field(gt=0)] = 2.0
+    """How often the gateway looks for new deployments."""
 
 
 class CycleSettings(Settings):

@@ -3,6 +3,7 @@
     LogtuneError                 a known mistake: what happened, the value, the next step     exit 1
     ├── ConfigError              a setting is unknown, of the wrong type or impossible
     ├── InputError               a file or request that cannot be read as what it claims to be
+    │   └── RequestError         a request that the gateway refuses, with the HTTP status of the answer
     ├── StoreError               the store cannot be opened, is newer than this code, or is full
     ├── ModelError               a model, embedder or adapter cannot be loaded or does not answer
     ├── MissingExtra             an optional package is not installed
@@ -33,6 +34,16 @@ class ConfigError(LogtuneError):
 
 class InputError(LogtuneError):
     """A file or request that cannot be read as what it claims to be."""
+
+
+class RequestError(InputError):
+    """A request that the gateway refuses, with the HTTP status of the answer; `param` is the field at fault."""
+
+    def __init__(self, what: str, status: int = 400, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(what)
+        self.status = status
+        self.param = param
+        self.code = code
 
 
 class StoreError(LogtuneError):

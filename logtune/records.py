@@ -74,6 +74,8 @@ class LogRecord:
     cluster: str | None = None  # where the router sent it; None: out of distribution
     user: str | None = None
     session: str | None = None
+    user_source: str = ""  # where the gateway read the user: body.user, x-user-id...; "": none, or imported
+    session_source: str = ""  # the same for the session; prefix: hash of the conversation's first messages
     source: str = "gateway"
     error: str | None = None  # why there is no answer
     route_reason: str = ""
@@ -94,6 +96,7 @@ class Feedback:
     comment: str | None = None
     correction: str | None = None  # the answer as it should have been
     source: str = "user"
+    user: str | None = None  # who said it; None: the user of the target
     supersedes: str | None = None
     revoked: bool = False
 
