@@ -206,10 +206,16 @@ class EvaluateSettings(Settings):
     """Of the interval; the lower bound must be above 0.5."""
     min_win_rate: Share = 0.53
     """Least win rate (paper, section 4)."""
+    rule: Literal["bound", "rate"] = "bound"
+    """bound: the lower bound must be above 0.5 too; rate: the win rate alone decides (paper)."""
+    unit: Literal["user", "case"] = "user"
+    """What has one vote: a user (else a session, else a case), or each case (paper)."""
     min_length_ratio: Share = 0.1
     """Shorter answers than this share of the baseline's or reference's count as lost (paper)."""
+    min_bleu: Share = 0.0
+    """Answers with a lower BLEU against the baseline's count as lost (paper 0.05); 0 checks nothing."""
     max_degenerate: Share = 0.05
-    """Largest share of empty or repeating answers above the baseline's."""
+    """Largest share of empty or repeating answers above the baseline's; 1 checks nothing."""
     max_tokens: Positive = 256
     """Longest answer in an evaluation when the log names none."""
 
@@ -284,7 +290,10 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Json]]] = {
             "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "batch": 32,
             "dropout": 0.05, "weight_decay": 1e-4,
         },
-        "evaluate": {"selection_share": 0.0, "confirmation_share": 0.2, "min_cases": 1, "min_win_rate": 0.53},
+        "evaluate": {
+            "selection_share": 0.0, "confirmation_share": 0.2, "min_cases": 1, "min_win_rate": 0.53, "rule": "rate",
+            "unit": "case", "min_bleu": 0.05, "max_degenerate": 1.0,
+        },
     },
 }  # fmt: skip
 
