@@ -12,8 +12,8 @@ from logtune.app.demo_sample import FILE, Sample, is_right, load, logged, questi
 
 FIELDS = {"id", "user", "session", "topic", "noise", "text", "split", "feedback"}
 NOISE = {
-    "too_short", "gibberish", "markup", "spam", "off_topic", "jailbreak", "injection", "rant", "personal_data", "duplicate",
-    "pasted_log",
+    "too_short", "gibberish", "markup", "spam", "off_topic", "jailbreak", "injection", "rant", "personal_data",
+    "duplicate", "pasted_log",
 }  # fmt: skip
 SHARES = {  # of the 240 real messages of the log
     "edit": 0.35, "comment_right": 0.25, "comment_complain": 0.12, "thumbs": 0.08, "reask": 0.08, "silence": 0.12,
