@@ -1,0 +1,123 @@
+"""The schema's history: one function a change, applied once each, by name and in order. Never edit an old one.
+
+A change is plain DDL that SQLite and PostgreSQL both take; what differs is chosen by dialect. Old migrations must not
+use `schema`, which says what the tables look like today.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from sqlalchemy import Connection, Engine, inspect, text
+
+from logtune.edges.database import transaction
+from logtune.errors import StoreError
+
+Migration: TypeAlias = Callable[[Connection], None]
+MIGRATIONS: list[Migration] = []
+
+
+def migration(change: Migration) -> Migration:
+    """Register a change; its name is what the database remembers."""
+    MIGRATIONS.append(change)
+    return change
+
+
+def migrate(engine: Engine, name: str, changes: Sequence[Migration] | None = None) -> list[str]:
+    """Bring the database to the newest schema in one transaction; returns what was applied.
+
+    Raises StoreError for a database that newer code wrote, and for one that belongs to another program.
+    """
+    changes = MIGRATIONS if changes is None else changes
+    with transaction(engine, name) as db:
+        if set(_applied(db, name)) == {change.__name__ for change in changes}:
+            return []
+    with transaction(engine, name, write=True) as db:
+        if db.dialect.name == "postgresql":
+            db.execute(text("SELECT pg_advisory_xact_lock(7101989)"))  # any number, the same in every process
+        done = _applied(db, name)
+        _refuse_newer(done, changes, name)
+        if not done:
+            _run(db, "CREATE TABLE IF NOT EXISTS migrations (name {text} PRIMARY KEY, applied_at {real} NOT NULL)")
+        missing = [change for change in changes if change.__name__ not in done]
+        for change in missing:
+            change(db)
+            row = {"name": change.__name__, "at": time.time()}
+            db.execute(text("INSERT INTO migrations (name, applied_at) VALUES (:name, :at)"), row)
+    return [change.__name__ for change in missing]
+
+
+def _applied(db: Connection, name: str) -> list[str]:
+    """Names of the applied changes."""
+    tables = inspect(db).get_table_names()
+    if "migrations" in tables:
+        columns = {column["name"] for column in inspect(db).get_columns("migrations")}
+        if columns == {"name", "applied_at"}:
+            return [row[0] for row in db.execute(text("SELECT name FROM migrations ORDER BY name"))]
+    if tables:
+        raise StoreError(
+            f"{name} is the database of another program: it holds {', '.join(sorted(tables)[:3])}",
+            "set store.url to a file that does not exist yet, or to an empty database",
+        )
+    return []
+
+
+def _refuse_newer(done: Sequence[str], changes: Sequence[Migration], name: str) -> None:
+    newer = [applied for applied in done if applied not in {change.__name__ for change in changes}]
+    if newer:
+        raise StoreError(
+            f"{name} was written by a newer logtune: this one does not know its schema change '{newer[-1]}'",
+            "pip install --upgrade logtune, or set store.url to another database",
+        )
+
+
+def _run(db: Connection, *statements: str) -> None:
+    exact = 'TEXT COLLATE "C"' if db.dialect.name == "postgresql" else "TEXT"
+    for statement in statements:
+        db.exec_driver_sql(statement.format(text=exact, real="DOUBLE PRECISION"))
+
+
+@migration
+def m001_records(db: Connection) -> None:
+    """One table a record kind, lineage, units of work, cycles, what is live, rejected lines."""
+    given = "id {text} PRIMARY KEY, at {real} NOT NULL, "
+    derived = given + "cycle_id {text} NOT NULL, config_hash {text} NOT NULL, "
+    who = '"user" {text}, session {text}, '
+    for name, columns in (
+        ("logs", given + who),
+        ("feedback", given + "target {text} NOT NULL, "),
+        ("interactions", derived + who),
+        ("signals", derived),
+        ("decisions", derived),
+        ("rules", derived),
+        ("pairs", derived),
+        ("clusters", derived + "name {text} NOT NULL, "),
+        ("gaps", derived),
+        ("adapters", derived),
+        ("evaluations", derived),
+        ("verdicts", derived),
+        ("deployments", derived + "cluster_name {text} NOT NULL, "),
+        ("failures", derived + "stage {text} NOT NULL, "),
+    ):
+        _run(db, f"CREATE TABLE {name} ({columns}body {{text}} NOT NULL)", f"CREATE INDEX {name}_at ON {name} (at, id)")
+    for table, column in (
+        ("logs", "user"), ("logs", "session"), ("feedback", "target"), ("interactions", "user"),
+        ("interactions", "session"), ("clusters", "name"), ("deployments", "cluster_name"), ("failures", "stage"),
+    ):  # fmt: skip
+        _run(db, f'CREATE INDEX {table}_{column} ON {table} ("{column}")')
+    _run(
+        db,
+        "CREATE TABLE lineage (child {text}, parent {text}, position INTEGER NOT NULL, PRIMARY KEY (child, parent))",
+        "CREATE INDEX lineage_parent ON lineage (parent, child)",
+        "CREATE TABLE units (stage {text}, key {text}, cycle_id {text} NOT NULL, config_hash {text} NOT NULL, "
+        "at {real} NOT NULL, PRIMARY KEY (stage, key))",
+        "CREATE TABLE unit_outputs (stage {text}, key {text}, position INTEGER, kind {text} NOT NULL, "
+        "record_id {text} NOT NULL, PRIMARY KEY (stage, key, position))",
+        "CREATE TABLE cycle_units (cycle_id {text}, stage {text}, key {text}, PRIMARY KEY (cycle_id, stage, key))",
+        "CREATE TABLE cycles (id {text} PRIMARY KEY, config_hash {text} NOT NULL, started_at {real} NOT NULL, "
+        "ended_at {real}, receipt {text} NOT NULL)",
+        "CREATE TABLE live (cluster_name {text}, number INTEGER, deployment_id {text} NOT NULL, "
+        "cycle_id {text} NOT NULL, PRIMARY KEY (cluster_name, number))",
+        "CREATE TABLE rejects (file {text}, line INTEGER, reason {text}, excerpt {text} NOT NULL, "
+        "detail {text} NOT NULL, PRIMARY KEY (file, line, reason))",
+    )

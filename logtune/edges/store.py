@@ -1,0 +1,317 @@
+"""Where records are kept: SQLite (WAL) or PostgreSQL, through SQLAlchemy Core.
+
+What came in (logs, feedback, rejected lines), what was derived from it with its lineage, which units of work are done,
+and what is live. Every public method is one transaction; a committed record survives the process being killed.
+Several threads and processes may read and write at the same time.
+"""
+
+import builtins
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from typing import Literal, TypeAlias
+
+from sqlalchemy import ColumnElement, Connection, Table, func, or_, select, tuple_
+
+from logtune.edges import schema
+from logtune.edges.database import connect, insert_new, insert_or_replace, pairs_in, parts, transaction
+from logtune.edges.migrations import migrate
+from logtune.edges.schema import GIVEN, TABLES, R, decode, encode, parents_of, to_json
+from logtune.errors import StoreError
+from logtune.records import Deployment, Derived, Feedback, Json, LogRecord, Record
+
+TargetKind: TypeAlias = Literal["record", "session", "user"]
+Origin: TypeAlias = tuple[str, str, float]  # cycle, hash of its settings, time
+UNIT_COLUMNS = tuple(schema.units.c.keys())
+CHUNK = 200  # rows held at once while streaming
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitResult:
+    """A finished unit of work: what a stage made of the inputs that `key` stands for."""
+
+    stage: str
+    key: str
+    outputs: tuple[Derived, ...]
+    cycle_id: str
+    config_hash: str
+    at: float  # seconds since 1970
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reject:
+    """A line of an imported file that could not be used, and why."""
+
+    file: str
+    line: int  # 1-based
+    reason: str  # a code of edges.importers.REASONS
+    excerpt: str  # at most 200 characters
+    detail: str = ""  # what exactly was wrong
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleRow:
+    """One run of the pipeline."""
+
+    id: str
+    config_hash: str
+    started_at: float
+    ended_at: float | None
+    receipt: Mapping[str, Json]
+
+
+class Store:
+    """All records of one deployment. Opens, creates and migrates the database; raises StoreError with the next step."""
+
+    def __init__(self, url: str) -> None:
+        self._engine, self._name = connect(url)
+        migrate(self._engine, self._name)
+
+    def close(self) -> None:
+        """Close every connection."""
+        self._engine.dispose()
+
+    # what came in
+
+    def add_logs(self, logs: Sequence[LogRecord]) -> int:
+        """Keep new log records; known ids are left alone. Returns how many were new."""
+        with self._transaction(write=True) as db:
+            return len(insert_new(db, TABLES[LogRecord], [encode(log) for log in logs]))
+
+    def put_feedback(self, items: Sequence[Feedback]) -> int:
+        """Keep feedback, replacing what has the same id. Returns how many were new or changed."""
+        rows = {item.id: encode(item) for item in items}
+        table = TABLES[Feedback]
+        with self._transaction(write=True) as db:
+            old = dict(pairs_in(db, table, ("id", "body"), list(rows)))
+            changed = [row for name, row in rows.items() if old.get(name) != row["body"]]
+            insert_or_replace(db, table, changed)
+        return len(changed)
+
+    def add_rejects(self, rejects: Sequence[Reject]) -> None:
+        """Remember lines that could not be used; the same line of the same file is kept once."""
+        with self._transaction(write=True) as db:
+            insert_new(db, schema.rejects, [asdict(reject) for reject in rejects])
+
+    def rejects(self, limit: int = 50) -> builtins.list[Reject]:
+        """Rejected lines, by file and line."""
+        table = schema.rejects
+        with self._transaction() as db:
+            rows = db.execute(select(table).order_by(table.c.file, table.c.line, table.c.reason).limit(limit))
+            return [Reject(**row._mapping) for row in rows]
+
+    def logs(self, since: float = 0.0) -> Iterator[LogRecord]:
+        """Log records from `since` (seconds since 1970) on, by time, then id."""
+        return self._stream(LogRecord, since)
+
+    def feedback(self) -> Iterator[Feedback]:
+        """All feedback, by time, then id."""
+        return self._stream(Feedback, None)
+
+    def known(self, kind: TargetKind, targets: Sequence[str]) -> set[str]:
+        """Which of the `targets` of feedback exist: ids of log records, sessions or users."""
+        column = {"record": "id", "session": "session", "user": "user"}[kind]
+        with self._transaction() as db:
+            return {name for name, _ in pairs_in(db, TABLES[LogRecord], (column, column), targets)}
+
+    # derived records
+
+    def get(self, record_id: str) -> Record | None:
+        """The record of any kind with this id, or with the only id that starts so; None: there is none."""
+        if not record_id:
+            return None
+        with self._transaction() as db:
+            found = [(kind, *row) for kind, table in TABLES.items() for row in _starting(db, table, record_id)]
+        exact = [match for match in found if match[1] == record_id]
+        if not exact and len(found) > 1:
+            names = ", ".join(name for _, name, _ in found[:3])
+            raise StoreError(f"'{record_id}' starts the ids of several records: {names}", "give more of the id")
+        return next((decode(kind, body) for kind, _, body in exact or found), None)
+
+    def list(self, kind: type[R], *, limit: int = 50, cycle_id: str | None = None) -> builtins.list[R]:
+        """The newest records of a kind; with `cycle_id` those that cycle made or reused."""
+        table = TABLES[kind]
+        query = select(table.c.body).order_by(table.c.at.desc(), table.c.id).limit(limit)
+        if cycle_id is not None:
+            query = query.where(_of_cycle(kind, cycle_id))
+        with self._transaction() as db:
+            return [decode(kind, row.body) for row in db.execute(query)]
+
+    def load(self, kind: type[R], ids: Sequence[str]) -> builtins.list[R]:
+        """The records with these ids, in the order of `ids`; StoreError names one that is missing."""
+        with self._transaction() as db:
+            bodies = dict(pairs_in(db, TABLES[kind], ("id", "body"), ids))
+        missing = next((name for name in ids if name not in bodies), None)
+        if missing is not None:
+            raise StoreError(
+                f"there is no {kind.__name__} with the id '{missing}' in {self._name}",
+                "check the id, and that store.url names the database it was made in",
+            )
+        return [decode(kind, bodies[name]) for name in ids]
+
+    def count(self, kind: type[Record]) -> int:
+        """How many records of a kind there are."""
+        with self._transaction() as db:
+            return db.execute(select(func.count()).select_from(TABLES[kind])).scalar_one()
+
+    def parents(self, record_id: str) -> builtins.list[str]:
+        """Ids the record rests on, in the order its fields name them."""
+        table = schema.lineage
+        with self._transaction() as db:
+            query = select(table.c.parent).where(table.c.child == record_id).order_by(table.c.position)
+            return builtins.list(db.execute(query).scalars())
+
+    def children(self, record_id: str) -> builtins.list[str]:
+        """Ids of the records that rest on this one."""
+        table = schema.lineage
+        with self._transaction() as db:
+            query = select(table.c.child).where(table.c.parent == record_id).order_by(table.c.child)
+            return builtins.list(db.execute(query).scalars())
+
+    # units of work
+
+    def unit(self, stage: str, key: str) -> tuple[tuple[str, str], ...] | None:
+        """Kind name and id of each output of a finished unit, in order; None: it is not done."""
+        return self.units(stage, [key]).get(key)
+
+    def units(self, stage: str, keys: Sequence[str]) -> dict[str, tuple[tuple[str, str], ...]]:
+        """The outputs of those of the units that are finished, by key."""
+        done: dict[str, list[tuple[str, str]]] = {}
+        made, out = schema.units, schema.unit_outputs
+        joined = made.outerjoin(out, (made.c.stage == out.c.stage) & (made.c.key == out.c.key))
+        query = select(made.c.key, out.c.kind, out.c.record_id).select_from(joined).where(made.c.stage == stage)
+        with self._transaction() as db:
+            for part in parts(keys):
+                for row in db.execute(query.where(made.c.key.in_(part)).order_by(made.c.key, out.c.position)):
+                    done.setdefault(row.key, []).extend([(row.kind, row.record_id)] if row.kind else [])
+        return {key: tuple(outputs) for key, outputs in done.items()}
+
+    def commit_units(self, units: Sequence[UnitResult]) -> None:
+        """Keep outputs, lineage and keys of finished units, all or nothing; existing records are left alone."""
+        with self._transaction(write=True) as db:
+            made = [(unit.outputs, (unit.cycle_id, unit.config_hash, unit.at)) for unit in units]
+            _insert_derived(db, [(record, origin) for records, origin in made for record in records])
+            rows = [{name: getattr(unit, name) for name in UNIT_COLUMNS} for unit in units]
+            # A unit that another process finished first keeps that process's outputs, never a mixture.
+            new = {tuple(row) for row in insert_new(db, schema.units, rows)}
+            outputs = [row for unit in units if (unit.stage, unit.key) in new for row in _output_rows(unit)]
+            insert_new(db, schema.unit_outputs, outputs)
+            insert_new(db, schema.cycle_units, [_used(unit.cycle_id, unit.stage, unit.key) for unit in units])
+
+    def use_units(self, cycle_id: str, units: Sequence[tuple[str, str]]) -> None:
+        """Say that this cycle rests on these finished units, by (stage, key)."""
+        with self._transaction(write=True) as db:
+            insert_new(db, schema.cycle_units, [_used(cycle_id, stage, key) for stage, key in units])
+
+    # cycles and deployments
+
+    def open_cycle(self, row: CycleRow) -> None:
+        """Remember a cycle that has begun."""
+        with self._transaction(write=True) as db:
+            if not insert_new(db, schema.cycles, [{**asdict(row), "receipt": to_json(row.receipt)}]):
+                raise StoreError(f"the cycle '{row.id}' is already in {self._name}", "logtune status shows it")
+
+    def running_cycle(self) -> CycleRow | None:
+        """The newest cycle that has not ended; None: there is none."""
+        return next(iter(self._cycles(schema.cycles.c.ended_at.is_(None), 1)), None)
+
+    def close_cycle(self, cycle_id: str, at: float, receipt: Mapping[str, Json]) -> None:
+        """Remember that a cycle has ended, and what it says of itself."""
+        table = schema.cycles
+        change = table.update().where(table.c.id == cycle_id).values(ended_at=at, receipt=to_json(receipt))
+        with self._transaction(write=True) as db:
+            if not db.execute(change).rowcount:
+                raise StoreError(f"there is no cycle '{cycle_id}' in {self._name}", "logtune status lists the cycles")
+
+    def cycles(self, limit: int = 20) -> builtins.list[CycleRow]:
+        """The newest cycles."""
+        return self._cycles(None, limit)
+
+    def deploy(self, deployment: Deployment, cycle_id: str) -> None:
+        """Make a deployment the one that holds for its cluster name; again at once, it changes nothing."""
+        live = schema.live
+        with self._transaction(write=True) as db:
+            config = db.execute(select(schema.cycles.c.config_hash).where(schema.cycles.c.id == cycle_id)).scalar()
+            _insert_derived(db, [(deployment, (cycle_id, config or "", deployment.at))])
+            query = select(live).where(live.c.cluster_name == deployment.cluster_name)
+            last = db.execute(query.order_by(live.c.number.desc()).limit(1)).first()
+            if last is None or last.deployment_id != deployment.id:
+                row = {"cluster_name": deployment.cluster_name, "number": last.number + 1 if last else 1}
+                db.execute(live.insert(), {**row, "deployment_id": deployment.id, "cycle_id": cycle_id})
+
+    def deployments(self) -> dict[str, Deployment]:
+        """What holds now: for each cluster name the deployment last given to `deploy`."""
+        live, table = schema.live, TABLES[Deployment]
+        newest = select(live.c.cluster_name, func.max(live.c.number)).group_by(live.c.cluster_name)
+        query = select(live.c.cluster_name, table.c.body).join_from(live, table, live.c.deployment_id == table.c.id)
+        with self._transaction() as db:
+            rows = db.execute(query.where(tuple_(live.c.cluster_name, live.c.number).in_(newest)))
+            return {row.cluster_name: decode(Deployment, row.body) for row in rows}
+
+    def _cycles(self, condition: ColumnElement[bool] | None, limit: int) -> builtins.list[CycleRow]:
+        table = schema.cycles
+        query = select(table).order_by(table.c.started_at.desc(), table.c.id.desc()).limit(limit)
+        with self._transaction() as db:
+            rows = db.execute(query if condition is None else query.where(condition))
+            return [CycleRow(**{**row._mapping, "receipt": json.loads(row.receipt)}) for row in rows]
+
+    def _stream(self, kind: type[R], since: float | None) -> Iterator[R]:
+        # A short transaction a chunk: a slow reader neither holds back the write-ahead log nor blocks a writer.
+        table = TABLES[kind]
+        query = select(table.c.at, table.c.id, table.c.body).order_by(table.c.at, table.c.id).limit(CHUNK)
+        condition = [] if since is None else [table.c.at >= since]
+        while True:
+            with self._transaction() as db:
+                rows = db.execute(query.where(*condition)).all()
+            yield from (decode(kind, row.body) for row in rows)
+            if len(rows) < CHUNK:
+                return
+            at, name = rows[-1].at, rows[-1].id
+            condition = [table.c.at >= at, or_(table.c.at > at, table.c.id > name)]
+
+    def _transaction(self, *, write: bool = False) -> AbstractContextManager[Connection]:
+        return transaction(self._engine, self._name, write=write)
+
+
+def _insert_derived(db: Connection, made: Sequence[tuple[Derived, Origin]]) -> None:
+    """Insert records, each with its origin, and their lineage; known ones are left alone."""
+    by_kind: dict[type[Record], list[schema.Row]] = {}
+    for record, (cycle_id, config_hash, at) in made:
+        row = {"cycle_id": cycle_id, "config_hash": config_hash, "at": at, **encode(record)}
+        by_kind.setdefault(type(record), []).append(row)
+    for kind, rows in by_kind.items():
+        insert_new(db, TABLES[kind], rows)
+    links = [
+        {"child": record.id, "parent": parent, "position": position}
+        for record, _ in made
+        for position, parent in enumerate(parents_of(record))
+    ]
+    insert_new(db, schema.lineage, links)
+
+
+def _used(cycle_id: str, stage: str, key: str) -> schema.Row:
+    return {"cycle_id": cycle_id, "stage": stage, "key": key}
+
+
+def _output_rows(unit: UnitResult) -> Iterator[schema.Row]:
+    for position, output in enumerate(unit.outputs):
+        place = {"stage": unit.stage, "key": unit.key, "position": position}
+        yield {**place, "kind": type(output).__name__, "record_id": output.id}
+
+
+def _starting(db: Connection, table: Table, prefix: str) -> list[tuple[str, str]]:
+    """Id and body of the first two rows whose ids start with `prefix`; one with just this id comes first."""
+    # Ids are ordered by code point, so those that start with the prefix follow it directly.
+    query = select(table.c.id, table.c.body).where(table.c.id >= prefix).order_by(table.c.id).limit(2)
+    return [(row.id, row.body) for row in db.execute(query) if row.id.startswith(prefix)]
+
+
+def _of_cycle(kind: type, cycle_id: str) -> ColumnElement[bool]:
+    table, used, out = TABLES[kind], schema.cycle_units, schema.unit_outputs
+    if kind in GIVEN:
+        raise StoreError(f"a {kind.__name__} belongs to no cycle", "list it without naming one")
+    joined = (used.c.stage == out.c.stage) & (used.c.key == out.c.key)
+    rests_on = select(out.c.record_id).join_from(used, out, joined)
+    rests_on = rests_on.where(used.c.cycle_id == cycle_id, out.c.kind == kind.__name__)
+    return or_(table.c.cycle_id == cycle_id, table.c.id.in_(rests_on))
