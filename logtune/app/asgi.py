@@ -1,0 +1,103 @@
+"""ASGI by hand: one request in, one answer out, errors in OpenAI's shape.
+
+Scope, Receive, Send -> Request; respond(), error_body()
+
+A framework would add a dependency and a millisecond, and buffers what a gateway has to pass on as it comes.
+"""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+from logtune.errors import RequestError
+from logtune.records import Json
+
+Scope: TypeAlias = MutableMapping[str, object]
+Event: TypeAlias = MutableMapping[str, object]
+Receive: TypeAlias = Callable[[], Awaitable[Event]]
+Send: TypeAlias = Callable[[Event], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+DRAINED = 64 << 20  # bytes read and thrown away of a body that is too large, so that the client hears the answer
+TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One HTTP request; header names in lower case, the last of a repeated one counts."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    receive: Receive
+
+    @classmethod
+    def of(cls, scope: Scope, receive: Receive) -> "Request":
+        """The request of an ASGI scope of type http."""
+        pairs = cast("list[tuple[bytes, bytes]]", scope["headers"])
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs}
+        return cls(str(scope["method"]), str(scope["path"]), headers, receive)
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body; RequestError 413 above `limit` bytes, ConnectionError when the client goes first."""
+        chunks, size, more = list[bytes](), 0, True
+        while more and size <= limit + DRAINED:
+            event = await self.receive()
+            if event["type"] == "http.disconnect":
+                raise ConnectionResetError("the client went away before its request was complete")
+            chunk = cast("bytes", event.get("body", b""))
+            size += len(chunk)
+            more = bool(event.get("more_body", False))
+            if size <= limit:
+                chunks.append(chunk)
+            else:
+                chunks.clear()
+        if size > limit:
+            raise RequestError(f"the request body is larger than {limit} bytes", 413, code="request_too_large")
+        return b"".join(chunks)
+
+    async def gone(self) -> None:
+        """Return when the client has gone away; only after the body was read."""
+        while (await self.receive())["type"] != "http.disconnect":
+            pass
+
+
+def parse_object(body: bytes) -> dict[str, Json]:
+    """The JSON object in `body`; RequestError 400 saying where it is none."""
+    try:
+        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise RequestError(f"the request body is not UTF-8: byte {error.start} is 0x{body[error.start]:02x}") from error
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"the request body is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise RequestError(f"the request body is a JSON {type(value).__name__}, not an object")
+    return cast("dict[str, Json]", value)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def error_body(error: RequestError) -> dict[str, Json]:
+    """OpenAI's error object, which its clients turn into their exceptions."""
+    default = "server_error" if error.status >= 500 else "invalid_request_error"
+    kind = TYPES.get(error.status, default)
+    return {"error": {"message": error.what, "type": kind, "param": error.param, "code": error.code}}
+
+
+async def respond(send: Send, status: int, body: bytes, content_type: str, headers: Headers | None = None) -> None:
+    """Send one whole answer."""
+    head: Headers = [
+        (b"content-type", content_type.encode("latin-1")),
+        (b"content-length", str(len(body)).encode()),
+        *(headers or []),
+    ]
+    await send({"type": "http.response.start", "status": status, "headers": head})
+    await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def respond_json(send: Send, status: int, value: Json, headers: Headers | None = None) -> None:
+    """Send one JSON answer."""
+    await respond(send, status, json.dumps(value).encode(), "application/json", headers)

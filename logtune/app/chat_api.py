@@ -1,0 +1,230 @@
+"""POST /v1/chat/completions: route, answer, tee into a LogRecord, commit, and only then end the answer.
+
+request -> who, which conversation -> Choice -> Backend -> chunks to the client and to a LogRecord
+
+Streams pass chunk by chunk as they come; the chunk that ends one waits for the commit. A client that goes away ends the
+model's work, and what it had seen is recorded.
+"""
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from urllib.parse import quote
+
+from logtune.app.asgi import Headers, Request, Send, error_body, parse_object, respond, respond_json
+from logtune.app.feedback_api import Answers
+from logtune.app.identity import Identity, identify, last_user_text
+from logtune.app.journal import Journal
+from logtune.app.routing import Choice, Router
+from logtune.edges.sse import StreamAssembler, event
+from logtune.edges.upstream import BASE, Answer, Backend, UpstreamCall
+from logtune.errors import RequestError
+from logtune.records import Json, LogRecord, new_id
+
+LOG = logging.getLogger(__name__)
+
+
+@dataclass(slots=True, kw_only=True)
+class Exchange:
+    """One chat request on its way; what is known so far."""
+
+    id: str
+    at: float  # seconds since 1970
+    started: float  # of the performance counter
+    raw: bytes
+    body: dict[str, Json]
+    client: Mapping[str, str]  # headers, lower-case names
+    who: Identity
+    requested: str  # model name in the request
+    choice: Choice = field(default_factory=Choice)
+    called: str = ""  # model name at the backend
+    backend_s: float = 0.0  # time spent waiting for the model
+    response: dict[str, Json] | None = None
+    error: str | None = None
+    recorded: bool = False
+
+    def record(self) -> LogRecord:
+        """What the store keeps."""
+        usage = (self.response or {}).get("usage")
+        return LogRecord(
+            id=self.id, request=self.body, response=self.response, at=self.at, model=self.called or self.requested,
+            adapter=self.choice.adapter, arm=self.choice.arm, cluster=self.choice.cluster, user=self.who.user,
+            session=self.who.session, user_source=self.who.user_source, session_source=self.who.session_source,
+            error=self.error, route_reason=self.choice.reason, usage=usage if isinstance(usage, dict) else {},
+            latency_ms=round(1000 * (time.perf_counter() - self.started), 3),
+        )  # fmt: skip
+
+    def headers(self) -> Headers:
+        """Where the answer comes from, for the client."""
+        overhead = 1000 * (time.perf_counter() - self.started - self.backend_s)
+        values = {
+            "interaction": self.id, "cluster": self.choice.cluster or "none", "arm": self.choice.arm or "none",
+            "adapter": self.choice.adapter or BASE, "overhead-ms": f"{overhead:.2f}",
+        }  # fmt: skip
+        return [(f"x-logtune-{name}".encode(), quote(value, safe=" @:/+").encode()) for name, value in values.items()]
+
+
+class ChatApi:
+    """Answers chat requests; `served_name` is the base model's name at the backend."""
+
+    def __init__(self, backend: Backend, router: Router, journal: Journal, answers: Answers, served_name: str) -> None:
+        self._backend = backend
+        self._router = router
+        self._journal = journal
+        self._answers = answers
+        self._served_name = served_name
+
+    async def post(self, request: Request, limit: int, send: Send) -> None:
+        """Read one request of at most `limit` bytes, answer it, and stop when the client goes away."""
+        raw = await request.body(limit)
+        exchange = begin(raw, request.headers)
+        work = asyncio.create_task(self._answer(exchange, send))
+        gone = asyncio.create_task(request.gone())
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done() and not exchange.recorded:
+                exchange.error = "the client went away"
+                work.cancel()
+            await asyncio.wait({work})
+        finally:
+            gone.cancel()
+            work.cancel()
+            await asyncio.gather(work, gone, return_exceptions=True)
+        if not work.cancelled():
+            work.result()
+
+    async def _answer(self, exchange: Exchange, send: Send) -> None:
+        try:
+            exchange.choice = await self._choose(exchange)
+            with self._router.using(exchange.choice.adapter):
+                answer = await self._open(exchange)
+                try:
+                    await (self._stream if answer.streamed else self._whole)(exchange, answer, send)
+                finally:
+                    await answer.close()
+        except RequestError as error:
+            exchange.error = error.what
+            await self._commit(exchange)
+            await respond_json(send, error.status, error_body(error), exchange.headers())
+        except BaseException as error:
+            exchange.error = exchange.error or f"the gateway stopped: {type(error).__name__}"
+            raise
+        finally:
+            await self._commit(exchange)
+
+    def _asks_base(self, exchange: Exchange) -> bool:
+        return exchange.requested in ("", BASE, self._served_name)
+
+    async def _choose(self, exchange: Exchange) -> Choice:
+        """Route what asks for the base model; a model asked for by name is what the client gets."""
+        if self._asks_base(exchange):
+            return await self._router.choose(last_user_text(exchange.body))
+        adapter = exchange.requested if exchange.requested in self._router.table.adapters else None
+        return Choice(adapter=adapter, reason="the request names its model")
+
+    async def _open(self, exchange: Exchange) -> Answer:
+        """The answer of the chosen model; of the base model when the server has lost the chosen adapter."""
+        if not self._asks_base(exchange):
+            return await self._call(exchange, exchange.requested)
+        adapter = exchange.choice.adapter
+        answer = await self._routed(exchange, adapter) if adapter else None
+        return answer or await self._call(exchange, self._served_name)
+
+    async def _routed(self, exchange: Exchange, adapter: str) -> Answer | None:
+        """The adapter's answer; None when the server does not know it."""
+        try:
+            answer = await self._call(exchange, adapter)
+            if answer.status != 404:
+                return answer
+            await answer.close()
+        except RequestError as error:
+            if error.status != 404:
+                raise
+        reason = f"the model server does not know {adapter}; the base model answers"
+        LOG.warning("%s", reason)
+        exchange.choice = replace(exchange.choice, adapter=None, reason=reason)
+        return None
+
+    async def _call(self, exchange: Exchange, model: str) -> Answer:
+        exchange.called = model
+        call = UpstreamCall(
+            id=exchange.id, body=exchange.body, raw=exchange.raw, model=model, headers=exchange.client
+        )  # fmt: skip
+        asked = time.perf_counter()
+        try:
+            return await self._backend.open(call)
+        finally:
+            exchange.backend_s += time.perf_counter() - asked
+
+    async def _whole(self, exchange: Exchange, answer: Answer, send: Send) -> None:
+        """An answer in one piece."""
+        asked = time.perf_counter()
+        body = b"".join([chunk async for chunk in answer.chunks])
+        exchange.backend_s += time.perf_counter() - asked
+        exchange.response, exchange.error = read_answer(answer.status, body)
+        await self._commit(exchange)
+        await respond(send, answer.status, body, answer.content_type, [*_passed(answer), *exchange.headers()])
+
+    async def _stream(self, exchange: Exchange, answer: Answer, send: Send) -> None:
+        """Server-sent events: every chunk leaves as it comes, the one that holds the end after the commit."""
+        seen, tail = StreamAssembler(), b""
+        head = [(b"content-type", answer.content_type.encode("latin-1")), *_passed(answer), *exchange.headers()]
+        await send({"type": "http.response.start", "status": answer.status, "headers": head})
+        try:
+            async for chunk in answer.chunks:
+                seen.feed(chunk)
+                self._answers.note(seen.head, exchange.id)  # before the client can name the answer
+                if seen.done:
+                    _take(exchange, seen)
+                    await self._commit(exchange)
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except RequestError as error:
+            exchange.error = error.what
+            tail = b"\n\n" + event(error_body(error))
+        finally:
+            _take(exchange, seen)
+        await self._commit(exchange)
+        await send({"type": "http.response.body", "body": tail, "more_body": False})
+
+    async def _commit(self, exchange: Exchange) -> None:
+        """Store the record, once; the answer goes on when the store fails, and /readyz says so."""
+        if not exchange.recorded:
+            exchange.recorded = True
+            self._answers.note(exchange.response, exchange.id)
+            await self._journal.commit(exchange.record())
+
+
+def begin(raw: bytes, headers: Mapping[str, str]) -> Exchange:
+    """An exchange from a request's bytes; RequestError 400 when they are no chat request."""
+    started, at, body = time.perf_counter(), time.time(), parse_object(raw)
+    model = body.get("model")
+    if model is not None and not isinstance(model, str):
+        raise RequestError("'model' must be a text", param="model")
+    return Exchange(
+        id=new_id(), at=at, started=started, raw=raw, body=body, client=headers, who=identify(body, headers),
+        requested=model or "",
+    )  # fmt: skip
+
+
+def read_answer(status: int, body: bytes) -> tuple[dict[str, Json] | None, str | None]:
+    """The completion in a whole answer, and why there is none."""
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        value = None
+    if status == 200 and isinstance(value, dict) and "choices" in value:
+        return value, None
+    shown = body[:200].decode("utf-8", "replace")
+    return None, f"the model server answered {status}: {shown}"
+
+
+def _take(exchange: Exchange, seen: StreamAssembler) -> None:
+    exchange.response = seen.completion()
+    exchange.error = exchange.error or seen.problem()
+
+
+def _passed(answer: Answer) -> Headers:
+    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in answer.headers]

@@ -1,0 +1,183 @@
+"""Which model answers a request: nearest cluster, then what is deployed there.
+
+last user message -> vector -> stages.cluster.route -> RoutingTable -> Choice
+
+Routing never fails a request: whatever goes wrong sends it to the base model, and the reason is recorded.
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from logtune.app.batching import Batcher
+from logtune.edges.store import Store
+from logtune.errors import LogtuneError
+from logtune.ports import AdapterServer, Embedder
+from logtune.records import Adapter, Cluster, Deployment, Vector
+from logtune.stages.cluster import route
+
+LOG = logging.getLogger(__name__)
+EMBED_S = 5.0  # a query not embedded by then goes to the base model
+CACHED = 10_000  # choices for recent queries
+SERVED = ("expert",)  # candidates that are one adapter; others need more than a model name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Where one request goes, and why."""
+
+    adapter: str | None = None  # adapter id, and its name at the server; None: the base model
+    cluster: str | None = None  # name of the cluster; None: out of distribution, or not routed
+    arm: str | None = None
+    similarity: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RoutingTable:
+    """What is deployed, as one value that is swapped as a whole."""
+
+    clusters: tuple[Cluster, ...] = ()
+    deployments: Mapping[str, Deployment] = field(default_factory=dict)  # by cluster id
+    adapters: Mapping[str, str] = field(default_factory=dict)  # adapter id -> "" when it serves, else why it does not
+
+    def choose(self, vector: Vector) -> Choice:
+        """The candidate of the cluster nearest to a unit vector."""
+        if not self.clusters:
+            return Choice(reason="nothing is deployed")
+        routed = route(self.clusters, vector)
+        if routed.cluster is None:
+            return Choice(similarity=routed.similarity, reason="out of distribution")
+        return self._deployed(routed.cluster, routed.similarity)
+
+    def _deployed(self, cluster: Cluster, similarity: float) -> Choice:
+        deployment, name = self.deployments[cluster.id], cluster.name or cluster.id
+        adapter = deployment.adapter_id if deployment.candidate in SERVED else None
+        problem = self.adapters.get(adapter or "", "")
+        if deployment.candidate not in ("base", *SERVED):
+            problem = f"candidate '{deployment.candidate}' cannot be served yet"
+        if adapter is None or problem:
+            reason = problem or f"the base model is deployed for {name}"
+            return Choice(cluster=name, similarity=similarity, reason=reason)
+        return Choice(adapter=adapter, cluster=name, similarity=similarity, reason=f"deployed for {name}")
+
+    def live(self) -> tuple[str, ...]:
+        """Ids of the adapters that serve."""
+        return tuple(sorted(name for name, problem in self.adapters.items() if not problem))
+
+
+class Router:
+    """Holds the table, refreshes it from the store, and embeds queries off the event loop."""
+
+    def __init__(self, store: Store, embedder: Embedder, server: AdapterServer, folder: Path) -> None:
+        self.table = RoutingTable()
+        self._store = store
+        self._server = server
+        self._folder = folder  # adapter paths are relative to it
+        self._seen: dict[str, str] = {}  # cluster name -> id of the deployment that the table holds
+        self._loaded: set[str] = set()  # by this router, so it may unload them
+        self._busy: Counter[str] = Counter()  # requests under way by adapter
+        self._choices: OrderedDict[bytes, Choice] = OrderedDict()  # of the present table, by hash of the query
+        self._reloading = asyncio.Lock()
+        self._embed: Batcher[str, Vector] = Batcher("embed", _rows(embedder), most=64)
+
+    async def choose(self, text: str) -> Choice:
+        """Where a query goes."""
+        if not self.table.clusters:
+            return Choice(reason="nothing is deployed")
+        if not text.strip():
+            return Choice(reason="no user text to route by")
+        try:
+            return await self._remembered(text)
+        except TimeoutError:
+            return Choice(reason=f"routing failed: the query was not embedded within {EMBED_S:g} s")
+        except Exception as error:  # routing must not fail a request; the reason is kept
+            LOG.exception("routing failed")
+            return Choice(reason=f"routing failed: {type(error).__name__}: {error}"[:200])
+
+    @contextmanager
+    def using(self, adapter: str | None) -> Iterator[None]:
+        """Keep an adapter loaded while a request uses it."""
+        name = adapter or ""
+        self._busy[name] += 1
+        try:
+            yield
+        finally:
+            self._busy[name] -= 1
+
+    async def refresh(self) -> bool:
+        """Reload when the store's deployments have changed or an adapter is still missing; True when it did."""
+        deployments = await asyncio.to_thread(self._store.deployments)
+        changed = {name: deployment.id for name, deployment in deployments.items()} != self._seen
+        if changed or any(self.table.adapters.values()):
+            await self.reload(deployments)
+        await self._unload_drained()
+        return changed
+
+    async def reload(self, deployments: Mapping[str, Deployment] | None = None) -> None:
+        """Read what is deployed, load and probe its adapters, then put the new table in place at once."""
+        async with self._reloading:
+            found = await asyncio.to_thread(self._store.deployments) if deployments is None else deployments
+            active = [deployment for deployment in found.values() if deployment.action != "retire"]
+            clusters = await asyncio.to_thread(self._store.load, Cluster, [item.cluster_id for item in active])
+            wanted = sorted({item.adapter_id for item in active if item.adapter_id and item.candidate in SERVED})
+            adapters = await asyncio.to_thread(self._store.load, Adapter, wanted)
+            states = {adapter.id: await self._loaded_or_why(adapter) for adapter in adapters}
+            by_cluster = {item.cluster_id: item for item in active}
+            self.table = RoutingTable(clusters=tuple(clusters), deployments=by_cluster, adapters=states)
+            self._choices.clear()
+            self._seen = {name: deployment.id for name, deployment in found.items()}
+        LOG.info("routing table: %d clusters, adapters %s", len(clusters), ", ".join(self.table.live()) or "none")
+
+    async def warm(self) -> None:
+        """Embed one text, so that the first request need not wait for the model to load."""
+        await self._embed.submit("warm up")
+
+    async def close(self) -> None:
+        """End the embedding thread."""
+        await self._embed.close()
+
+    async def _remembered(self, text: str) -> Choice:
+        key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+        if key in self._choices:
+            self._choices.move_to_end(key)
+            return self._choices[key]
+        vector = await asyncio.wait_for(self._embed.submit(text), EMBED_S)
+        choice = self._choices[key] = self.table.choose(vector)
+        if len(self._choices) > CACHED:
+            self._choices.popitem(last=False)
+        return choice
+
+    async def _loaded_or_why(self, adapter: Adapter) -> str:
+        """Load and probe; "" when the adapter serves."""
+        problem = ""
+        try:
+            await self._server.load(adapter.id, str(self._folder / adapter.path))
+            if adapter.id not in await self._server.names():
+                problem = f"adapter {adapter.id} is not listed by the model server"
+        except LogtuneError as error:
+            problem = f"adapter {adapter.id} could not be loaded: {error.what}"
+        if not problem:
+            self._loaded.add(adapter.id)
+        elif self.table.adapters.get(adapter.id) != problem:  # said once, though tried at every look
+            LOG.warning("%s; the base model answers for it", problem)
+        return problem
+
+    async def _unload_drained(self) -> None:
+        for name in sorted(self._loaded - set(self.table.adapters)):
+            if not self._busy[name]:
+                await self._server.unload(name)
+                self._loaded.discard(name)
+                self._busy.pop(name, None)
+
+
+def _rows(embedder: Embedder) -> Callable[[Sequence[str]], list[Vector]]:
+    def embed(texts: Sequence[str]) -> list[Vector]:
+        return [tuple(row) for row in embedder.embed(texts).tolist()]
+
+    return embed

@@ -1,0 +1,383 @@
+"""Where answers come from: the embedded engine, or any OpenAI-compatible server, behind one small protocol.
+
+UpstreamCall -> Backend.open -> Answer (status, content type, chunks of bytes as they come)
+
+Both give bytes in OpenAI's form, so the gateway passes answers on and logs them without knowing which one made them.
+"""
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from logtune.edges import chat_body
+from logtune.edges.sse import DONE, event
+from logtune.errors import InputError, LogtuneError, RequestError
+from logtune.ports import ChatCall, ChatReply
+from logtune.records import Json
+
+if TYPE_CHECKING:
+    import aiohttp
+
+LOG = logging.getLogger(__name__)
+BASE = "base"  # what every backend calls the base model, besides its own name for it
+JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream; charset=utf-8"
+CONNECT_S = 10.0
+KEEP_ALIVE_S = 3.0  # below the 5 s after which uvicorn, and so vLLM, closes idle connections
+UNBUFFERED = (("cache-control", "no-cache"), ("x-accel-buffering", "no"))  # for proxies between us and the client
+
+# What reaches the upstream besides the body. Names of users and sessions stay here.
+PASSED_ON = re.compile(r"accept|content-type|user-agent|traceparent|tracestate|x-request-id|openai-.+")
+# What an answer loses on its way back: what belongs to one connection, or is no longer true of the bytes.
+NOT_PASSED_BACK = frozenset({
+    "connection", "content-encoding", "content-length", "content-type", "date", "keep-alive", "proxy-authenticate",
+    "server", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpstreamCall:
+    """One chat request on its way to a model."""
+
+    id: str  # of the interaction
+    body: Mapping[str, Json]  # as parsed
+    raw: bytes  # as it came
+    model: str  # the name to call: an adapter, the base model, or what the client asked for
+    headers: Mapping[str, str]  # of the client, lower-case names
+
+
+async def _nothing() -> None:
+    return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """An answer under way. Always `close` it: that ends the upstream's work when it is not finished."""
+
+    status: int
+    content_type: str
+    chunks: AsyncGenerator[bytes, None]  # raises RequestError when the upstream fails in the middle
+    headers: tuple[tuple[str, str], ...] = ()
+    release: Callable[[], Awaitable[None]] = field(default=_nothing)
+
+    @property
+    def streamed(self) -> bool:
+        """True for server-sent events."""
+        return self.content_type.startswith("text/event-stream")
+
+    async def close(self) -> None:
+        """Stop the upstream if it is still at work."""
+        await self.chunks.aclose()
+        await self.release()
+
+
+class Backend(Protocol):
+    """A model server as the gateway sees it."""
+
+    async def open(self, call: UpstreamCall) -> Answer:
+        """Start answering; RequestError with the status for the client when there will be no answer."""
+        ...
+
+    async def models(self) -> list[dict[str, Json]]:
+        """Rows of /v1/models."""
+        ...
+
+    async def close(self) -> None:
+        """Give back connections."""
+        ...
+
+
+class Piece(Protocol):
+    """A part of a streamed answer."""
+
+    @property
+    def text(self) -> str:
+        """New text, "" at the end."""
+        ...
+
+    @property
+    def finish_reason(self) -> str | None:
+        """Why the answer ended: stop or length; None until it has."""
+        ...
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens of the prompt; told by the piece that ends the answer."""
+        ...
+
+    @property
+    def completion_tokens(self) -> int:
+        """Tokens of the answer; told by the piece that ends it."""
+        ...
+
+
+class Engine(Protocol):
+    """The embedded engine: `edges.local_model.LocalModel`."""
+
+    async def complete(self, call: ChatCall) -> ChatReply:
+        """A whole answer."""
+        ...
+
+    def stream(self, call: ChatCall) -> AsyncIterator[Piece]:
+        """An answer as it is made."""
+        ...
+
+    async def names(self) -> list[str]:
+        """Names of the loaded adapters."""
+        ...
+
+
+class EmbeddedBackend:
+    """The engine in this process. `served_name` is the base model's name for clients, beside `base`."""
+
+    def __init__(self, engine: Engine, served_name: str = BASE, default_tokens: int = 256) -> None:
+        self._engine = engine
+        self._served_name = served_name
+        self._default_tokens = default_tokens
+        self._started = int(time.time())
+
+    async def open(self, call: UpstreamCall) -> Answer:
+        """Answer from the engine; the first piece is awaited, so that a failure still has its status."""
+        model = await self._engine_name(call.model)
+        request = chat_body.chat_request(call.body, model, self._default_tokens)
+        head = chat_body.Heading(id=f"chatcmpl-{call.id}", created=int(time.time()), model=call.model)
+        with _engine_errors():
+            if request.stream:
+                pieces = _merged([self._engine.stream(one) for one in request.calls])
+                chunks = _events(request, head, await anext(pieces), pieces)
+                return Answer(
+                    status=200, content_type=STREAM_TYPE, chunks=chunks, headers=UNBUFFERED, release=pieces.aclose
+                )  # fmt: skip
+            replies = await asyncio.gather(*map(self._engine.complete, request.calls))
+        body = json.dumps(chat_body.completion(head, replies)).encode()
+        return Answer(status=200, content_type=JSON_TYPE, chunks=_once(body))
+
+    async def models(self) -> list[dict[str, Json]]:
+        """The base model and every loaded adapter with its parent."""
+        adapters = await self._engine.names()
+        return [model_row(self._served_name, self._started)] + [
+            model_row(name, self._started, self._served_name) for name in adapters
+        ]
+
+    async def close(self) -> None:
+        """Nothing to give back: whoever made the engine ends it."""
+
+    async def _engine_name(self, model: str) -> str:
+        if model in ("", BASE, self._served_name):
+            return BASE
+        names = await self._engine.names()
+        if model not in names:
+            known = ", ".join([self._served_name, *names])
+            raise RequestError(f"the model {model[:80]!r} does not exist; there are: {known}", 404,
+                               param="model", code="model_not_found")  # fmt: skip
+        return model
+
+
+def model_row(name: str, created: int, parent: str | None = None) -> dict[str, Json]:
+    """A row of /v1/models; `parent` is the base model of an adapter, as vLLM lists it."""
+    return {"id": name, "object": "model", "created": created, "owned_by": "logtune", "root": name, "parent": parent}
+
+
+async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
+    yield body
+
+
+@contextlib.contextmanager
+def _engine_errors() -> Iterator[None]:
+    """What the engine raises, as answers to a client."""
+    try:
+        yield
+    except RequestError:
+        raise
+    except InputError as error:
+        raise RequestError(error.what) from error
+    except LogtuneError as error:
+        raise RequestError(error.what, 500, code="model_error") from error
+
+
+async def _events(
+    request: chat_body.ChatRequest, head: chat_body.Heading, first: tuple[int, Piece],
+    rest: AsyncGenerator[tuple[int, Piece], None],
+) -> AsyncGenerator[bytes, None]:  # fmt: skip
+    """The server-sent events of an answer; the last piece of a choice ends it and tells its tokens."""
+    blank: dict[str, Json] = {"usage": None} if request.include_usage else {}
+    opening: dict[str, Json] = {"role": "assistant", "content": "", "refusal": None}
+    prompt_tokens = completion_tokens = 0
+    for number in range(len(request.calls)):
+        yield event(chat_body.chunk(head, number, opening) | blank)
+    with _engine_errors():
+        async for number, piece in _chained(first, rest):
+            if piece.text:
+                yield event(chat_body.chunk(head, number, {"content": piece.text}) | blank)
+            if piece.finish_reason is not None:
+                yield event(chat_body.chunk(head, number, {}, piece.finish_reason) | blank)
+                prompt_tokens = piece.prompt_tokens
+                completion_tokens += piece.completion_tokens
+    if request.include_usage:
+        yield event(chat_body.usage_chunk(head, chat_body.usage(prompt_tokens, completion_tokens)))
+    yield DONE
+
+
+async def _chained(
+    first: tuple[int, Piece], rest: AsyncGenerator[tuple[int, Piece], None]
+) -> AsyncGenerator[tuple[int, Piece], None]:
+    yield first
+    async for numbered in rest:
+        yield numbered
+
+
+async def _merged(streams: Sequence[AsyncIterator[Piece]]) -> AsyncGenerator[tuple[int, Piece], None]:
+    """The pieces of several streams as they come, each with the number of its stream."""
+    queue: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pour(number, stream, queue)) for number, stream in enumerate(streams)]
+    try:
+        flowing = len(tasks)
+        while flowing:
+            number, piece = await queue.get()
+            if isinstance(piece, Exception):
+                raise piece
+            if piece is None:
+                flowing -= 1
+            else:
+                yield number, piece
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pour(
+    number: int, stream: AsyncIterator[Piece], queue: "asyncio.Queue[tuple[int, Piece | Exception | None]]"
+) -> None:
+    try:
+        async for piece in stream:
+            queue.put_nowait((number, piece))
+        queue.put_nowait((number, None))
+    except Exception as error:  # noqa: BLE001  raised again where the pieces are read
+        queue.put_nowait((number, error))
+
+
+class HttpBackend:
+    """An OpenAI-compatible server at `url` (with /v1). Bytes pass both ways; only `model` is replaced when routed."""
+
+    def __init__(self, url: str, key: str | None = None, timeout_s: float = 600.0) -> None:
+        self._url = url.rstrip("/")
+        self._key = key
+        self._timeout_s = timeout_s
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self, call: UpstreamCall) -> Answer:
+        """Send the request; the answer's head is here when this returns, its body comes in chunks."""
+        raw = call.raw if call.body.get("model") == call.model else with_model(call.raw, call.model)
+        with _upstream_errors(self._url, self._timeout_s):
+            response = await self._post(raw, self._headers(call.headers))
+        return Answer(
+            status=response.status, content_type=response.headers.get("content-type", JSON_TYPE),
+            chunks=self._chunks(response), headers=_passed_back(response), release=_closer(response),
+        )  # fmt: skip
+
+    async def models(self) -> list[dict[str, Json]]:
+        """The server's own rows, as it sent them."""
+        with _upstream_errors(self._url, self._timeout_s):
+            async with self._client().get(f"{self._url}/models", headers=self._headers({})) as response:
+                listed = await response.json(content_type=None)
+        rows = listed.get("data") if isinstance(listed, dict) else None
+        return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _post(self, raw: bytes, headers: Mapping[str, str]) -> "aiohttp.ClientResponse":
+        import aiohttp
+
+        url = f"{self._url}/chat/completions"
+        try:
+            return await self._client().post(url, data=raw, headers=headers)
+        except aiohttp.ServerDisconnectedError:
+            # An idle connection that the server had just closed. No byte of an answer came, so asking again is safe.
+            return await self._client().post(url, data=raw, headers=headers)
+
+    async def _chunks(self, response: "aiohttp.ClientResponse") -> AsyncGenerator[bytes, None]:
+        with _upstream_errors(self._url, self._timeout_s):
+            async for chunk in response.content.iter_any():
+                yield chunk
+
+    def _client(self) -> "aiohttp.ClientSession":
+        import aiohttp
+
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self._timeout_s),
+            )
+        return self._session
+
+    def _headers(self, client: Mapping[str, str]) -> dict[str, str]:
+        """The client's harmless headers, and the server's key, or the client's own where none is configured."""
+        sent = {name: value for name, value in client.items() if PASSED_ON.fullmatch(name)}
+        key = f"Bearer {self._key}" if self._key else client.get("authorization")
+        sent |= {"content-type": JSON_TYPE, "accept-encoding": "identity"}  # the log must be able to read along
+        return sent | ({"authorization": key} if key else {})
+
+
+def _passed_back(response: "aiohttp.ClientResponse") -> tuple[tuple[str, str], ...]:
+    return tuple((name, value) for name, value in response.headers.items() if name.lower() not in NOT_PASSED_BACK)
+
+
+def _closer(response: "aiohttp.ClientResponse") -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        response.close()  # an answer read to its end has given its connection back already
+
+    return close
+
+
+@contextlib.contextmanager
+def _upstream_errors(url: str, timeout_s: float) -> Iterator[None]:
+    """What a network does, as answers to a client."""
+    import aiohttp
+
+    try:
+        yield
+    except TimeoutError as error:
+        LOG.warning("%s did not answer in time: %s", url, error)
+        what = f"the model server sent nothing for {timeout_s:g} s"
+        raise RequestError(what, 504, code="upstream_timeout") from error
+    except (aiohttp.ClientError, OSError, ValueError) as error:
+        LOG.warning("%s failed: %r", url, error)
+        what = f"the model server failed ({type(error).__name__})"  # its address is not the client's business
+        raise RequestError(what, 502, code="upstream_error") from error
+
+
+SPACE = re.compile(r"[ \t\n\r]*")
+
+
+def with_model(raw: bytes, name: str) -> bytes:
+    """The JSON object `raw` with its top-level "model" replaced by `name`, or added; every other byte stays."""
+    text, decode = raw.decode("utf-8"), json.JSONDecoder().raw_decode
+    start = at = _after_space(text, text.index("{") + 1)
+    spots: list[tuple[int, int]] = []
+    while text[at] != "}":
+        key, at = decode(text, at)
+        at = _after_space(text, _after_space(text, at) + 1)  # over the colon
+        _, end = decode(text, at)
+        spots += [(at, end)] if key == "model" else []
+        at = _after_space(text, end)
+        at = _after_space(text, at + 1) if text[at] == "," else at
+    if not spots:
+        comma = "" if text[start] == "}" else ", "
+        return f'{text[:start]}"model": {json.dumps(name)}{comma}{text[start:]}'.encode()
+    for at, end in reversed(spots):
+        text = text[:at] + json.dumps(name) + text[end:]
+    return text.encode()
+
+
+def _after_space(text: str, at: int) -> int:
+    found = SPACE.match(text, at)
+    return found.end() if found else at
