@@ -1,0 +1,254 @@
+"""Numbers in, numbers out: intervals, paired tests, power, sequential bounds, the hash that draws lots.
+
+The gate (`stages.evaluate`) and the live test (`stages.experiment`) both stand on it. An interval of `confidence` 0.95
+is two-sided: each of its ends is wrong about 2.5% of the time. SciPy does the distributions; what it lacks is written
+here from the paper named in the docstring and checked by enumeration and simulation in `tests/test_statistics.py`.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import scipy  # its submodules load at first use: importing this module stays cheap
+
+from logtune.errors import InputError
+from logtune.records import digest
+
+Floats = npt.NDArray[np.float64]
+MAX_CASES = 20_000  # a test that needs more is reported as out of reach
+GRID = 1000  # candidate means of a confidence sequence: its bounds are exact to 0.001, rounded outwards
+BET_CAP = 0.5  # largest share of the capital at stake in one bet (Waudby-Smith and Ramdas 2024: 1/2 or 3/4)
+BLOCK = 2048  # observations in one matrix of a confidence sequence: 2048 x 1001 doubles are 16 MB
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A confidence interval, in the unit of what it bounds."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A mean with its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Band:
+    """A confidence sequence: after t+1 observations the mean lies in low[t]..high[t], for all t at once. Shape (N,)."""
+
+    low: Floats
+    high: Floats
+
+    @property
+    def last(self) -> Interval:
+        """The interval after the last observation; 0..1 before the first."""
+        return Interval(float(self.low[-1]), float(self.high[-1])) if len(self.low) else Interval(0.0, 1.0)
+
+
+def uniform(*parts: str) -> float:
+    """A number in [0, 1) that depends on `parts` alone: the same on every machine, in every run (SHA-256, 52 bits)."""
+    return int(digest(list(parts), 13), 16) / 16**13
+
+
+def unit_of(user: str | None, session: str | None, request: str) -> str:
+    """Who has a vote and who is drawn: `user:ID`, where it is unknown `session:ID`, at last `request:ID`."""
+    return f"user:{user}" if user else f"session:{session}" if session else f"request:{request}"
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """Wilson's score interval (1927) of a share; 0..1 when n is 0."""
+    _counts(successes, n - successes)
+    if n == 0:
+        return Interval(0.0, 1.0)
+    found = scipy.stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> Interval:
+    """The exact interval of a share (Clopper and Pearson 1934): covers `confidence` at least; 0..1 when n is 0."""
+    _counts(successes, n - successes)
+    tail = (1 - confidence) / 2
+    low = float(scipy.special.betaincinv(successes, n - successes + 1, tail)) if successes else 0.0
+    high = float(scipy.special.betainccinv(successes + 1, n - successes, tail)) if successes < n else 1.0
+    return Interval(low, high)
+
+
+def win_rate_interval(wins: int, ties: int, losses: int, confidence: float = 0.95) -> Interval:
+    """Interval of P(win) + P(tie) / 2 from independent paired comparisons; 0..1 when there are none.
+
+    The envelope of two intervals. (1) Tango's score interval of P(win) - P(loss) (Statistics in Medicine 17, 1998),
+    which knows that the share of ties is uncertain too. (2) The exact interval of P(win | decided), scaled by the share
+    of decided cases: it lies above 0.5 only where the exact sign test rejects, so a candidate no better than its
+    baseline gets a lower bound above 0.5 with probability (1 - confidence) / 2 at most, whatever n and the ties.
+    """
+    _counts(wins, ties, losses)
+    n, decided = wins + ties + losses, wins + losses
+    if n == 0:
+        return Interval(0.0, 1.0)
+    exact = clopper_pearson(wins, decided, confidence) if decided else Interval(0.5, 0.5)
+    low = min(0.5 + _tango_low(wins, losses, n, confidence) / 2, 0.5 + (exact.low - 0.5) * decided / n)
+    high = max(0.5 - _tango_low(losses, wins, n, confidence) / 2, 0.5 + (exact.high - 0.5) * decided / n)
+    return Interval(max(0.0, low), min(1.0, high))
+
+
+def _tango_low(wins: int, losses: int, n: int, confidence: float) -> float:
+    """Lower end of Tango's interval of P(win) - P(loss), in -1..1."""
+    if losses == n:
+        return -1.0
+    z = float(scipy.special.ndtri((1 + confidence) / 2))
+    seen = (wins - losses) / n
+
+    def excess(difference: float) -> float:
+        return tango_statistic(wins, losses, n, difference) - z
+
+    return float(scipy.optimize.brentq(excess, -1 + 1e-12, seen, xtol=1e-10))
+
+
+def tango_statistic(wins: int, losses: int, n: int, difference: float) -> float:
+    """Tango's z for the hypothesis P(win) - P(loss) = difference; at 0 it is McNemar's (Tango 1998)."""
+    b = -wins - losses + (2 * n - wins + losses) * difference
+    c = -losses * difference * (1 - difference)
+    loss_share = (math.sqrt(max(0.0, b * b - 8 * n * c)) - b) / (4 * n)  # most likely P(loss) under the hypothesis
+    variance = n * (2 * loss_share + difference * (1 - difference))
+    gain = wins - losses - n * difference
+    return gain / math.sqrt(variance) if variance > 0 else math.copysign(math.inf, gain) if gain else 0.0
+
+
+def sign_test(wins: int, losses: int) -> float:
+    """One-sided p of the exact sign test: the chance of at least `wins` among the decided when both sides are equal."""
+    _counts(wins, losses)
+    return float(scipy.stats.binomtest(wins, wins + losses, alternative="greater").pvalue) if wins + losses else 1.0
+
+
+def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float = 0.95, seed: int = 0) -> Estimate:
+    """Mean of a - b over paired values with its interval; raises InputError when nothing can be paired.
+
+    Values that are all 0 or 1 (right or wrong): the interval of `win_rate_interval`, exact at 0. Others: the BCa
+    bootstrap (Efron 1987; 9999 resamples drawn with `seed`) of two pairs or more; without any spread, no width.
+    """
+    if len(a) != len(b) or not len(a):
+        raise InputError(
+            f"{len(a)} values cannot be paired with {len(b)}", "give two lists of the same length, one pair or more"
+        )
+    first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
+    differences = first - second
+    mean = float(differences.mean())
+    if np.isin(first, (0, 1)).all() and np.isin(second, (0, 1)).all():
+        wins, losses = int((differences > 0).sum()), int((differences < 0).sum())
+        share = win_rate_interval(wins, len(a) - wins - losses, losses, confidence)
+        return Estimate(mean, 2 * share.low - 1, 2 * share.high - 1)
+    if len(a) < 2:
+        raise InputError("one pair of real values has no interval", "give at least two pairs")
+    if np.ptp(differences) == 0:
+        return Estimate(mean, mean, mean)
+    found = scipy.stats.bootstrap(
+        (differences,), np.mean, confidence_level=confidence, method="BCa", rng=seed, batch=1000
+    )
+    return Estimate(mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
+
+
+def power(n: int, win_rate: float, tie_share: float, confidence: float = 0.95, least: float = 0.5) -> float:
+    """Chance that n cases put the lower end of `win_rate_interval` above 0.5 and the win rate at `least` or above.
+
+    `win_rate` counts ties half; computed exactly: for each number of decided cases, the sign test's critical count.
+    """
+    if n < 1:
+        return 0.0
+    given = min(1.0, max(0.0, 0.5 + (win_rate - 0.5) / max(1e-12, 1 - tie_share)))  # P(win | decided)
+    decided = np.arange(n + 1)
+    needed = scipy.stats.binom.isf((1 - confidence) / 2, decided, 0.5) + 1
+    needed = np.maximum(needed, np.ceil(least * n - (n - decided) / 2 - 1e-9))
+    chance = scipy.stats.binom.pmf(decided, n, 1 - tie_share) * scipy.stats.binom.sf(needed - 1, decided, given)
+    return float(chance.sum())
+
+
+def needed_cases(
+    win_rate: float, tie_share: float, confidence: float = 0.95, target: float = 0.8, least: float = 0.5
+) -> int | None:
+    """Cases for which `power` reaches `target`; None: no number up to MAX_CASES does.
+
+    Doubles, then bisects: discreteness makes power saw-toothed, so the answer is right to within a few cases.
+    """
+    low, high = 0, 4
+    while power(high, win_rate, tie_share, confidence, least) < target:
+        low, high = high, high * 2
+        if low >= MAX_CASES:
+            return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        reached = power(middle, win_rate, tie_share, confidence, least) >= target
+        low, high = (low, middle) if reached else (middle, high)
+    return high
+
+
+def sample_ratio_p(counts: Mapping[str, int], shares: Mapping[str, float]) -> float:
+    """p of Pearson's chi-square test that units fell on the arms in the proportions `shares`; 1 without any unit.
+
+    Below about 0.001 the assignment or the logging is broken and the experiment says nothing (Fabijan et al. 2019).
+    Raises InputError when an arm was seen that has no share.
+    """
+    stray = sorted(arm for arm, count in counts.items() if count and shares.get(arm, 0.0) <= 0)
+    if stray:
+        raise InputError(f"units were seen in an arm without a share: {', '.join(stray)}", f"shares: {dict(shares)}")
+    arms = [arm for arm, share in shares.items() if share > 0]
+    total, weight = sum(counts.values()), sum(shares[arm] for arm in arms)
+    if len(arms) < 2 or not total:
+        return 1.0
+    expected = [total * shares[arm] / weight for arm in arms]
+    return float(scipy.stats.chisquare([counts.get(arm, 0) for arm in arms], expected).pvalue)
+
+
+def confidence_sequence(values: Sequence[float], confidence: float = 0.95) -> Band:
+    """Bounds of the mean of values in 0..1 that hold at every moment at once: one may look after each value and stop.
+
+    Hedged capital process with predictable plug-in bets (Waudby-Smith and Ramdas, JRSS B 2024, theorem 3): for each
+    mean m two gamblers bet that the truth is higher or lower; m is out once their capital reaches 1 / alpha.
+    Values may depend on earlier ones as long as their conditional mean stays the same. Raises InputError outside 0..1.
+    """
+    x = np.asarray(values, dtype=np.float64)
+    if x.size and not (x.min() >= 0 and x.max() <= 1):  # also catches NaN
+        raise InputError(f"values from {x.min()} to {x.max()} are not all within 0..1", "scale them to 0..1 first")
+    means, bets = np.linspace(0, 1, GRID + 1), _bets(x, 1 - confidence)
+    capital, ruled_out = np.zeros((2, GRID + 1)), np.zeros(GRID + 1, dtype=bool)
+    low, high = np.zeros(x.size), np.ones(x.size)
+    for start in range(0, x.size, BLOCK):
+        block = slice(start, start + BLOCK)
+        logs = capital[:, None, :] + _log_growth(x[block], bets[block], means)
+        capital = logs[:, -1, :]
+        best = np.maximum.accumulate(logs.max(axis=0), axis=0)
+        out = (best >= math.log(2 / (1 - confidence))) | ruled_out  # each gambler starts with half of the capital
+        ruled_out = out[-1]
+        low[block] = np.where(out.all(axis=1), 0, np.argmin(out, axis=1) - 1) / GRID
+        high[block] = np.where(out.all(axis=1), GRID, GRID + 1 - np.argmin(out[:, ::-1], axis=1)) / GRID
+    return Band(np.maximum.accumulate(np.clip(low, 0, 1)), np.minimum.accumulate(np.clip(high, 0, 1)))
+
+
+def _bets(x: Floats, alpha: float) -> Floats:
+    """The predictable plug-in bets before their cap, shape (N,): each uses the values before its own alone."""
+    t = np.arange(1, x.size + 1)
+    means = (0.5 + np.cumsum(x)) / (t + 1)
+    variances = (0.25 + np.cumsum((x - means) ** 2)) / (t + 1)
+    before = np.concatenate(([0.25], variances[:-1])) if x.size else variances
+    return np.asarray(np.sqrt(2 * math.log(2 / alpha) / (before * t * np.log1p(t))))
+
+
+def _log_growth(x: Floats, bets: Floats, means: Floats) -> Floats:
+    """Log capital of both gamblers within a block, shape (2, N, GRID + 1)."""
+    with np.errstate(divide="ignore"):
+        up = np.minimum(bets[:, None], BET_CAP / means)
+        down = np.minimum(bets[:, None], BET_CAP / (1 - means))
+    away = x[:, None] - means
+    return np.stack([np.cumsum(np.log1p(up * away), axis=0), np.cumsum(np.log1p(-down * away), axis=0)])
+
+
+def _counts(*values: int) -> None:
+    if any(value < 0 for value in values):
+        raise InputError(f"counts {values} are negative somewhere", "successes lie in 0..n, and no count is below 0")
