@@ -2,7 +2,7 @@
 # On a new machine: `make demo` runs the main job, `make test` the tests. Python 3.11+, pip and make are all it takes.
 
 PYTHON ?= python3
-PIP_FLAGS ?= -q
+PIP_FLAGS ?= -qq
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -59,6 +59,7 @@ $(STAMP): requirements.lock pyproject.toml
 		{ echo "logtune needs Python 3.11 or newer, $(PYTHON) is older: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Installing the pinned packages into .venv (once; a few minutes)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install $(PIP_FLAGS) $$(grep '^pip==' requirements.lock)
 	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-compile -r requirements.lock
 	$(BIN)/python -m pip install $(PIP_FLAGS) --no-deps --no-build-isolation -e .
 	$(BIN)/python -m pip install $(PIP_FLAGS) --constraint requirements.lock torch

@@ -12,8 +12,8 @@ import sys
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NotRequired, TypedDict
 
-from packaging.markers import default_environment
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -27,9 +27,17 @@ GROUPS = {
     "dev": "tests, types, lint, docs",
 }
 HEADER = """\
-# Exact versions of everything that logtune's own environment holds (Linux, Python 3.11 or newer). `make lock` writes it.
-# Install with: pip install --no-deps -r requirements.lock
+# Exact versions of all that logtune's own environment holds (Linux, Python 3.11 or newer), written by `make lock`.
+# Install with: pip install --no-deps -r requirements.lock   (`make install` does; README says why)
 """
+
+
+class Package(TypedDict):
+    """What pip's report says of a package."""
+
+    name: str
+    version: str
+    requires_dist: NotRequired[list[str]]
 
 
 def main() -> None:
@@ -54,11 +62,11 @@ def _wanted() -> dict[str, list[str]]:
     return {
         "core": project["project"]["dependencies"],
         "train, local": extras["train"] + extras["local"],
-        "dev": [*extras["dev"], *build],
+        "dev": [*extras["dev"], *build, "pip"],
     }
 
 
-def _resolve(requirements: Iterable[str], *options: str) -> dict[str, Mapping[str, object]]:
+def _resolve(requirements: Iterable[str], *options: str) -> dict[str, Package]:
     """Package name -> its metadata, as pip would install it into an empty environment."""
     command = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     answer = subprocess.run([*command, *options, *requirements], check=True, capture_output=True, text=True, cwd=ROOT)
@@ -66,33 +74,31 @@ def _resolve(requirements: Iterable[str], *options: str) -> dict[str, Mapping[st
     return {canonicalize_name(row["metadata"]["name"]): row["metadata"] for row in rows}
 
 
-def _closure(requirements: Iterable[str], found: Mapping[str, Mapping[str, object]]) -> set[str]:
+def _closure(requirements: Iterable[str], found: Mapping[str, Package]) -> set[str]:
     """Names that the requirements lead to; packages in WEIGHTS lead nowhere."""
-    names, waiting = set[str](), [Requirement(item) for item in requirements]
+    seen, waiting = set[tuple[str, frozenset[str]]](), [Requirement(item) for item in requirements]
     while waiting:
         item = waiting.pop()
-        name = canonicalize_name(item.name)
-        if name in names or name not in found:
+        name, extras = canonicalize_name(item.name), frozenset(item.extras)
+        if name not in found or (name, extras) in seen:
             continue
-        names.add(name)
+        seen.add((name, extras))
         inner = found[name].get("requires_dist", []) if name not in WEIGHTS else []
-        assert isinstance(inner, list)
-        waiting += [need for need in map(Requirement, inner) if _applies(need, item.extras)]
-    return names
+        waiting += [need for need in map(Requirement, inner) if _applies(need, extras)]
+    return {name for name, _ in seen}
 
 
-def _applies(need: Requirement, extras: set[str]) -> bool:
-    environment = default_environment()
-    return need.marker is None or any(need.marker.evaluate({**environment, "extra": extra}) for extra in (*extras, ""))
+def _applies(need: Requirement, extras: frozenset[str]) -> bool:
+    return need.marker is None or any(need.marker.evaluate({"extra": extra}) for extra in (*extras, ""))
 
 
 def _name(requirement: str) -> str:
     return canonicalize_name(Requirement(requirement).name)
 
 
-def _version(metadata: Mapping[str, object]) -> str:
+def _version(metadata: Package) -> str:
     """The public version: 2.13.0 of 2.13.0+cpu, so that any build of it fits."""
-    return str(metadata["version"]).split("+")[0]
+    return metadata["version"].split("+")[0]
 
 
 if __name__ == "__main__":
