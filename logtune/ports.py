@@ -40,6 +40,16 @@ class ChatReply:
     completion_tokens: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPiece:
+    """A part of an answer as it is made; the last one has the reason and the token counts."""
+
+    text: str
+    finish_reason: str | None = None  # stop or length; None: more follows
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
 class Chat(Protocol):
     """A chat model. Calls made at the same time are batched or sent concurrently."""
 

@@ -108,6 +108,7 @@ class FollowUp:
     text: str
     answer: str | None
     log_id: str
+    edited: str | None = None  # the earlier answer as the client sent it back, where it is not what the model said
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +166,7 @@ class Rule:
     covered: float | None  # 0..1, how far the model already knows it
     distinct_users: int
     state: RuleState = "active"
+    merged_from: tuple[str, ...] = ()  # parents: the rules of single interactions that say the same; empty: one of those
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,45 @@
+"""Cluster, Rule* -> Gap: how far a cluster's lessons are from what the model knows, and which adapter that asks for.
+
+Gap of a rule = 1 - coverage of the rule by what the model knew beforehand; per log the minimum over its rules, per
+cluster the mean over its logs; >= 0.45 is reflective (paper, section 3.3). What it knew: the rules predicted without
+feedback where a teacher wrote them, else the answer it gave.
+"""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+
+from logtune.config import GapSettings
+from logtune.ports import Coverage
+from logtune.records import Cluster, Gap, PreferencePair, Route, Rule, identified
+
+
+def assess(
+    cluster: Cluster, rules_of: Mapping[str, Sequence[Rule]], known_of: Mapping[str, Sequence[str]],
+    pairs: Sequence[PreferencePair], coverage: Coverage, settings: GapSettings,
+) -> Gap:  # fmt: skip
+    """`rules_of` and `known_of`: interaction id -> its rules, and what the model knew; `pairs`: those of the cluster."""
+    gaps = [
+        min(1 - coverage.covered(rule.text, known_of.get(member, ())) for rule in rules_of[member])
+        for member in cluster.interaction_ids
+        if rules_of.get(member)
+    ]
+    novelty = round(fmean(gaps), 4) if gaps else None
+    route, reason = _route(novelty, pairs, settings)
+    rule_ids = dict.fromkeys(rule.id for member in cluster.interaction_ids for rule in rules_of.get(member, ()))
+    return identified(
+        Gap(
+            id="", cluster_id=cluster.id, rule_ids=tuple(rule_ids), novelty=novelty, method=coverage.fingerprint, route=route,
+            reason=reason,
+        )
+    )  # fmt: skip
+
+
+def _route(novelty: float | None, pairs: Sequence[PreferencePair], settings: GapSettings) -> tuple[Route, str]:
+    own = sum(pair.origin in ("edit", "stated") for pair in pairs) / len(pairs) if pairs else 0.0
+    measured = "no rules to measure" if novelty is None else f"novelty {novelty:.2f}, threshold {settings.reflect_at:.2f}"
+    if own >= settings.users_answers and pairs:
+        # the gap guards against answers that the model itself could not judge; users' own answers need no such guard
+        return "primary", f"{own:.0%} of the better answers are the users' own; {measured}"
+    if novelty is not None and novelty >= settings.reflect_at:
+        return "reflective", measured
+    return "primary", measured

@@ -1,0 +1,305 @@
+"""Cluster, PreferencePair*, Gap -> Adapter*: one LoRA adapter a checkpoint; the only stage that imports torch, PEFT and TRL.
+
+Expert: DPO + SFT on (prompt, chosen, rejected), the paper's loss 0.5 sigmoid(beta 0.1) + 0.5 NLL(chosen), section 3.4.
+Critic: SFT on (query and first answer -> numbered rules). A run whose loss did not fall, whose weights did not move or
+whose output does not change is a TrainingError. Runs in a process of its own: `run` is told everything by its job.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from logtune.config import TrainSettings
+from logtune.errors import TrainingError
+from logtune.ports import TrainingJob, TrainingPair
+from logtune.records import Adapter, AdapterKind, Json, digest, identified
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+    from trl import DPOTrainer, SFTTrainer
+
+LEAST_OUTPUT_CHANGE = 1e-3  # nats a token on the training pairs; bf16 rounding alone stays below
+PROBED_PAIRS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Pairs that fit the token limits, and how many did not."""
+
+    pairs: tuple[TrainingPair, ...]
+    too_long: int
+
+
+def rank_for(budget_parameters: float, parameters_of_rank_1: int, max_rank: int) -> int:
+    """The highest power of two, at most `max_rank`, whose LoRA fits the budget; 0 when not even rank 1 fits."""
+    rank = 1
+    while rank * 2 <= max_rank and rank * 2 * parameters_of_rank_1 <= budget_parameters:
+        rank *= 2
+    return rank if parameters_of_rank_1 <= budget_parameters else 0
+
+
+def run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
+    """Train one adapter and return its checkpoints, one an epoch; raises TrainingError with the reason."""
+    settings = TrainSettings.model_validate(dict(job.settings))
+    model, tokenizer = _load(job.base_path)
+    fit = fitting(job.pairs, tokenizer, settings)
+    if fit.too_long:
+        progress(f"{fit.too_long} of {len(job.pairs)} pairs are over the token limits and are left out")
+    if len(fit.pairs) < settings.min_pairs:
+        raise TrainingError(
+            f"{len(fit.pairs)} pairs are left for {job.cluster_id}, {settings.min_pairs} are needed",
+            "collect more feedback, raise train.max_prompt_tokens or lower train.min_pairs",
+        )
+    before = _answer_nll(model, tokenizer, fit.pairs[:PROBED_PAIRS])
+    trainer, losses, folders = _fit(job, fit.pairs, settings, model, tokenizer, progress)
+    tuned = cast("PeftModel", trainer.model)
+    after = _answer_nll(cast("PreTrainedModel", tuned), tokenizer, fit.pairs[:PROBED_PAIRS])
+    checks: dict[str, Json] = {
+        "pairs": len(fit.pairs), "too_long": fit.too_long, "first_loss": losses[0], "last_loss": losses[-1],
+        "weight_norm": _lora_b_norm(tuned), "chosen_nll_before": before, "chosen_nll_after": after,
+    }  # fmt: skip
+    verify(checks)
+    return tuple(
+        _describe(job, fit.pairs, folder, losses[:epoch], epoch, checks) for epoch, folder in enumerate(folders, start=1)
+    )
+
+
+def verify(checks: dict[str, Json]) -> None:
+    """Refuse a run that learned nothing: every number is compared with what a real run cannot give."""
+    first, last = cast("float", checks["first_loss"]), cast("float", checks["last_loss"])
+    before, after = cast("float", checks["chosen_nll_before"]), cast("float", checks["chosen_nll_after"])
+    hint = "look at the pairs (logtune pairs list), or change train.learning_rate or train.epochs"
+    if not last < first:
+        raise TrainingError(f"the loss did not fall: {first:.4f} in the first steps, {last:.4f} at the end", hint)
+    if not cast("float", checks["weight_norm"]) > 0:
+        raise TrainingError("the adapter's weights did not move: every lora_B is still zero", hint)
+    if abs(before - after) < LEAST_OUTPUT_CHANGE:
+        raise TrainingError(f"the output does not change: {before:.4f} nats a token before and after", hint)
+
+
+def fitting(pairs: Sequence[TrainingPair], tokenizer: "PreTrainedTokenizerBase", settings: TrainSettings) -> Fit:
+    """The pairs within the token limits. Nothing is cut: a cut prompt would teach another question."""
+
+    def length(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    kept = tuple(
+        pair
+        for pair in pairs
+        if sum(length(m.content) for m in pair.prompt) <= settings.max_prompt_tokens
+        and max(length(pair.chosen), length(pair.rejected)) <= settings.max_answer_tokens
+    )
+    return Fit(kept, len(pairs) - len(kept))
+
+
+def _load(path: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    dtype = _dtype()
+    return AutoModelForCausalLM.from_pretrained(path, dtype=dtype), AutoTokenizer.from_pretrained(path)
+
+
+def _dtype() -> "torch.dtype":
+    import torch
+
+    native = torch.cuda.is_available() or any(
+        getattr(torch.cpu, check, bool)() for check in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )
+    return torch.bfloat16 if native else torch.float32
+
+
+def _fit(
+    job: TrainingJob, pairs: tuple[TrainingPair, ...], settings: TrainSettings, model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase", progress: Callable[[str], None],
+) -> "tuple[DPOTrainer | SFTTrainer, tuple[float, ...], list[Path]]":  # fmt: skip
+    from datasets.utils.logging import disable_progress_bar
+    from transformers import TrainerCallback, TrainerControl, TrainerState
+    from transformers.trainer_callback import PrinterCallback
+
+    disable_progress_bar()
+    work = Path(job.out_dir) / f".training-{digest([job.cluster_id, job.kind, [p.id for p in pairs]])}"
+    shutil.rmtree(work, ignore_errors=True)
+    folders: list[Path] = []
+    losses: list[float] = []
+    seen: list[float] = []
+
+    class Checkpoints(TrainerCallback):  # type: ignore[misc]  # transformers ships no types for it
+        """Saves the adapter after each epoch and says how far the run is."""
+
+        def on_log(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: dict[str, float]) -> None:
+            logs = kwargs.get("logs", {})
+            if "loss" in logs:
+                seen.append(float(logs["loss"]))
+                progress(f"step {state.global_step}/{state.max_steps}, loss {seen[-1]:.3f}")
+
+        def on_epoch_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+            folder = work / f"epoch-{len(folders) + 1}"
+            cast("PeftModel", kwargs["model"]).save_pretrained(str(folder), safe_serialization=True)
+            folders.append(folder)
+            done = sum(losses_counted)
+            losses.append(sum(seen[done:]) / max(1, len(seen[done:])))
+            losses_counted.append(len(seen) - done)
+
+    losses_counted: list[int] = []
+    build = _expert if job.kind == "expert" else _critic
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the libraries warn of each other's defaults; ours are set below
+        trainer = build(pairs, model, tokenizer, _arguments(work, settings, job.seed), _lora(job.rank, settings), settings)
+        trainer.remove_callback(PrinterCallback)
+        trainer.add_callback(Checkpoints())
+        trainer.train()
+    return trainer, tuple(losses), folders
+
+
+def _arguments(work: Path, settings: TrainSettings, seed: int) -> "dict[str, Json]":
+    import torch
+
+    return {
+        "output_dir": str(work), "num_train_epochs": settings.epochs, "per_device_train_batch_size": settings.batch,
+        "learning_rate": settings.learning_rate, "lr_scheduler_type": settings.schedule, "warmup_steps": 0,
+        "weight_decay": settings.weight_decay, "max_grad_norm": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.98,
+        "save_strategy": "no", "logging_steps": 1, "report_to": "none", "disable_tqdm": True, "seed": seed,
+        "gradient_checkpointing": settings.gradient_checkpointing, "bf16": False, "max_length": None,
+        "use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": torch.cuda.is_available(),
+    }  # fmt: skip
+
+
+def _lora(rank: int, settings: TrainSettings) -> "LoraConfig":
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=rank,
+        lora_alpha=settings.alpha_over_rank * rank,
+        lora_dropout=settings.dropout,
+        target_modules="all-linear" if settings.target_modules == "all-linear" else ["q_proj", "v_proj"],
+        task_type="CAUSAL_LM",
+    )
+
+
+def _rows(pairs: Sequence[TrainingPair]) -> list[dict[str, list[dict[str, str]]]]:
+    def assistant(text: str) -> list[dict[str, str]]:
+        return [{"role": "assistant", "content": text}]
+
+    return [
+        {
+            "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt],
+            "chosen": assistant(pair.chosen),
+            "rejected": assistant(pair.rejected),
+        }
+        for pair in pairs
+    ]
+
+
+def _dataset(rows: list[dict[str, list[dict[str, str]]]]) -> "Dataset":
+    from datasets import Dataset
+
+    return Dataset.from_list(rows)
+
+
+def _expert(
+    pairs: Sequence[TrainingPair], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
+    arguments: "dict[str, Json]", lora: "LoraConfig", settings: TrainSettings,
+) -> "DPOTrainer":  # fmt: skip
+    from trl import DPOConfig, DPOTrainer
+
+    config = DPOConfig(
+        **arguments, beta=settings.beta, loss_type=["sigmoid", "sft"],
+        loss_weights=[1 - settings.sft_weight, settings.sft_weight], precompute_ref_log_probs=True,
+    )  # fmt: skip
+    return DPOTrainer(
+        model=model, args=config, train_dataset=_dataset(_rows(pairs)), processing_class=tokenizer, peft_config=lora
+    )
+
+
+def _critic(
+    pairs: Sequence[TrainingPair], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
+    arguments: "dict[str, Json]", lora: "LoraConfig", settings: TrainSettings,
+) -> "SFTTrainer":  # fmt: skip
+    from trl import SFTConfig, SFTTrainer
+
+    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in _rows(pairs)]
+    config = SFTConfig(**arguments, completion_only_loss=True)
+    return SFTTrainer(model=model, args=config, train_dataset=_dataset(rows), processing_class=tokenizer, peft_config=lora)
+
+
+def _answer_nll(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[TrainingPair]) -> float:
+    """Mean negative log-likelihood of the chosen answers, nats a token."""
+    import torch
+
+    total, count = 0.0, 0
+    model.eval()
+    for row in _rows(pairs):
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+        answer = tokenizer(row["chosen"][0]["content"], add_special_tokens=False)["input_ids"]
+        if not answer:
+            continue
+        with torch.no_grad():
+            ids = torch.tensor([prompt + answer], device=model.device)
+            logits = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+        picked = torch.log_softmax(logits, -1).gather(1, ids[0, len(prompt) :, None])
+        total, count = total - float(picked.sum()), count + len(answer)
+    return total / max(1, count)
+
+
+def _lora_b_norm(model: "PeftModel") -> float:
+    return float(sum(p.detach().float().norm() ** 2 for name, p in model.named_parameters() if "lora_B" in name) ** 0.5)
+
+
+def _describe(
+    job: TrainingJob, pairs: Sequence[TrainingPair], folder: Path, losses: tuple[float, ...], epoch: int, checks: dict[str, Json]
+) -> Adapter:  # fmt: skip
+    """Move a checkpoint to its immutable name and describe it."""
+    weights = (folder / "adapter_model.safetensors").read_bytes()
+    checksum = hashlib.sha256(weights).hexdigest()
+    name = f"{job.cluster_id}-{job.kind}@{checksum[:12]}"
+    adapter = identified(
+        Adapter(
+            id="", cluster_id=job.cluster_id, pair_ids=tuple(pair.id for pair in pairs), kind=cast("AdapterKind", job.kind),
+            base=job.base_fingerprint, rank=job.rank, parameters=_parameters(folder), path=name, sha256=checksum,
+            losses=losses, checks=checks, epoch=epoch,
+        )
+    )  # fmt: skip
+    _card(folder, adapter)
+    target = Path(job.out_dir) / name
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(folder, target)
+    return adapter
+
+
+def _parameters(folder: Path) -> int:
+    from safetensors import safe_open
+
+    with safe_open(str(folder / "adapter_model.safetensors"), framework="np") as weights:
+        return sum(int(_product(weights.get_slice(key).get_shape())) for key in weights.keys())  # noqa: SIM118
+
+
+def _product(shape: Sequence[int]) -> int:
+    size = 1
+    for side in shape:
+        size *= side
+    return size
+
+
+def _card(folder: Path, adapter: Adapter) -> None:
+    """`logtune.json` says what base the adapter belongs to; README.md is its model card (peft's own front matter)."""
+    note = {"id": adapter.id, "base": adapter.base, "kind": adapter.kind, "sha256": adapter.sha256, "epoch": adapter.epoch}
+    (folder / "logtune.json").write_text(json.dumps(note, indent=1), encoding="utf-8")
+    front = "\n".join(["base_model_relation: adapter", "library_name: peft", "pipeline_tag: text-generation"])
+    body = (
+        f"---\n{front}\ntags: [lora, dpo, sft, trl]\n---\n# {adapter.path}\n\nA {adapter.kind} adapter of rank {adapter.rank} "
+        f"({adapter.parameters} parameters), trained by logtune on {len(adapter.pair_ids)} preference pairs from user logs, "
+        f"epoch {adapter.epoch}. Base fingerprint {adapter.base}. `logtune adapters show {adapter.id}` names its evidence.\n"
+    )
+    (folder / "README.md").write_text(body, encoding="utf-8")
