@@ -130,7 +130,7 @@ class TrainingJob:
     out_dir: str  # the adapter folders are written below it
     rank: int
     settings: Mapping[str, Json]  # config.TrainSettings, dumped
-    start_from: str | None = None  # adapter folder to continue from
+    name: str = ""  # of the cluster, stable over cycles; begins the adapter's name
     seed: int = 0
 
 
@@ -165,3 +165,5 @@ class Tools:
     base_parameters: int
     base_fingerprint: str
     lora_sizes: Mapping[str, int] = field(default_factory=dict)  # target module set -> parameters of rank 1
+    base_path: str = ""  # folder of the base model, for training
+    adapters_dir: str = ""  # folder that Adapter.path is relative to
