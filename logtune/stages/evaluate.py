@@ -270,7 +270,7 @@ def too_few(votes: int, cases: int, settings: EvaluateSettings) -> str | None:
         return None
     likely = needed_cases(GOOD_WIN_RATE, 0.0, settings.confidence, least=settings.min_win_rate) or least
     return (
-        f"{votes} votes on held-out answers, at least {least} are needed: "
+        f"{votes} {'vote' if votes == 1 else 'votes'} on held-out answers, at least {least} are needed: "
         f"about {_logs(least, votes, cases, settings)} more logs with a known right answer, or "
         f"{_logs(max(likely, least), votes, cases, settings)} for a good chance (80%) to prove a win rate of "
         f"{_percent(GOOD_WIN_RATE)}"
@@ -289,7 +289,9 @@ def _wait(votes: Tally, settings: EvaluateSettings) -> str:
 
 def _logs(needed: int, votes: int, cases: int, settings: EvaluateSettings) -> int:
     """Logs of all sides that bring so many votes to the confirmation side, at today's cases a vote."""
-    return math.ceil((needed - votes) / max(settings.confirmation_share, 1e-6) * max(1.0, cases / max(1, votes)))
+    exact = (needed - votes) / max(settings.confirmation_share, 1e-6) * max(1.0, cases / max(1, votes))
+    unit = int(10 ** max(0, math.floor(math.log10(max(1.0, exact))) - 1))  # two digits: it is no more than a guide
+    return math.ceil(exact / unit - 1e-9) * unit
 
 
 def _percent(share: float) -> str:
