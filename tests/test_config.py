@@ -1,0 +1,171 @@
+"""Settings: what a file may hold, what wins, what an error names."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from logtune.config import PRESETS, Config, Settings, build, load
+from logtune.errors import ConfigError
+from logtune.records import Json
+
+SECTIONS = {
+    name: type(field.default) for name, field in Config.model_fields.items() if isinstance(field.default, Settings)
+}
+KEYS = [(section, key) for section, kind in SECTIONS.items() for key in kind.model_fields]
+
+
+def written(text: str, name: str = "logtune.toml") -> Path:
+    path = Path(name)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_without_a_file_the_defaults_hold() -> None:
+    assert load() == Config()
+
+
+def test_the_file_of_the_working_folder_is_read() -> None:
+    written("[train]\nepochs = 5\n")
+    assert load().train.epochs == 5
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS, ids=lambda part: part)
+def test_every_setting_is_described(section: str, key: str) -> None:
+    assert SECTIONS[section].model_fields[key].description, "a docstring below the field"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_every_section_is_described(section: str) -> None:
+    assert SECTIONS[section].__doc__
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Config().train.epochs = 4
+
+
+# what wins
+
+
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGTUNE_TRAIN__EPOCHS", "7")
+    assert load(written("[train]\nepochs = 5\nbatch = 4\n")).train == Config().train.model_copy(
+        update={"epochs": 7, "batch": 4}
+    )
+
+
+def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGTUNE_TRAIN__EPOCHS", "7")
+    assert load(overrides={"train.epochs": 9}).train.epochs == 9
+
+
+def test_a_variable_without_a_section_is_none_of_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOGTUNE_VERSION", "7")
+    assert load() == Config()
+
+
+@pytest.mark.parametrize("preset", [name for name, sections in PRESETS.items() if sections])
+def test_a_preset_changes_defaults(preset: str) -> None:
+    made = build({"preset": preset})
+    for section, values in PRESETS[preset].items():
+        for key, value in values.items():
+            assert getattr(getattr(made, section), key) == value
+
+
+def test_a_key_of_the_file_wins_over_its_preset() -> None:
+    made = load(written('preset = "uno"\n[train]\nepochs = 2\n'))
+    assert (made.train.epochs, made.train.max_rank) == (2, 64)
+
+
+# what an error names
+
+
+def refused(tree: dict[str, Json]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build(tree, "logtune.toml")
+    return str(caught.value)
+
+
+def test_an_unknown_key_is_named_with_the_closest_one() -> None:
+    told = refused({"train": {"epoch": 5}})
+    assert "unknown key 'train.epoch' (value 5)" in told
+    assert "did you mean 'epochs'?" in told
+    assert "learning_rate" in told, "the allowed keys"
+
+
+def test_an_unknown_section_is_named() -> None:
+    told = refused({"trian": {"epochs": 5}})
+    assert "unknown key 'trian'" in told
+    assert "did you mean 'train'?" in told
+
+
+def test_a_wrong_type_names_key_and_value() -> None:
+    assert "train.epochs = 'many' is not allowed" in refused({"train": {"epochs": "many"}})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "limit"),
+    [
+        ("train.budget", 0, "greater than 0"),
+        ("train.epochs", 0, "greater than or equal to 1"),
+        ("serve.port", 70000, "less than or equal to 65535"),
+        ("evaluate.confidence", 1.0, "less than 1"),
+        ("cluster.method", "kmeans", "'stable' or 'ward'"),
+        ("preset", "fast", "'default' or 'uno'"),
+    ],
+)
+def test_an_impossible_value_names_key_value_and_what_is_allowed(key: str, value: Json, limit: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(overrides={key: value})
+    assert f"{key} = {value!r} is not allowed" in str(caught.value)
+    assert limit in str(caught.value)
+
+
+def test_a_section_that_is_no_table_is_refused() -> None:
+    assert "train = 3 is not allowed" in refused({"train": 3})
+
+
+def test_a_missing_file_is_named_with_the_command_that_writes_one() -> None:
+    with pytest.raises(ConfigError, match=r"there is no config file nowhere\.toml") as caught:
+        load(Path("nowhere.toml"))
+    assert "logtune init" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [b"[train\nepochs = 5", b"\xff\xfe\x00", b"a = 1\na = 2"])
+def test_a_file_that_is_no_toml_is_named(content: bytes) -> None:
+    Path("broken.toml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"broken\.toml is not valid TOML"):
+        load(Path("broken.toml"))
+
+
+KEY = st.sampled_from(sorted({key for _, key in KEYS}))
+VALUE = st.none() | st.integers() | st.text(max_size=5)
+TREE = st.dictionaries(
+    st.sampled_from([*SECTIONS, "preset", "other"]),
+    VALUE | st.lists(st.integers(), max_size=2) | st.dictionaries(KEY, VALUE),
+    max_size=4,
+)
+
+
+@given(TREE)
+def test_any_tree_is_either_settings_or_a_config_error(tree: dict[str, Json]) -> None:
+    try:
+        made = build(tree)
+    except ConfigError:
+        return
+    assert isinstance(made, Config)
+
+
+# the hash that is stored beside every record
+
+
+def test_what_changes_learning_changes_the_hash() -> None:
+    assert build({"train": {"epochs": 5}}).config_hash != Config().config_hash
+
+
+@pytest.mark.parametrize("tree", [{"store": {"url": "sqlite:///other.db"}}, {"serve": {"port": 1}}], ids=str)
+def test_where_it_is_kept_and_served_does_not(tree: dict[str, Json]) -> None:
+    assert build(tree).config_hash == Config().config_hash
