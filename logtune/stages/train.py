@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from logtune.config import TrainSettings
 from logtune.errors import TrainingError
@@ -135,7 +135,7 @@ def _fit(
     losses: list[float] = []
     seen: list[float] = []
 
-    class Checkpoints(TrainerCallback):  # type: ignore[misc]  # transformers ships no types for it
+    class Checkpoints(TrainerCallback):
         """Saves the adapter after each epoch and says how far the run is."""
 
         def on_log(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: dict[str, float]) -> None:
@@ -163,7 +163,7 @@ def _fit(
     return trainer, tuple(losses), folders
 
 
-def _arguments(work: Path, settings: TrainSettings, seed: int) -> "dict[str, Json]":
+def _arguments(work: Path, settings: TrainSettings, seed: int) -> dict[str, Any]:  # three libraries share it
     import torch
 
     return {
@@ -172,7 +172,7 @@ def _arguments(work: Path, settings: TrainSettings, seed: int) -> "dict[str, Jso
         "weight_decay": settings.weight_decay, "max_grad_norm": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.98,
         "save_strategy": "no", "logging_steps": 1, "report_to": "none", "disable_tqdm": True, "seed": seed,
         "gradient_checkpointing": settings.gradient_checkpointing, "bf16": False, "max_length": None,
-        "use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available(), "remove_unused_columns": False, "dataloader_pin_memory": torch.cuda.is_available(),
     }  # fmt: skip
 
 
@@ -181,7 +181,7 @@ def _lora(rank: int, settings: TrainSettings) -> "LoraConfig":
 
     return LoraConfig(
         r=rank,
-        lora_alpha=settings.alpha_over_rank * rank,
+        lora_alpha=round(settings.alpha_over_rank * rank),
         lora_dropout=settings.dropout,
         target_modules="all-linear" if settings.target_modules == "all-linear" else ["q_proj", "v_proj"],
         task_type="CAUSAL_LM",
@@ -210,22 +210,32 @@ def _dataset(rows: list[dict[str, list[dict[str, str]]]]) -> "Dataset":
 
 def _expert(
     pairs: Sequence[TrainingPair], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
-    arguments: "dict[str, Json]", lora: "LoraConfig", settings: TrainSettings,
+    arguments: dict[str, Any], lora: "LoraConfig", settings: TrainSettings,
 ) -> "DPOTrainer":  # fmt: skip
     from trl import DPOConfig, DPOTrainer
+
+    from logtune.stages.shared_prompt import share_prompts
 
     config = DPOConfig(
         **arguments, beta=settings.beta, loss_type=["sigmoid", "sft"],
         loss_weights=[1 - settings.sft_weight, settings.sft_weight], precompute_ref_log_probs=True,
     )  # fmt: skip
-    return DPOTrainer(
+
+    class SharedPromptTrainer(DPOTrainer):
+        """TRL's trainer with its forward replaced as soon as TRL has put its own in place."""
+
+        def _precompute_ref_logps(self, *args: object, **kwargs: object) -> object:
+            share_prompts(cast("PeftModel", self.model).get_base_model())
+            return super()._precompute_ref_logps(*args, **kwargs)
+
+    return SharedPromptTrainer(
         model=model, args=config, train_dataset=_dataset(_rows(pairs)), processing_class=tokenizer, peft_config=lora
     )
 
 
 def _critic(
     pairs: Sequence[TrainingPair], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
-    arguments: "dict[str, Json]", lora: "LoraConfig", settings: TrainSettings,
+    arguments: dict[str, Any], lora: "LoraConfig", settings: TrainSettings,
 ) -> "SFTTrainer":  # fmt: skip
     from trl import SFTConfig, SFTTrainer
 
@@ -263,7 +273,7 @@ def _describe(
     """Move a checkpoint to its immutable name and describe it."""
     weights = (folder / "adapter_model.safetensors").read_bytes()
     checksum = hashlib.sha256(weights).hexdigest()
-    name = f"{job.cluster_id}-{job.kind}@{checksum[:12]}"
+    name = f"{job.name or job.cluster_id}-{job.kind}@{checksum[:12]}"
     adapter = identified(
         Adapter(
             id="", cluster_id=job.cluster_id, pair_ids=tuple(pair.id for pair in pairs), kind=cast("AdapterKind", job.kind),

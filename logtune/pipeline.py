@@ -1,0 +1,222 @@
+"""The STAGES table, read top to bottom; and one cycle over it.
+
+interactions -> signals -> filter -> distill -> pairs -> cluster -> gap -> train -> evaluate -> experiment -> deploy
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import cast
+
+from logtune import units
+from logtune.config import Config
+from logtune.edges.store import CycleRow, Store, UnitResult
+from logtune.errors import NOT_PASSED, OK
+from logtune.ports import Tools
+from logtune.records import (
+    Adapter, Cluster, Decision, Deployment, Derived, Evaluation, Feedback, Gap, Interaction, Json, LogRecord,
+    PreferencePair, Rule, Signal, Verdict, new_id,
+)  # fmt: skip
+from logtune.runner import Board, Counts, Cycle, Stage, run_stage
+
+STAGES: tuple[Stage, ...] = (
+    Stage(name="interactions", version="1", reads=(LogRecord, Feedback), writes=(Interaction,),
+          settings=lambda c: (), phases=(units.interactions,)),
+    Stage(name="signals", version="1", reads=(Interaction, Feedback), writes=(Signal,),
+          settings=lambda c: (c.signals,), phases=(units.signals,)),
+    Stage(name="filter", version="1", reads=(Interaction, Signal), writes=(Decision,),
+          settings=lambda c: (c.filter, c.embedder), phases=(units.filter_noise,)),
+    Stage(name="distill", version="1", reads=(Interaction, Signal, Decision), writes=(Rule,),
+          settings=lambda c: (c.distill, c.teacher), phases=(units.distill_rules, units.merge_rules)),
+    Stage(name="pairs", version="1", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
+          settings=lambda c: (c.pairs, c.teacher), phases=(units.make_pairs,)),
+    Stage(name="cluster", version="1", reads=(Interaction, Rule), writes=(Cluster,),
+          settings=lambda c: (c.cluster, c.embedder), phases=(units.cluster,)),
+    Stage(name="gap", version="1", reads=(Cluster, Rule, PreferencePair), writes=(Gap,),
+          settings=lambda c: (c.gap, c.teacher), phases=(units.measure_gaps,)),
+    Stage(name="train", version="1", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False, together=1,
+          settings=lambda c: (c.train, c.evaluate), phases=(units.train,)),
+    Stage(name="evaluate", version="1", reads=(Cluster, Adapter, Interaction, Signal), writes=(Evaluation,), together=1,
+          settings=lambda c: (c.evaluate,), phases=(units.evaluate_adapters,)),
+    Stage(name="experiment", version="1", reads=(Evaluation,), writes=(Verdict,),
+          settings=lambda c: (c.deploy,), phases=(units.judge_experiments,)),
+    Stage(name="deploy", version="1", reads=(Verdict, Cluster, Adapter), writes=(Deployment,),
+          settings=lambda c: (c.deploy,), phases=()),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleReceipt:
+    """What a cycle did."""
+
+    cycle_id: str
+    config_hash: str
+    stages: Mapping[str, Mapping[str, int]]  # stage -> done, unchanged, failed
+    dropped: Mapping[str, int]  # reason -> interactions that teach nothing
+    clusters: tuple[str, ...]  # ids
+    passed: int  # candidates that passed their gate
+    deployed: tuple[str, ...]  # ids of the deployments it made
+    summary: str
+    seconds: float
+    exit_code: int
+
+
+def run_cycle(
+    store: Store, tools: Tools, config: Config, progress: Callable[[str], None] = lambda line: None
+) -> CycleReceipt:
+    """One cycle over all stages, resumed where an earlier one was stopped; raises TooManyFailures and ModelError."""
+    row = _open(store, tools, config)
+    cycle = _cycle(store, tools, config, row, progress)
+    counts = asyncio.run(_stages(store, cycle, config, progress))
+    receipt = _receipt(store, cycle, row, counts)
+    store.close_cycle(row.id, tools.clock.now(), _as_json(receipt))
+    progress(receipt.summary)
+    return receipt
+
+
+def dry_run(store: Store, tools: Tools, config: Config) -> list[tuple[Interaction, Decision]]:
+    """What the filter would decide; nothing is written."""
+    row = CycleRow(id="dry", config_hash=config.config_hash, started_at=tools.clock.now(), ended_at=None, receipt={})
+    cycle = _cycle(store, tools, config, row, lambda line: None)
+
+    async def first_stages() -> None:
+        for stage in STAGES[:3]:
+            await run_stage(stage, cycle, lambda name, keys: {}, lambda name, done: None)
+
+    asyncio.run(first_stages())
+    board = cycle.board
+    return [(board.get(Interaction, decision.interaction_id), decision) for decision in board.all(Decision)]
+
+
+def _open(store: Store, tools: Tools, config: Config) -> CycleRow:
+    """The cycle that was stopped, if its settings still hold; else a new one that remembers what serves now."""
+    running = store.running_cycle()
+    now = tools.clock.now()
+    if running is not None:
+        if running.config_hash == config.config_hash:
+            return running
+        store.close_cycle(running.id, now, {**running.receipt, "summary": "stopped; the settings have changed since"})
+    serving: dict[str, Json] = {name: row.adapter_id for name, row in store.deployments().items()}
+    finished = [row for row in store.cycles(limit=100) if row.receipt.get("clusters")]
+    before = finished[0].receipt["clusters"] if finished else []
+    receipt: dict[str, Json] = {"serving": serving, "before": before}
+    row = CycleRow(id=f"cyc-{new_id()}", config_hash=config.config_hash, started_at=now, ended_at=None, receipt=receipt)
+    store.open_cycle(row)
+    return row
+
+
+def _cycle(
+    store: Store, tools: Tools, config: Config, row: CycleRow, progress: Callable[[str], None]
+) -> Cycle:
+    serving = cast("dict[str, str | None]", row.receipt.get("serving") or {})
+    clusters = store.load(Cluster, cast("list[str]", row.receipt.get("before") or []))
+    adapters = store.load(Adapter, sorted({name for name in serving.values() if name}))
+    before: dict[str, Derived] = {record.id: record for record in clusters} | {record.id: record for record in adapters}
+    since = row.started_at - config.cycle.window_days * 86400
+    return Cycle(
+        id=row.id, config=config, tools=tools, board=Board(), logs={log.id: log for log in store.logs(since)},
+        feedback={item.id: item for item in store.feedback()}, serving=serving,
+        before=before, progress=progress,
+    )  # fmt: skip
+
+
+async def _stages(store: Store, cycle: Cycle, config: Config, progress: Callable[[str], None]) -> dict[str, Counts]:
+    def load(stage: str, keys: Sequence[str]) -> dict[str, Sequence[Derived]]:
+        found = store.units(stage, keys)
+        store.use_units(cycle.id, [(stage, key) for key in found])
+        return {key: _records(store, outputs) for key, outputs in found.items()}
+
+    def commit(stage: str, done: Sequence[tuple[str, Sequence[Derived]]]) -> None:
+        now = cycle.tools.clock.now()
+        store.commit_units(
+            [
+                UnitResult(
+                    stage=stage, key=key, outputs=tuple(outputs), cycle_id=cycle.id, config_hash=config.config_hash, at=now
+                )
+                for key, outputs in done
+            ]
+        )
+
+    counts: dict[str, Counts] = {}
+    for stage in STAGES:
+        progress(f"{stage.name} ...")
+        if stage.name == "deploy":
+            counts[stage.name] = await _deploy(store, cycle)
+        else:
+            counts[stage.name] = await run_stage(stage, cycle, load, commit)
+        count = counts[stage.name]
+        failed = f", {count.failed} failed" if count.failed else ""
+        progress(f"{stage.name}: {count.done} done, {count.unchanged} unchanged{failed}")
+    return counts
+
+
+KINDS: Mapping[str, type[Derived]] = {kind.__name__: kind for stage in STAGES for kind in cast("tuple[type[Derived], ...]", stage.writes)}
+
+
+def _records(store: Store, outputs: Sequence[tuple[str, str]]) -> list[Derived]:
+    by_kind: dict[str, list[str]] = {}
+    for kind, record_id in outputs:
+        by_kind.setdefault(kind, []).append(record_id)
+    found = {row.id: row for kind, ids in by_kind.items() for row in store.load(KINDS[kind], ids)}
+    return [found[record_id] for _, record_id in outputs]
+
+
+async def _deploy(store: Store, cycle: Cycle) -> Counts:
+    """Write the plan down and let the adapter server have what serves. A second run finds nothing left to change."""
+    planned = units.plan_deployments(cycle, store.deployments(), lambda ids: store.load(Adapter, ids))
+    for deployment in planned:
+        store.deploy(deployment, cycle.id)
+    current = store.deployments()
+    live = sorted({row.adapter_id for row in current.values() if row.adapter_id})
+    await units.serve_only(cycle, store.load(Adapter, live))
+    return Counts(done=len(planned), unchanged=len(current) - len(planned))
+
+
+def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Counts]) -> CycleReceipt:
+    board = cycle.board
+    evaluations = board.all(Evaluation)
+    verdicts = {verdict.id for verdict in board.all(Verdict)}
+    mine = [d for d in store.deployments().values() if d.verdict_id in verdicts and d.action == "deploy"]
+    dropped: dict[str, int] = {}
+    for decision in board.all(Decision):
+        if decision.teaches == "nothing":
+            dropped[decision.reason] = dropped.get(decision.reason, 0) + 1
+    blocked = any(e.outcome != "passed" for e in evaluations) or counts["train"].failed > 0
+    return CycleReceipt(
+        cycle_id=row.id, config_hash=row.config_hash, dropped=dropped, deployed=tuple(d.id for d in mine),
+        stages={n: {"done": c.done, "unchanged": c.unchanged, "failed": c.failed} for n, c in counts.items()},
+        clusters=tuple(c.id for c in board.all(Cluster)), passed=sum(e.outcome == "passed" for e in evaluations),
+        summary=_summary(cycle, evaluations, mine, counts), seconds=round(cycle.tools.clock.now() - row.started_at, 1),
+        exit_code=NOT_PASSED if blocked and not mine else OK,
+    )  # fmt: skip
+
+
+def _summary(
+    cycle: Cycle, evaluations: Sequence[Evaluation], deployed: Sequence[Deployment], counts: Mapping[str, Counts]
+) -> str:
+    """What happened, in a sentence or two that need no manual."""
+    board = cycle.board
+    if not board.all(Interaction):
+        return "Nothing to learn from: the store holds no answered request. Import logs, or send traffic through the gateway."
+    if not board.all(PreferencePair) and not evaluations:
+        return (
+            f"{len(board.all(Interaction))} interactions were read; none of them gives a better answer than the one that was "
+            "given, so there is nothing to train. The base model keeps serving."
+        )
+    told = [f"{board.get(Cluster, d.cluster_id).name}: {d.candidate} deployed, {d.reason}." for d in deployed]
+    told += [
+        f"{board.get(Cluster, e.cluster_id).name}: {e.outcome.replace('_', ' ')}, {e.reason}."
+        for e in evaluations
+        if e.outcome != "passed"
+    ]
+    told += [f"training failed: {reason}" for reason in counts["train"].reasons]
+    users = len({i.user or i.session or i.id for i in board.all(Interaction)})
+    rules = sum(bool(rule.merged_from) for rule in board.all(Rule))
+    learned = f"{len(board.all(Interaction))} interactions of {users} users gave {rules} rules and {len(board.all(PreferencePair))} pairs."
+    return " ".join([learned, *(told or ["Nothing new passed; what served keeps serving."])])
+
+
+def _as_json(receipt: CycleReceipt) -> dict[str, Json]:
+    return {name: cast("Json", getattr(receipt, name)) for name in CycleReceipt.__slots__} | {
+        "clusters": list(receipt.clusters), "deployed": list(receipt.deployed),
+    }  # fmt: skip
