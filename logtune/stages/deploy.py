@@ -10,8 +10,9 @@ from typing import TypeAlias, cast
 from logtune.errors import InputError
 from logtune.records import Action, Adapter, CandidateKind, Cluster, Deployment, Verdict, identified
 
-State: TypeAlias = "tuple[CandidateKind, str | None]"  # what serves: its kind and its adapter
-NOTHING: State = ("base", None)
+# What serves: its kind, its adapter, and without an adapter the cluster whose rules or prompt it is ("" otherwise).
+State: TypeAlias = "tuple[CandidateKind, str | None, str]"
+NOTHING: State = ("base", None, "")
 
 
 def plan(
@@ -169,11 +170,15 @@ def _offered(verdict: Verdict, known: Mapping[str, Adapter]) -> State:
         kind = known[verdict.adapter_id].kind
     if kind is None:
         raise InputError(f"verdict {verdict.id} does not say what its candidate is", "logtune experiments list")
-    return cast("CandidateKind", kind), verdict.adapter_id
+    return _candidate(cast("CandidateKind", kind), verdict.adapter_id, verdict.cluster_id)
 
 
 def _state(row: Deployment) -> State:
-    return row.candidate, row.adapter_id
+    return _candidate(row.candidate, row.adapter_id, row.cluster_id)
+
+
+def _candidate(kind: CandidateKind, adapter_id: str | None, cluster_id: str) -> State:
+    return kind, adapter_id, cluster_id if kind != "base" and adapter_id is None else ""
 
 
 def _chain(rows: Iterable[Deployment]) -> list[Deployment]:
