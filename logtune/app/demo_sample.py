@@ -72,13 +72,17 @@ def wants_reask(sample: Sample, answer: str) -> bool:
     return sample.reaction == "reask" and not is_right(sample, answer)
 
 
-def logged(sample: Sample, messages: Sequence[Message], answer: str, at: float, part: int = 1) -> LogRecord:
-    """The call as a gateway would have stored it; `part` 2 is the rephrased question of the same session."""
-    log_id = f"{sample.id}-{part}" if part > 1 else sample.id
-    request: dict[str, Json] = {
+def body(messages: Sequence[Message]) -> dict[str, Json]:
+    """The chat request; greedy, so that it gives the same answer again."""
+    return {
         "model": "base", "max_tokens": MAX_TOKENS, "temperature": 0,
         "messages": [{"role": message.role, "content": message.content} for message in messages],
     }  # fmt: skip
+
+
+def logged(sample: Sample, messages: Sequence[Message], answer: str, at: float, part: int = 1) -> LogRecord:
+    """The call as a gateway would have stored it; `part` 2 is the rephrased question of the same session."""
+    log_id = f"{sample.id}-{part}" if part > 1 else sample.id
     choice: dict[str, Json] = {
         "index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": answer},
     }  # fmt: skip
@@ -86,8 +90,8 @@ def logged(sample: Sample, messages: Sequence[Message], answer: str, at: float, 
         "id": log_id, "object": "chat.completion", "created": int(at), "model": "base", "choices": [choice],
     }  # fmt: skip
     return LogRecord(
-        id=log_id, request=request, response=response, at=at, model="base", user=sample.user, session=sample.session,
-        source="demo",
+        id=log_id, request=body(messages), response=response, at=at, model="base", source="demo",
+        user=sample.user, session=sample.session,
     )  # fmt: skip
 
 
