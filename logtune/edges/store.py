@@ -115,6 +115,12 @@ class Store:
         with self._transaction() as db:
             return {name for name, _ in pairs_in(db, TABLES[LogRecord], (column, column), targets)}
 
+    def feedback_by_id(self, ids: Sequence[str]) -> dict[str, Feedback]:
+        """Those of the feedback that are in the store, by id."""
+        with self._transaction() as db:
+            found = dict(pairs_in(db, TABLES[Feedback], ("id", "body"), ids))
+        return {name: decode(Feedback, body) for name, body in found.items()}
+
     # derived records
 
     def get(self, record_id: str) -> Record | None:
