@@ -1,0 +1,384 @@
+"""Code -> docs: the reference pages, logtune.example.toml, and the parts of README between markers.
+
+`python docs/generate.py` writes them, `--check` fails where one is not what the code says (`make docs`, `make check`).
+"""
+
+import argparse
+import ast
+import inspect
+import json
+import re
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import click
+from pydantic.fields import FieldInfo
+from sqlalchemy import create_engine
+from sqlalchemy import text as sql
+
+from logtune import records
+from logtune.app.cli import COMMANDS, RECORDS, cli
+from logtune.app.commands.project import example_settings
+from logtune.config import PRESETS, Config, Settings
+from logtune.edges import importers
+from logtune.edges.migrations import migrate
+from logtune.pipeline import STAGES
+from logtune.records import Json
+from logtune.stages.filter import REASONS
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->\n"
+WIDTH = 100  # columns of help texts
+
+
+def main() -> int:
+    """Write or check every generated file; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail where a file is out of date")
+    check = parser.parse_args().check
+    stale = [path for path, made in generated() if not path.exists() or path.read_text(encoding="utf-8") != made]
+    for path, made in generated() if not check else ():
+        path.write_text(made, encoding="utf-8")
+    for path in stale:
+        print(f"{'out of date' if check else 'wrote'}: {path.relative_to(ROOT)}")
+    if check and stale:
+        print("`make docs` writes them again.", file=sys.stderr)
+    return int(check and bool(stale))
+
+
+def generated() -> Iterator[tuple[Path, str]]:
+    """Every generated file and what it should hold."""
+    for name, page in PAGES.items():
+        yield ROOT / name, page()
+    for name, blocks in BLOCKS.items():
+        text = (ROOT / name).read_text(encoding="utf-8")
+        for block, make in blocks.items():
+            text = _fill(text, block, make())
+        yield ROOT / name, text
+
+
+def _fill(page: str, name: str, body: str) -> str:
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    before, _, rest = page.partition(begin)
+    _, found, after = rest.partition(end)
+    if not found:
+        raise SystemExit(f"a page has lost its marks {begin} and {end}")
+    return f"{before}{begin}\n{body}{end}{after}"
+
+
+# settings
+
+
+SETTINGS = """\
+# Settings
+
+`logtune init` writes a commented `logtune.toml`; [logtune.example.toml](../../logtune.example.toml) is the same file.
+An unknown key, a wrong type or an impossible value is an error that names the key, the value and what is allowed.
+
+Where a key is set more than once, the first of these wins: `--set train.epochs=5` of a command, an environment variable
+(`LOGTUNE_TRAIN__EPOCHS=5`), the file, the preset, the default.
+"""
+
+
+def config_page() -> str:
+    """docs/reference/config.md: every setting with its default, what is allowed and its meaning."""
+    lines = [NOTE, SETTINGS]
+    for name, field in Config.model_fields.items():
+        default = field.default
+        if not isinstance(default, Settings):
+            lines += [f"## `{name}`\n", f"{_row(name, field)}\n"]
+            continue
+        lines += [f"## `[{name}]`\n", f"{inspect.cleandoc(type(default).__doc__ or '')}\n", HEAD]
+        lines += [_row(key, inner) for key, inner in type(default).model_fields.items()]
+        lines.append("")
+    return "\n".join([*lines, *_presets()])
+
+
+HEAD = "| key | default | allowed | meaning |\n|---|---|---|---|"
+
+
+def _row(key: str, field: FieldInfo) -> str:
+    default = "not set" if field.default is None else f"`{json.dumps(field.default)}`"
+    meaning = " ".join((field.description or "").split()).replace("|", "\\|")
+    if key == "preset":
+        return f"{HEAD}\n| `{key}` | {default} | {_allowed(field)} | {meaning} |"
+    return f"| `{key}` | {default} | {_allowed(field)} | {meaning} |"
+
+
+def _allowed(field: FieldInfo) -> str:
+    """The type and limits of a setting, in words."""
+    hint = field.annotation
+    if typing.get_origin(hint) is typing.Literal:
+        return ", ".join(f"`{choice}`" for choice in typing.get_args(hint))
+    bounds: dict[str, object] = {}
+    for item in field.metadata:
+        bounds |= {name: getattr(item, name) for name in ("ge", "gt", "le", "lt") if hasattr(item, name)}
+    limits = " and ".join(f"{SIGNS[name]} {value}" for name, value in bounds.items())
+    return f"{_type_name(hint)} {limits}".strip()
+
+
+SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+TYPES = {str: "text", int: "whole number", float: "number", bool: "`true`, `false`"}
+
+
+def _type_name(hint: object) -> str:
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        return " or ".join(_type_name(part) for part in typing.get_args(hint) if part is not type(None))
+    if typing.get_origin(hint) is tuple:
+        return f"list of {_type_name(typing.get_args(hint)[0])}"
+    return TYPES[hint] if isinstance(hint, type) and hint in TYPES else str(hint)
+
+
+def _presets() -> Iterator[str]:
+    yield "## Presets\n"
+    yield "A preset changes defaults; a key set in the file wins over it.\n"
+    for name, sections in PRESETS.items():
+        if not sections:
+            continue
+        yield f"### `{name}`\n"
+        yield "| key | value | default |\n|---|---|---|"
+        for section, values in sections.items():
+            for key, value in values.items():
+                default = getattr(getattr(Config(), section), key)
+                yield f"| `{section}.{key}` | `{json.dumps(value)}` | `{json.dumps(default)}` |"
+        yield ""
+
+
+# command line
+
+
+EXIT_CODES = """\
+Every command takes `--config FILE`, `--set KEY=VALUE` and `--json` (one JSON document on stdout). Results go to stdout,
+progress to stderr.
+
+| exit code | meaning |
+|---|---|
+| 0 | ok |
+| 1 | a known error; the message says what to do |
+| 2 | wrong usage |
+| 3 | no candidate passed its gate; nothing was deployed |
+| 130 | interrupted |
+"""
+
+
+def cli_page() -> str:
+    """docs/reference/cli.md: the help of every command."""
+    root = click.Context(cli, info_name="logtune", terminal_width=WIDTH, max_content_width=WIDTH)
+    lines = [NOTE, "# Command line\n", _fenced(root.get_help()), EXIT_CODES]
+    for name in COMMANDS:
+        command = cli.get_command(root, name)
+        assert command is not None, name
+        lines += [f"## `logtune {name}`\n", *_command(command, click.Context(command, root, name))]
+    return "\n".join(lines)
+
+
+def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+    yield _fenced(context.get_help())
+    if not isinstance(command, click.Group):
+        return
+    common = {"list", "show"} if context.info_name != next(iter(RECORDS)) else set[str]()
+    for name, inner in command.commands.items():
+        if name not in common:
+            yield f"### `{context.command_path} {name}`\n"
+            yield _fenced(click.Context(inner, context, name).get_help())
+    if common:
+        first = next(iter(RECORDS))
+        yield f"`list` and `show ID` take the same options as those of [`logtune {first}`](#logtune-{first}).\n"
+
+
+def _fenced(body: str, language: str = "text") -> str:
+    return f"```{language}\n{body.rstrip()}\n```\n"
+
+
+# records and tables
+
+
+TABLES = """\
+## Tables
+
+One table a kind of record: its body is JSON, what is queried has a column of its own. `lineage` holds a row for each
+parent of each derived record, so which logs an adapter came from is a join.
+"""
+
+
+def schema_page() -> str:
+    """docs/reference/schema.md: the fields of every record, and the tables they lie in."""
+    engine = create_engine("sqlite://")
+    migrate(engine, "an empty database")
+    with engine.connect() as db:
+        query = "SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%' ORDER BY rowid"
+        statements = [row[0] for row in db.execute(sql(query))]
+    engine.dispose()
+    lines = [NOTE, "# Records and tables\n", f"{_plain(inspect.cleandoc(records.__doc__ or ''))}\n", "## Records\n"]
+    for kind in (records.Message, records.FollowUp, *_record_kinds()):
+        lines += [f"### {kind.__name__}\n", f"{inspect.cleandoc(kind.__doc__ or '')}\n", *_fields(kind), ""]
+    return "\n".join([*lines, TABLES, _fenced(";\n".join(statements) + ";", "sql")])
+
+
+def _plain(docstring: str) -> str:
+    """A docstring as Markdown: its first paragraph's indented diagram becomes a code block."""
+    return re.sub(
+        r"(?:^|\n)((?: {4}.*\n?)+)", lambda found: f"\n```text\n{inspect.cleandoc(found[1])}\n```\n", docstring
+    )
+
+
+def _record_kinds() -> tuple[type, ...]:
+    return tuple(typing.get_args(records.Record))
+
+
+FIELD = re.compile(r"^    (\w+): (.+?)(?: = .+?)?(?:  # (.*))?$")
+
+
+def _fields(kind: type) -> Iterator[str]:
+    yield "| field | type | meaning |\n|---|---|---|"
+    for line in inspect.getsource(kind).splitlines():
+        found = FIELD.match(line)
+        if found:
+            name, hint, meaning = found.groups()
+            yield f"| `{name}` | `{hint}` | {meaning or ''} |".replace(" | None", " \\| None")
+
+
+# stages
+
+
+OVERVIEW = """\
+# Stages
+
+One row a stage, in order (`logtune/pipeline.py`). A stage is done again when its version, one of its settings or one of
+its inputs has changed; everything else is taken from the store.
+
+| stage | reads | writes | settings |
+|---|---|---|---|"""
+
+
+def stages_page() -> str:
+    """docs/reference/stages.md: the STAGES table, each stage's own words, and the reason codes of the filter."""
+    sections = {type(getattr(Config(), name)).__name__: name for name in Config.model_fields}
+    lines = [NOTE, OVERVIEW]
+    for stage in STAGES:
+        reads, writes = (", ".join(kind.__name__ for kind in kinds) for kinds in (stage.reads, stage.writes))
+        used = ", ".join(f"`[{sections[type(item).__name__]}]`" for item in stage.settings(Config()))
+        lines.append(f"| [{stage.name}](#{stage.name}) | {reads} | {writes} | {used} |")
+    for stage in STAGES:
+        docstring = inspect.cleandoc(_docstring(ROOT / "logtune" / "stages" / f"{stage.name}.py"))
+        lines += [
+            f"\n## {stage.name}\n",
+            f"`logtune/stages/{stage.name}.py`, version {stage.version}\n",
+            _plain(docstring),
+        ]
+        if stage.name == "filter":
+            lines += [
+                "\n| reason | meaning |\n|---|---|",
+                *(f"| `{code}` | {words} |" for code, words in REASONS.items()),
+            ]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _reasons(reasons: Mapping[str, str]) -> str:
+    rows = (f"| `{code}` | {words} |" for code, words in reasons.items())
+    return "\n".join(["| reason | meaning |", "|---|---|", *rows]) + "\n"
+
+
+def _docstring(path: Path) -> str:
+    return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+
+
+# README
+
+
+FIGURES: Mapping[str, tuple[str, str, str]] = {  # key -> what it is, how it is written, the aim
+    "gain_points": ("accuracy on the intents seen so far, against the base model", "{:+.1f} points", "+40"),
+    "gain_lower": ("lower end of its 95% interval", "{:+.1f} points", "+30"),
+    "noise_dropped": ("labelled noise that the filter dropped", "{:.1%}", "90%"),
+    "clean_dropped": ("clean requests that it dropped too", "{:.1%}", "at most 5%"),
+    "adapter_share": ("live adapter parameters, as a share of the base model's", "{:.2%}", "at most 0.5%"),
+    "retention_points": ("change on general questions, through the router", "{:+.1f} points", "no worse than -1"),
+    "retention_forced_points": ("the same with the adapter forced on", "{:+.1f} points", "reported"),
+}
+
+
+def results() -> str:
+    """What `benchmarks/results/*.json` hold, as a table; a sentence where there are none."""
+    folder = ROOT / "benchmarks" / "results"
+    found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    lines = [*_weekly(found.get("weekly", {})), *_startup(found.get("startup", {}))]
+    if not lines:
+        return "No results are recorded yet; `make bench` measures them on your machine.\n"
+    return "\n".join(["| figure | measured | aim |", "|---|---|---|", *lines]) + "\n"
+
+
+def _weekly(row: Mapping[str, Json]) -> Iterator[str]:
+    for key, (label, written, target) in FIGURES.items():
+        value = row.get(key)
+        if isinstance(value, (int, float)):
+            yield f"| {label} | {written.format(float(value))} | {target} |"
+    seconds = row.get("cycle_seconds")
+    if isinstance(seconds, list) and seconds:
+        longest = max(float(str(item)) for item in seconds)
+        yield f"| longest weekly cycle on two processor cores | {longest / 60:.1f} minutes | 15 minutes |"
+
+
+def _startup(row: Mapping[str, Json]) -> Iterator[str]:
+    median = row.get("help_seconds")
+    if isinstance(median, (int, float)):
+        yield f"| `logtune --help` | {float(median):.2f} s | 0.3 s |"
+
+
+def tree() -> str:
+    """Every file of ours with the first line of its docstring."""
+    folders = ["logtune", "logtune/stages", "logtune/edges", "logtune/app", "logtune/app/commands"]
+    lines: list[str] = []
+    for folder in folders:
+        paths = _in_order(folder, sorted((ROOT / folder).glob("*.py")))
+        lines += [f"{folder}/", *(f"  {path.name:<18} {_first_sentence(path)}" for path in paths)]
+    return _fenced("\n".join(lines + _others()))
+
+
+SHORTEST, LONGEST = 45, 105  # letters about a file
+
+
+def _first_sentence(path: Path) -> str:
+    """The first sentence of a module's docstring; where that is long, the clauses that fit."""
+    sentence = " ".join(_docstring(path).partition("\n\n")[0].split()).partition(". ")[0].rstrip(".")
+    ends = [found.start() for found in re.finditer(r"[:;,] ", sentence[:LONGEST])]
+    whole = [end for end in ends if sentence.count("(", 0, end) == sentence.count(")", 0, end)]
+    clauses = [end for end in whole if sentence[end] != "," and end > SHORTEST]
+    return sentence if len(sentence) <= LONGEST else sentence[: (clauses or whole or [LONGEST])[-1]]
+
+
+def _in_order(folder: str, paths: Sequence[Path]) -> list[Path]:
+    """Files of a folder as they are best read: stages in pipeline order, the rest by name."""
+    first = {"logtune": ["records", "pipeline", "ports"], "logtune/stages": [stage.name for stage in STAGES]}
+    order = first.get(folder, [])
+    rank = {name: place for place, name in enumerate(order)}
+    return sorted((path for path in paths if path.stem != "__init__"), key=lambda path: rank.get(path.stem, len(order)))
+
+
+def _others() -> list[str]:
+    """Folders without a page of their own."""
+    return [
+        "benchmarks/           what is measured, and results/ with the figures above",
+        "docs/                 quickstart, concepts, how-to, reference; generate.py writes the reference from the code",
+        "scripts/              lock.py writes requirements.lock",
+        "tests/                one file a module; conftest.py keeps them off the network",
+    ]
+
+
+PAGES: Mapping[str, Callable[[], str]] = {
+    "logtune.example.toml": example_settings,
+    "docs/reference/cli.md": cli_page,
+    "docs/reference/config.md": config_page,
+    "docs/reference/schema.md": schema_page,
+    "docs/reference/stages.md": stages_page,
+}
+
+BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "README.md": {"results": results, "tree": tree},
+    "docs/reference/log-format.md": {"reasons": lambda: _reasons(importers.REASONS)},
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
