@@ -1,0 +1,214 @@
+"""Interaction, Signal -> Decision: what an interaction may teach (a positive example, a rule, nothing), and why.
+
+The text itself is checked first (`textchecks`), then copies, then the distance to what the deployment is for
+(`closeness`), and only what is left is judged by the feedback it got. The first reason that applies is the decision's.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from logtune.config import FilterSettings
+from logtune.ports import Vectors
+from logtune.records import Decision, Interaction, Signal, Teaches, identified
+from logtune.stages.closeness import Cut, Floats, closeness, cut
+from logtune.stages.personal import strong_identifiers
+from logtune.stages.textchecks import FLAG, SUSPECT, Finding, check_text, class_scores
+
+REASONS: Mapping[str, str] = {
+    "too_long": "The query or the answer is longer than the configured limit.",
+    "malformed": "The query has control characters, is mostly markup or code injection, or holds no words.",
+    "too_short": "The query is shorter than the configured limit.",
+    "prompt_injection": "The query or the feedback tries to override instructions or to draw out secrets.",
+    "jailbreak": "The query tries to talk the model out of its rules.",
+    "harmful_request": "The query asks for help with harming somebody or with a crime.",
+    "toxic": "The query is abusive, hateful or pornographic.",
+    "spam": "The query is advertising.",
+    "personal_data": "The query, the answer or the correction holds personal data.",
+    "right_refusal": "The user punished a refusal that was right.",
+    "duplicate": "The same user got the same answer to the same query before; the copy with the most feedback is kept.",
+    "off_topic": "The query is far from what others ask of this deployment.",
+    "no_answer": "There is no answer that could be a good example.",
+    "high_perplexity_answer": "The answer is no positive example: it is very unlikely under the served model.",
+    "no_feedback": "Nobody said anything about the answer.",
+    "mixed_feedback": "Praise and complaint balance each other.",
+    "praised": "The user was satisfied: the answer is a positive example.",
+    "explicit_correction": "The user corrected the answer: never a positive example, always a source of rules.",
+    "unsatisfied": "The user complained, asked again or asked for something else: a source of rules.",
+}
+# Reasons that say something of the request itself: the user's satisfaction does not count any more.
+NOISE_REASONS = frozenset(
+    {
+        "too_long", "malformed", "too_short", "prompt_injection", "jailbreak", "harmful_request", "toxic", "spam",
+        "personal_data", "right_refusal", "off_topic",
+    }
+)  # fmt: skip
+ATTACKS = frozenset({"malformed", "prompt_injection", "jailbreak", "harmful_request", "toxic", "spam"})
+REFUSED_FOR = ("prompt_injection", "jailbreak", "harmful_request", "toxic")
+BALANCE = 0.2  # net feedback (polarity times confidence) closer to 0 than this decides nothing
+REFUSAL = re.compile(
+    r"\b(?:i(?:'m| am) (?:sorry|afraid)|sorry, but|apologi[sz]e)\b.{0,60}\b(?:can't|cannot|can not|won't|unable"
+    r"|not able)\b"
+    r"|\bi (?:can't|cannot|can not|won't|will not|must decline to|am unable to|am not able to) "
+    r"(?:help|assist|comply|provide|create|write|fulfil|support|engage|discuss|answer|do that|share|give)"
+    r"|\bas an ai\b.{0,80}\b(?:can't|cannot|not able|unable)|\bagainst my (?:guidelines|policy|programming)"
+    r"|\blo siento, (?:pero )?no puedo|\bje (?:suis désolé|ne peux pas)|\b(?:es tut mir leid|ich kann (?:dir"
+    r"|ihnen)? ?nicht)"
+    r"|抱歉.{0,12}(?:不能|无法)|我(?:不能|无法)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def decide(
+    interactions: Sequence[Interaction],
+    signals: Mapping[str, Sequence[Signal]],
+    vectors: Vectors,
+    answer_nll: Sequence[float | None],
+    settings: FilterSettings,
+) -> list[Decision]:
+    """One decision for each interaction, in order.
+
+    `signals` is by interaction id; `vectors` (N, D) holds the queries, row i of interactions[i]; `answer_nll` is in
+    nats a token, None where it was not measured.
+    """
+    read = [tuple(signals.get(item.id, ())) for item in interactions]
+    findings = [_own_text(item, said, settings) for item, said in zip(interactions, read, strict=True)]
+    copies = _copies(interactions, read, vectors, findings, settings)
+    close, edge = _off_topic(interactions, vectors, findings, settings)
+    decisions = []
+    for index, (item, said, nll) in enumerate(zip(interactions, read, answer_nll, strict=True)):
+        scores = {"closeness": round(float(close[index]), 4)} if np.isfinite(close[index]) else {}
+        finding = findings[index] or copies.get(index) or _too_far(close[index], edge, scores)
+        if finding is not None:
+            decisions.append(_decision(item, "nothing", finding.reason, finding.scores))
+        else:
+            decisions.append(_by_feedback(item, said, nll, scores, settings))
+    return decisions
+
+
+def _decision(item: Interaction, teaches: Teaches, reason: str, scores: Mapping[str, float]) -> Decision:
+    return identified(Decision(id="", interaction_id=item.id, teaches=teaches, reason=reason, scores=dict(scores)))
+
+
+def _own_text(item: Interaction, said: Sequence[Signal], settings: FilterSettings) -> Finding | None:
+    """What is wrong with the query, the answer, or the words of the feedback."""
+    found = check_text(item.query, item.answer, settings) or _feedback_text(said, settings)
+    punished = sum(signal.polarity for signal in said) < 0
+    if punished and (found is None or found.reason in REFUSED_FOR) and REFUSAL.search(item.answer):
+        scores = class_scores(item.query)
+        suspect = {name: round(scores[name], 3) for name in REFUSED_FOR if scores[name] >= SUSPECT}
+        return Finding("right_refusal", suspect) if suspect else found
+    return found
+
+
+def _feedback_text(said: Sequence[Signal], settings: FilterSettings) -> Finding | None:
+    """Feedback is trained on too: injections in a complaint, and everything that is noise in a correction."""
+    for signal in said:
+        for text, classes in ((signal.evidence, REFUSED_FOR[:2]), (signal.correction or "", REFUSED_FOR)):
+            scores = class_scores(text)
+            worst = max(classes, key=scores.__getitem__)
+            if scores[worst] >= FLAG:
+                return Finding(worst, {f"feedback_{worst}": round(scores[worst], 3)})
+            private = strong_identifiers(text) if settings.personal_data == "drop" else {}
+            if private:
+                counts = {f"feedback_{kind}": float(len(spans)) for kind, spans in private.items()}
+                return Finding("personal_data", counts)
+    return None
+
+
+# --- copies ---
+
+RECENT = 2000  # copies are looked for among so many earlier queries of the same user with the same answer
+
+
+def _copies(
+    interactions: Sequence[Interaction],
+    read: Sequence[Sequence[Signal]],
+    vectors: Vectors,
+    findings: Sequence[Finding | None],
+    settings: FilterSettings,
+) -> dict[int, Finding]:
+    """Row -> finding, for every row that repeats another of the same owner and is not the best of them."""
+    groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, item in enumerate(interactions):
+        owner = item.user or item.session
+        if owner is not None and findings[index] is None:
+            groups[owner, _plain(item.answer)].append(index)
+    dropped: dict[int, Finding] = {}
+    for rows in groups.values():
+        for same in _alike(rows, vectors, settings.duplicate_similarity):
+            best = min(same, key=lambda index: (-len(read[index]), interactions[index].at, interactions[index].id))
+            twin = vectors[same] @ vectors[best]
+            scores = {index: round(float(value), 4) for index, value in zip(same, twin, strict=True)}
+            dropped |= {index: Finding("duplicate", {"similarity": scores[index]}) for index in same if index != best}
+    return dropped
+
+
+def _alike(rows: Sequence[int], vectors: Vectors, least: float) -> list[list[int]]:
+    """Groups of at least two rows, each like the group's first (cosine)."""
+    groups: list[list[int]] = []
+    for row in rows:
+        leaders = groups[-RECENT:]
+        similar = vectors[[group[0] for group in leaders]] @ vectors[row] if leaders else np.zeros(1, np.float32)
+        nearest = int(np.argmax(similar))
+        if leaders and similar[nearest] >= least:
+            leaders[nearest].append(row)
+        else:
+            groups.append([row])
+    return [group for group in groups if len(group) > 1]
+
+
+def _plain(text: str) -> str:
+    return " ".join(re.findall(r"\w+", text.lower()))
+
+
+# --- off topic ---
+
+
+def _off_topic(
+    interactions: Sequence[Interaction], vectors: Vectors, findings: Sequence[Finding | None], settings: FilterSettings
+) -> tuple[Floats, Cut | None]:
+    """Closeness of each row, and where off topic begins (None: too few logs to say)."""
+    if len(interactions) < settings.off_topic_min_logs or settings.off_topic == "off":
+        return np.full(len(interactions), np.nan), None
+    owners = [item.user or item.session or item.id for item in interactions]
+    trusted = np.array([finding is None for finding in findings])
+    attacks = np.array([finding is not None and finding.reason in ATTACKS for finding in findings])
+    close = closeness(vectors, owners, trusted)
+    return close, cut(close[trusted], close[attacks], settings)
+
+
+def _too_far(close: float, edge: Cut | None, scores: Mapping[str, float]) -> Finding | None:
+    if edge is None or not close < edge.below:
+        return None
+    return Finding("off_topic", {**scores, "cut": round(edge.below, 4), "typical": round(edge.typical, 4)})
+
+
+# --- feedback ---
+
+
+def _by_feedback(
+    item: Interaction, said: Sequence[Signal], nll: float | None, scores: Mapping[str, float], settings: FilterSettings
+) -> Decision:
+    """What an interaction that is no noise may teach."""
+    net = round(sum(signal.polarity * signal.confidence for signal in said), 4)
+    heard = {"feedback": net} if said else {}
+    measured = {} if nll is None else {"answer_nll": round(nll, 4)}
+    unlikely = nll is not None and nll > settings.max_answer_nll
+    teaches, reason = _lesson(said, net, bool(item.answer.strip()), unlikely)
+    return _decision(item, teaches, reason, {**scores, **heard, **measured})
+
+
+def _lesson(said: Sequence[Signal], net: float, answered: bool, unlikely: bool) -> tuple[Teaches, str]:
+    corrected = any(s.polarity < 0 and (s.kind in ("edit", "correction") or s.correction) for s in said)
+    if corrected or (said and net <= -BALANCE):
+        return "rule", "explicit_correction" if corrected else "unsatisfied"
+    if unlikely:
+        return "nothing", "high_perplexity_answer"
+    if not said:
+        return "nothing", "no_feedback"
+    if net < BALANCE:
+        return "nothing", "mixed_feedback"
+    return ("positive", "praised") if answered else ("nothing", "no_answer")

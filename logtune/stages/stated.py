@@ -1,0 +1,215 @@
+"""A user's words about an answer -> the answer that they name as right, if they name one.
+
+"No, this is about card arrival", "should have been 'cash withdrawal', not transfers", "wrong, the answer is 42":
+patterns over clauses, the most explicit first. What follows the cue is cut where the clause turns to something else,
+and cleaned of quotes, articles and courtesies. Comments that somebody was asked for (`asked`) may be terse: "refund
+status please".
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+LONGEST = 400  # characters of a comment in which an answer is looked for; longer ones explain
+MANY_WORDS = 40  # of an answer that the user introduces as such
+MOST_TERSE = 6  # words of a terse one
+FEW_WORDS = 10  # of an answer that is only implied
+
+
+class Stated(NamedTuple):
+    """The right answer in a user's words, and how plainly it was introduced."""
+
+    text: str
+    plain: bool  # True: "the right answer is X", "should be X"; False: implied, "X please"
+
+
+WAS = r"(?:\s+(?:is|was|are|were|'s|would be|would have been|should be|should have been|ought to be|must be)|'s)"
+SOFT = (
+    r"(?:(?:really|actually|clearly|obviously|surely|probably|rather|simply|just|all|more|only|definitely|of course"
+    r"|in fact|I think|instead)\s+)*"
+)
+THING = (
+    r"(?:answers?|replies|reply|response|topic|intent|category|class|label|result|output|value|word|name|term|format"
+    r"|option|"
+    r"choice|one|thing|team|desk|department|queue|place|solution|translation|spelling|number|date|code|tag|subject"
+    r"|title)"
+)
+SUBJECT = (
+    r"(?:this|that|it|mine|these|which|(?:my|the|this|that) (?:question|message|request|query|issue|problem|case"
+    r"|matter|ticket|topic|mail|email|answer|intent|category|label))"
+)
+MOVE = (
+    r"(?:goes|go|belongs|belong|send|sent|give|given|forward|forwarded|route|routed|assign|assigned|hand|handed|move"
+    r"|moved|pass|passed|file|filed|land|direct|directed|transfer|put|classif(?:y|ied)|label(?:led|ed)?|tag(?:ged)?"
+    r"|mark(?:ed)?|categori[sz]ed?)"
+)
+ABOUT = (
+    r"(?:about|regarding|concerning|related to|relating to|to do with|on the topic of|a question (?:about|on|for)"
+    r"|a matter of|a case of|a case for|a problem with|a|an|for|with)"
+)
+
+# Each names the answer as `x`. Plain ones first: they say that what follows is right.
+PLAIN: Sequence[str] = (
+    rf"\b(?:right|correct|proper|expected|actual|true|real|desired|better|good"
+    rf"|perfect)\s+{THING}{WAS}\s*[:=]?\s*{SOFT}(?:about\s+|that\s+)?(?P<x>.+)",
+    rf"\b(?:right|correct|proper|expected|actual|better)\s+{THING}\s*(?:[:=]|->|→)\s*(?P<x>.+)",
+    rf"\b(?:the|its) (?:answer|topic|intent|category|label|class|solution|translation|desk"
+    rf"|department){WAS}\s+{SOFT}(?P<x>.+)",
+    r"^\W*(?:correct(?:ion)?|answer|expected|solution|should be|right)\s*(?:[:=]|->|→)\s*(?P<x>.+)",
+    rf"(?<!you )(?<!\bi )(?<!we )(?<!they )\b(?:should|must|ought to|has to|needs? to|supposed to)\s*(?:'ve"
+    rf"|have)?\s+{SOFT}(?:been|be|being|become|say|said|read|answered|answer(?: with)?|reply|replied|go(?:ne)? (?:to"
+    rf"|with|under|in)|be (?:sent|given|classified|labell?ed|filed|routed|marked|tagged|put|listed)(?: (?:as|to|under"
+    rf"|in|with))?|have (?:said|answered|replied)|been (?:sent|classified|labell?ed|filed|routed|marked|tagged"
+    rf"|put)(?: (?:as|to|under|in|with))?)"
+    rf"\s+{SOFT}(?:(?:about|labell?ed|classified|under|as|with)\s+)*(?P<x>.+)",
+    r"\b(?:should|must|ought to) (?:have )?(?:go|gone|come|land|landed) (?:to|with|under|in) (?P<x>.+)",
+    rf"\b(?:I|we)\s+(?:{SOFT})(?:meant|mean|wanted to (?:ask|know) about|was asking (?:about|for)|were asking about"
+    rf"|'m asking (?:about|for)|am asking (?:about|for)|asked (?:about|for)|was talking about|'m talking about"
+    rf"|am talking about|talked about|wrote about|was looking for|am looking for|was after)\s+{SOFT}(?!to\b"
+    rf"|that\b)(?P<x>.+)",
+    rf"\b{SUBJECT}{WAS}?\s+{SOFT}(?:about|regarding|concerning|related to|relating to|to do with|on the topic of"
+    rf"|a question (?:about|on)|a matter of|a case of)\s+(?P<x>.+)",
+    rf"\b{SUBJECT}\s+(?:concerns|relates to|refers to|means|meant)\s+{SOFT}(?P<x>.+)",
+    r"\bnot\s+(?:about\s+)?[^,.;!?]{1,60}?,?\s+but\s+(?:rather\s+)?(?:about\s+)?(?P<x>.+)",
+    r"(?:\bes geht (?:hier )?um|\brichtig (?:ist|wäre)|\bdie richtige antwort ist|\bil s'agit (?:de|d')"
+    r"|\bla bonne réponse est|\bes sobre|\bse trata de|"
+    r"\bla respuesta correcta es|\bsi tratta di|\bla risposta (?:corretta|giusta) è|\bа? ?речь (?:идёт|идет) о"
+    r"|\bправильный ответ\W+|正确答案是|应该是)\s*(?P<x>.+)",
+)  # fmt: skip
+CONTRAST: Sequence[str] = (
+    r"(?:^|[,:;]\s*|\b(?:is|was|it's|that's|about)\s+)(?P<x>[^,.;:!?]{2,80}?),?\s+(?:instead of|rather than)\s+\S",
+    r"(?:^|[,:;]\s*|\b(?:is|was|it's|that's|about)\s+)(?P<x>[^,.;:!?]{2,80}?),\s+(?:and\s+)?not\s+\S",
+)
+REFUSE = (
+    r"^\W*(?:(?:wrong (?:one|answer|topic|desk|team|place|category|label|again)|no+|nope|nah|wrong|incorrect|false"
+    r"|not (?:this (?:desk|team|topic|category|one)|quite|right|correct|true|really|exactly|them|this one|this|that"
+    r"|it)|hm+|you (?:mixed it up|got it wrong)|sorry|please)\b[\s,.:;!–—-]*)+"
+)
+IMPLIED: Sequence[str] = (
+    rf"{REFUSE}(?:this|that|it)(?:'s| is| was)\s+{SOFT}(?P<x>.+)",
+    rf"{REFUSE}(?:I (?:said|asked|want(?:ed)?|need(?:ed)?)|try|make (?:it|this|that)|use|say)\s+(?:for\s+)?(?P<x>.+)",
+)
+ASKED: Sequence[str] = (
+    rf"\b{MOVE}\b(?:\s+(?:it|this|that|them|me|these|my \w+|over|there))*\s+(?:to|with|under|in|as|into)\s+(?P<x>.+)",
+    rf"\b{SUBJECT}{WAS}\s+{SOFT}(?:one\s+)?(?:for|something for|a job for|up to)\s+(?P<x>.+)",
+    r"\b(?:is|was|one)\s+(?:meant\s+)?for\s+(?P<x>.+)",
+    r"(?P<x>[^,.;:!?]{3,60}?)'s? (?:job|task|business|responsibility)\b",
+    r"\b(?:try|ask|contact|use|pick|choose|say|answer|reply|make (?:it|this|that)|call (?:it|this|that)|change (?:it"
+    r"|this|that) to|needs?|want|wanted|look for|looking for)\s+(?:(?:with|for)\s+)?(?P<x>.+)",
+    rf"\b(?:it|this|that)(?:'s| is| was)\s+{SOFT}(?P<x>.+)",
+    rf"{REFUSE}(?P<x>.+)",
+    r"^\W*(?:please[, ]+)?(?P<x>[^,.;:!?]{2,60}?),?\s+(?:please|pls|instead|obviously|surely|of course)\W*$",
+    r"^\W*(?:(?:obviously|surely|clearly|just|simply)[, ]+)?(?P<x>.+)",
+)
+# Where the clause turns away from the answer.
+TURN = re.compile(
+    r"\s*(?:[.;!?]+(?=\s|$)|\n|\s[–—-]+\s|,\s*(?=(?:not|and not|please|pls|because|since|as|but|so|which|who|thanks"
+    r"|thank|obviously|right|ok|okay|you|it|that|this|I|i|he|she|we|they|right\?|no|isn't|instead|rather)\b)"
+    r"|\s+(?=(?:because|since|instead of|rather than|but not|and not|not (?:a|an|the|about|this|that|these|those|them"
+    r"|it)\b|as (?:I|i|it|the)|so (?:I|please)|which (?:is|was)|is what|that is what)\b)|,?\s+(?:but|and)\s+(?=(?:you"
+    r"|it|I|i|the|your|this|that|not)\b)|\s*\()",
+)
+QUOTED = re.compile(r"[\"“”„«»`]([^\"“”„«»`]{1,200})[\"“”„«»`]|(?<!\w)['‘’]([^'‘’]{1,200})['‘’](?!\w)")
+LEAD = re.compile(
+    r"^(?:(?:about|the|a|an|your|our|my|one|to|for|under|as|simply|just|labell?ed|called|rather|really|actually"
+    r"|probably|like|something (?:like|about|with)|ask|try|use|contact|send (?:it )?to|give (?:it )?to"
+    r"|in the category|whoever does|whoever handles)\s+)+",
+    re.IGNORECASE,
+)
+TAIL = re.compile(
+    r"(?:[,\s]+(?:please|pls|plz|thanks|thank you|thx|instead|obviously|surely|really|actually|here|now|then|though"
+    r"|tho|I think|I guess|i guess|i think|I believe|I'd say|i'd say|"
+    r"of course|ok|okay|right|again|for (?:this|that|sure)|too|dude|mate|lol))+\s*$",
+    re.IGNORECASE,
+)
+NOUN = re.compile(
+    r"\s+(?:desks?|teams?|departments?|people|folks|guys|lot|category|topic|intent|label|class|question|issue|matter"
+    r"|request|problem|section|queue|staff)\s*$",
+    re.IGNORECASE,
+)
+BARE = re.compile(
+    r"(?:desk|team|topic|category|label|answer|place|one|department|class|intent|thing|person|other|another)$",
+    re.IGNORECASE,
+)
+# No answer: what users say of an answer, and changes they ask for.
+EMPTY = re.compile(
+    r"^(?:not?\b|n't\b|wrong|incorrect|right|correct|bad|good|better|worse|useless|nonsense|rubbish|garbage|random"
+    r"|silly|stupid|ridiculous|terrible|awful|weird|unhelpful|complete\b|total\b|"
+    r"more\b|less\b|too\b|so\b|very\b|much\b|able\b|what\b|how\b|why\b|when\b|where\b|who\b|whom\b|if\b|that\b|this\b"
+    r"|these\b|those\b|it\b|them\b|him\b|her\b|me\b|you\b|there\b|here\b|something\b|someone\b|anything\b|nothing\b"
+    r"|everything\b|"
+    r"else\b|again\b|shorter|longer|simpler|clearer|faster|easier|quicker|different|formal|polite|specific|concise"
+    r"|detailed|fixed|improved|changed|removed|added|done|working|fine|ok\b|okay\b|"
+    r"in\b|with\b|without\b|using\b|by\b|at\b|from\b|on\b|all\b|still\b|also\b|never\b|always\b|being\b|been\b|be\b"
+    r"|an? (?:bit|little|lot|joke|lie|mistake|shame|problem|mess)\b|help\b|need\b|want\b|sorry|please\b|"
+    r"i\b|we\b|he\b|she\b|they\b|your?\b|was\b|is\b|are\b|does\b|do\b|did\b|can\b|could\b|will\b|would\b|should\b"
+    r"|have\b|has\b|had\b|no\b|none\b|yes\b|and\b|but\b|or\b|as\b|than\b|of\b|to\b|totally\b|completely\b|exactly\b"
+    r"|nowhere\b|outdated|"
+    r"supposed\b|missing|broken|false|true that|hm+\b|seriously|unbelievable|come on|thank|thx|great\b|perfect\b"
+    r"|nice\b|cool\b|wow|lol|hello|hi\b|hey\b|works?\b|well\b|ashamed|distinct|either\b|due\b|written|opened|harder"
+    r"|hard\b|five\b|two\b|three\b|write\b|create\b|generate\b|implement\b|find\b|try\b|asked?\b|getting\b|making\b"
+    r"|even\b|honestly|pointless|off\b)",
+    re.IGNORECASE,
+)
+# "lost property would know": what the named one does is no part of its name.
+DOES = re.compile(
+    r"(?<=\w) (?:would|could|can|will|has|have|handles?|sorts?|looks? after|does|knows?|deals?|sorted|to look)\b",
+    re.IGNORECASE,
+)
+SPEECH = re.compile(
+    r"\b(?:you|your|i|i'm|i've|we|me|my|is|are|was|were|does|did|do|don't|didn't|doesn't|isn't|wasn't|can't|couldn't"
+    r"|won't|what|why|how|who|when|where|wrong|bad|answer|again|sense|useless|help|helpful|understand)\b|n't\b",
+    re.IGNORECASE,
+)
+
+
+def stated_answer(text: str, answer: str, asked: bool = False) -> Stated | None:
+    """The answer that `text` names as right, or None; never the `answer` itself.
+
+    `asked`: the text is a comment on the answer, so that a bare "exchange rate" is an answer and no new question.
+    """
+    if not text.strip() or len(text) > LONGEST:
+        return None
+    one_line = re.sub(r"[ \t]+", " ", text.strip())
+    refused = re.match(REFUSE, one_line, re.IGNORECASE) is not None
+    for span in _spans(one_line, (*PLAIN, *CONTRAST) if asked or refused else PLAIN):
+        found = _clean(span, answer, MANY_WORDS)
+        if found:
+            return Stated(found, True)
+    for span in _spans(one_line, IMPLIED):
+        found = _clean(span, answer, FEW_WORDS)
+        if found and not SPEECH.search(found):
+            return Stated(found, False)
+    return _terse(one_line, answer) if asked else None
+
+
+def _terse(text: str, answer: str) -> Stated | None:
+    sentences = [part for part in re.split(r"(?<=[.!?;])\s+|\s[–—-]\s", text) if part.strip()]
+    for span in (span for part in (text, *sentences) for span in _spans(part, ASKED)):
+        found = _clean(DOES.split(span, maxsplit=1)[0], answer, FEW_WORDS)
+        if found and len(found.split()) <= MOST_TERSE and not SPEECH.search(found):
+            return Stated(found, False)
+    return None
+
+
+def _spans(text: str, patterns: Sequence[str]) -> Iterator[str]:
+    for pattern in patterns:
+        match = re.search(pattern, text, re.IGNORECASE)
+        if match is not None:
+            yield match["x"]
+
+
+def _clean(span: str, answer: str, longest: int) -> str | None:
+    """The span up to where the clause turns, without quotes and courtesies; None when nothing telling is left."""
+    quoted = QUOTED.search(span)
+    if quoted is not None and quoted.start() <= 20:
+        found = (quoted[1] or quoted[2]).strip()
+    else:
+        found = TURN.split(span, maxsplit=1)[0]
+        found = LEAD.sub("", TAIL.sub("", found.strip(" \t\"'“”‘’`.,;:!?-–—*")))
+        found = NOUN.sub("", TAIL.sub("", found)).strip(" \t\"'“”‘’`.,;:!?-–—*")
+        if EMPTY.match(found):
+            return None
+    words = re.findall(r"\w+", found.lower())
+    says_nothing = not words or BARE.match(found) is not None or words == re.findall(r"\w+", answer.lower())
+    return None if says_nothing or len(found.split()) > longest else found

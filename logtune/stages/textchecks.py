@@ -1,0 +1,216 @@
+"""query, answer -> what is wrong with the text itself, without a model and without looking at other logs.
+
+Sizes and broken characters first, then the noise classes by the clues of `lexicon`, then personal data. A class's score
+is 1 - product(1 - weight) over the clues that were found (noisy or): clues add up, none is certain.
+"""
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache, lru_cache
+from types import MappingProxyType
+from typing import NamedTuple
+
+from logtune.config import FilterSettings
+from logtune.stages.lexicon import CLUES, IDEAS, Clue
+from logtune.stages.personal import personal_data, strong_identifiers
+
+FLAG = 0.5  # a class is named from this score on
+SUSPECT = 0.3  # enough to believe an answer that refused
+SENTENCE = 40  # words that a full stop counts for: more than any span but those over sentences
+SCANNED = 8000  # characters; longer texts are too long anyway
+
+
+class Finding(NamedTuple):
+    """Why a text teaches nothing, and the numbers it rests on."""
+
+    reason: str  # a code of filter.REASONS
+    scores: Mapping[str, float]
+
+
+def check_text(query: str, answer: str, settings: FilterSettings) -> Finding | None:
+    """The first thing that is wrong with an interaction's own text; None: nothing."""
+    sized = _size(query, answer, settings)
+    if sized is not None:
+        return sized
+    broken = malformed(query)
+    if broken is not None:
+        return Finding("malformed", {broken: 1.0})
+    if _width(query.strip()) < settings.min_chars:
+        return Finding("too_short", {"chars": float(len(query.strip()))})
+    scores = class_scores(query)
+    worst = max(scores, key=lambda name: scores[name])
+    if scores[worst] >= FLAG:
+        return Finding(worst, {worst: round(scores[worst], 3)})
+    if settings.personal_data == "drop":
+        found = personal_data(query) or strong_identifiers(answer)
+        if found:
+            return Finding("personal_data", {kind: float(len(spans)) for kind, spans in found.items()})
+    return None
+
+
+def _size(query: str, answer: str, settings: FilterSettings) -> Finding | None:
+    longest = max(len(query), len(answer))
+    return Finding("too_long", {"chars": float(longest)}) if longest > settings.max_chars else None
+
+
+def _width(text: str) -> int:
+    """Characters, where one of a script without letters (Han, Kana, Hangul) says as much as two."""
+    return sum(2 if unicodedata.east_asian_width(char) in "WF" else 1 for char in text)
+
+
+# --- broken text ---
+
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ue000-\uf8ff]")
+ESCAPED = re.compile(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|%[0-9a-f]{2}%[0-9a-f]{2}|&#x?[0-9a-f]{2,7};?", re.IGNORECASE)
+STACKED = re.compile(r"[\u0300-\u036f\u0489]{3,}")  # marks piled on one letter
+WORD = re.compile(r"[^\W\d_]{2,}")
+INJECTED = re.compile(
+    r"<\s*/?\s*(?:script|img|iframe|svg|style|object|embed|body|input|a|div|meta|link|i|b|foo|form|video)\b[^>]*>?"
+    r"|javascript\s*:|vbscript\s*:|\bon(?:error|load|click|mouse\w+|focus|wheel)\s*=|\balert\s*\(|\bexpression\s*\("
+    r"|'\s*(?:or|and)\s*'?\d+'?\s*=\s*'?\d+|;\s*(?:drop|delete|insert|update)\s+\w+|\bunion\s+select\b|--\s*$"
+    r"|\$\{?\w*jndi"
+    r"|<!\w+|<\?\w+|\$\(\s*\w+|`[^`]*/[^`]*`|%x\(|\.\./\.\./|/etc/passwd|&lt;\s*script",
+    re.IGNORECASE,
+)
+STYLED = re.compile(r"[\U0001d400-\U0001d7ff\uff21-\uff5a\u24b6-\u24e9\U0001f130-\U0001f189]")
+
+
+def malformed(text: str) -> str | None:
+    """What is broken in `text`: control, marks, no_words, styled, injected or escapes; None: nothing."""
+    if CONTROL.search(text):
+        return "control"
+    if STACKED.search(text):
+        return "marks"
+    words = WORD.findall(text)
+    if not words and not any(char.isalpha() and unicodedata.east_asian_width(char) == "W" for char in text):
+        return "no_words"
+    letters = sum(len(word) for word in words)
+    if len(STYLED.findall(text)) * 2 > letters > 0:
+        return "styled"
+    return _mostly_markup(text)
+
+
+def _mostly_markup(text: str) -> str | None:
+    """A pasted program is fine, a request that is nothing but an attack string is not: few words remain beside it."""
+    if INJECTED.search(text) and len(WORD.findall(INJECTED.sub(" ", ESCAPED.sub(" ", text)))) < 6:
+        return "injected"
+    if sum(len(item) for item in ESCAPED.findall(text)) * 3 > len(text):
+        return "escapes"
+    return None
+
+
+# --- noise classes, by clues ---
+
+TOKEN = re.compile(r"(?P<stop>[.!?\n]+(?=\s|$)|\n)|@?[£$€]?\+?[^\W_](?:[^\s,;()\"“”<>\[\]{}!?]*[^\W_])?\+{0,2}")
+SHOUTED = re.compile(r"\b[A-Z]{3,}\b")
+SHAPES = {
+    "#number": re.compile(r"^(?:\+?\d{10,13}|\d{5})$"),
+    "#money": re.compile(r"^[£$€]\d"),
+    "#fee": re.compile(r"^£?\d{1,3}(?:\.\d\d)?p(?:pm|m|min|ence|er)?(?:/.*)?$"),
+    "#link": re.compile(r"^(?:https?://|www\.)|\.(?:com|co\.uk|net|org|ru|info)\b"),
+    "#tweet": re.compile(r"^(?:@\w+|rt|lmao+|bae)$"),
+    "whose": re.compile(r"^(?!(?:what|where|who|that|it|there|here|how|let|when)'s$)..+(?:'s|s')$"),
+}
+Places = Mapping[str, Sequence[int]]
+
+
+def class_scores(text: str) -> dict[str, float]:
+    """Score 0..1 of each noise class of `lexicon.CLUES`."""
+    places = _places(text[:SCANNED])
+    scores = {name: _noisy_or(clue.weight for clue in clues if _found(clue, places)) for name, clues in CLUES.items()}
+    if "defence" in places:  # talk about harm: prevented, reported, in a game, in history
+        scores["harmful_request"] *= 0.6
+    return scores
+
+
+def _noisy_or(weights: Iterable[float]) -> float:
+    missed = 1.0
+    for weight in weights:
+        missed *= 1 - weight
+    return 1 - missed
+
+
+def _places(text: str) -> Places:
+    """Where each idea stands, in words from the start; a sentence's end counts as many words."""
+    places: defaultdict[str, list[int]] = defaultdict(list)
+    words = [(match.group(), match["stop"] is not None) for match in TOKEN.finditer(text.lower().replace("’", "'"))]
+    at = 0
+    for index, (word, stop) in enumerate(words):
+        at += SENTENCE if stop else 1
+        if stop:
+            continue
+        for idea in _ideas(word):
+            places[idea].append(at)
+        for idea, length in _phrases_at(words, index):
+            places[idea].append(at + length)
+    if len(SHOUTED.findall(text)) >= 3:
+        places["#shout"].append(1)
+    return places
+
+
+def _found(clue: Clue, places: Places) -> bool:
+    """True when the clue's ideas stand in order, all within its span."""
+    return all(idea in places for idea in clue.ideas) and any(
+        _follows(clue.ideas[1:], start, start + clue.span, places) for start in places[clue.ideas[0]]
+    )
+
+
+def _follows(ideas: Sequence[str], start: int, end: int, places: Places) -> bool:
+    """The earliest place of each next idea is always the best choice."""
+    for idea in ideas:
+        following = next((place for place in places[idea] if start < place <= end), None)
+        if following is None:
+            return False
+        start = following
+    return True
+
+
+class _Table(NamedTuple):
+    """IDEAS by how its entries are looked up."""
+
+    words: Mapping[str, frozenset[str]]
+    prefixes: Mapping[str, frozenset[str]]
+    phrases: Mapping[str, tuple[tuple[tuple[str, ...], str], ...]]  # first word -> rest, idea
+
+
+@cache
+def _table() -> _Table:
+    words, prefixes, phrases = defaultdict(set), defaultdict(set), defaultdict(list)
+    for idea, listed in IDEAS.items():
+        for entry in listed.split():
+            first, *rest = entry.split("_")
+            if rest:
+                phrases[first].append((tuple(rest), idea))
+            elif entry.endswith("*"):
+                prefixes[entry[:-1]].add(idea)
+            else:
+                words[entry].add(idea)
+    rests = {first: tuple(entries) for first, entries in phrases.items()}
+    return _Table(_frozen(words), _frozen(prefixes), MappingProxyType(rests))
+
+
+def _frozen(table: Mapping[str, set[str]]) -> Mapping[str, frozenset[str]]:
+    return MappingProxyType({key: frozenset(value) for key, value in table.items()})
+
+
+@lru_cache(maxsize=65536)
+def _ideas(word: str) -> tuple[str, ...]:
+    table = _table()
+    found = set(table.words.get(word, ()))
+    found.update(*(table.prefixes.get(word[:end], frozenset()) for end in range(3, len(word) + 1)))
+    found.update(name for name, shape in SHAPES.items() if shape.search(word))
+    return tuple(sorted(found))
+
+
+def _phrases_at(words: Sequence[tuple[str, bool]], index: int) -> Iterator[tuple[str, int]]:
+    """Ideas of the phrases that begin at `index`, with how many words follow the first."""
+    for rest, idea in _table().phrases.get(words[index][0], ()):
+        following = [word for word, _ in words[index + 1 : index + 1 + len(rest)]]
+        if len(following) == len(rest) and all(map(_is, following, rest)):
+            yield idea, len(rest)
+
+
+def _is(word: str, entry: str) -> bool:
+    return word.startswith(entry[:-1]) if entry.endswith("*") else word == entry
