@@ -1,0 +1,198 @@
+"""`logtune import`, `cycle`, `report`, `rollback` and `serve`: what happens every week."""
+
+import time
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from logtune.app.console import ALL, Console, common, counted, fit, one_line
+from logtune.errors import OK, InputError
+
+if TYPE_CHECKING:
+    from logtune.app.findings import Reason
+    from logtune.config import Config
+    from logtune.edges.importers import ImportReport
+    from logtune.edges.store import Store
+    from logtune.ports import Tools
+    from logtune.records import Deployment
+
+EXAMPLES = 3  # lines of each reason that an import shows
+BY_HAND = "by-hand"  # in place of the cycle that deploys
+
+
+@click.command("import")
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--format", "format_name", metavar="NAME", help="Format of the files.  [default: seen from the first lines]"
+)
+@common
+def import_logs(say: Console, paths: Sequence[Path], format_name: str | None) -> None:
+    """Read logs and feedback from files: our own JSONL, or OpenAI chat JSONL.
+
+    A line that cannot be used is reported with file, line and reason, and the rest is imported. Importing a file again
+    adds nothing.
+
+    \b
+    Examples:
+      logtune import logs.jsonl feedback.jsonl
+      logtune import chats.jsonl --format openai --json
+    """
+    from logtune.edges.importers import import_file
+
+    with say.store() as (store, _):
+        reports = [import_file(store, path, format=format_name, progress=say.progress) for path in paths]
+    say.answer(reports, imported(reports))
+
+
+@click.command("cycle")
+@click.option("--dry-run", is_flag=True, help="Show what the filter would keep and drop, and write nothing.")
+@common
+def cycle(say: Console, dry_run: bool) -> int:
+    """Learn from the logs: filter, distil, cluster, train, gate, deploy. Exit 3 where no candidate passed its gate.
+
+    What an earlier run did is not done again. A cycle may be killed at any time; the next one continues it.
+
+    \b
+    Examples:
+      logtune cycle --dry-run       counts and examples a reason
+      logtune cycle
+      logtune cycle --set train.epochs=5 --json
+    """
+    from logtune.app.build import tools
+
+    with say.store() as (store, config):
+        made = tools(config, progress=say.progress)
+        return foretell(say, store, made, config) if dry_run else learn(say, store, made, config)
+
+
+@click.command("report")
+@click.option("-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The page.  [default: report.html]")
+@click.option("--cycle", "cycle_id", metavar="ID", help="Of this cycle.  [default: the newest]")
+@common
+def report(say: Console, out: Path | None, cycle_id: str | None) -> None:
+    """Write one HTML page about a cycle: what was learned, dropped, trained, compared and deployed, and why.
+
+    \b
+    Examples:
+      logtune report
+      logtune report --cycle 0198c2 -o week-27.html
+    """
+    from logtune.app.report import write
+
+    with say.store() as (store, config):
+        if not store.cycles(1):
+            say.answer({"path": None}, ["There is nothing to report: no cycle has run yet. Next: logtune cycle"])
+            return
+        path = write(store, out or Path("report.html"), config, cycle_id)
+    say.answer({"path": str(path)}, [f"Wrote {path}. Open it in a browser."])
+
+
+@click.command("rollback")
+@click.argument("name", metavar="CLUSTER")
+@common
+def rollback(say: Console, name: str) -> None:
+    """Give a cluster back to what served it before; a running gateway follows within seconds.
+
+    \b
+    Examples:
+      logtune rollback card_arrival
+      logtune deployments           shows the names, and what happened
+    """
+    with say.store() as (store, _):
+        made = undo(store, name, time.time())
+        before = made.adapter_id or "the base model"
+    say.answer(made, [f"{made.cluster_name} is served by {before} again ({made.id})."])
+
+
+@click.command("serve")
+@click.option("--host", help="Address to listen on.  [default: serve.host]")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for a free one.  [default: serve.port]"
+)
+@common
+def serve(say: Console, host: str | None, port: int | None) -> None:
+    """Run the gateway until it is interrupted: OpenAI-compatible, routes to adapters, logs every call.
+
+    \b
+    Examples:
+      logtune serve
+      logtune serve --port 9000 --set model.engine=openai --set model.url=http://127.0.0.1:8000/v1
+    """
+    from logtune.app.gateway import serve as run
+
+    run(say.config(serve__host=host, serve__port=port))
+
+
+def imported(reports: "Sequence[ImportReport]") -> Iterator[str]:
+    """What came in, and each kind of line that could not be used, with examples."""
+    from logtune.edges.importers import REASONS
+
+    for report in reports:
+        known = f" ({report.known_logs:,} known already)" if report.known_logs else ""
+        new = f"{counted(report.new_logs, 'new log')}{known}, {report.new_feedback:,} new feedback"
+        yield f"{report.file}: {counted(report.lines, 'line')} of format {report.format}, {new}"
+        unknown = {"unknown_target": report.unknown_targets} if report.unknown_targets else {}
+        for reason, count in (dict(report.rejected) | unknown).items():
+            yield f"  {reason}: {count:,}. {REASONS.get(reason, '')}"
+            examples = [reject for reject in report.rejects if reject.reason == reason]
+            for reject in examples[:EXAMPLES]:
+                yield f"    {reject.file}:{reject.line}: {one_line(reject.detail)}  {fit(one_line(reject.excerpt), 60)}"
+    yield "Next: logtune cycle" if any(report.new_logs or report.new_feedback for report in reports) else "Nothing new."
+
+
+def learn(say: Console, store: "Store", tools: "Tools", config: "Config") -> int:
+    """Run a cycle and say what came of it; 3 where no candidate passed its gate."""
+    from logtune.pipeline import run_cycle
+
+    receipt = run_cycle(store, tools, config, say.progress)
+    say.answer(receipt, [one_line(receipt.summary), "Next: logtune report shows what was learned, and why."])
+    return receipt.exit_code
+
+
+def foretell(say: Console, store: "Store", tools: "Tools", config: "Config") -> int:
+    """Say what the filter would keep and drop; nothing is written."""
+    from logtune.app.findings import reasons
+    from logtune.pipeline import dry_run
+
+    found = dry_run(store, tools, config)
+    would = reasons([decision for _, decision in found], {item.id: item for item, _ in found})
+    say.answer({"reasons": would}, foretold(would))
+    return OK
+
+
+def foretold(would: "Sequence[Reason]") -> Iterator[str]:
+    """What the filter would keep and drop, with examples."""
+    from logtune.app.report import TEACHES, percent, reason_words
+
+    if not would:
+        yield "The store holds no answered request. Next: logtune import FILE, or logtune serve"
+        return
+    total = {kind: sum(item.count for item in would if item.teaches == kind) for kind in TEACHES}
+    kept = f"{total['positive']:,} good examples, {total['rule']:,} sources of rules, {total['nothing']:,} dropped"
+    yield f"{counted(sum(total.values()), 'interaction')}: {kept}. Nothing was written."
+    words = reason_words()
+    for item in would:
+        yield f"\n{item.reason}: {item.count:,} ({percent(item.share)}), {TEACHES[item.teaches]}"
+        yield f"  {words.get(item.reason, '')}"
+        yield from (f"  {example.id}  {fit(one_line(example.query), 100)}" for example in item.examples)
+
+
+def undo(store: "Store", name: str, now: float) -> "Deployment":
+    """Deploy what served the cluster before; InputError with the closest name where there is no such cluster."""
+    from logtune.records import Deployment
+    from logtune.stages.deploy import rollback as previous
+
+    names = store.deployments()
+    if names and name not in names:
+        close = get_close_matches(name, names, 1)
+        guess = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"no cluster '{name}' was ever deployed", f"{guess}deployed are: {', '.join(sorted(names))}")
+    made = previous(name, store.list(Deployment, limit=ALL), now, "rolled back by hand")
+    store.deploy(made, BY_HAND)
+    return made
+
+
+COMMANDS = {"import": import_logs, "cycle": cycle, "report": report, "rollback": rollback, "serve": serve}

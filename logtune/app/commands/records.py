@@ -1,0 +1,235 @@
+"""`logtune rules`, `logtune clusters`...: `list` and `show ID` of every kind of record, made from one table."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+import click
+
+from logtune import records
+from logtune.app.console import Console, common, harmless, moment, table
+from logtune.errors import InputError
+
+if TYPE_CHECKING:
+    from logtune.edges.store import Store
+
+CYCLE = "logtune cycle makes them"
+
+
+class Kind(NamedTuple):
+    """One kind of record as the command line shows it."""
+
+    record: type[records.Record]
+    one: str  # in the singular
+    columns: tuple[str, ...]  # fields of the list
+    empty: str  # what to say, and the next command, where there are none
+
+
+KINDS = {
+    "interactions": Kind(
+        records.Interaction, "interaction", ("id", "at", "user", "query", "answer", "follow_ups"), CYCLE,
+    ),
+    "feedback": Kind(
+        records.Feedback, "feedback", ("id", "at", "target", "kind", "value", "comment", "correction"),
+        "logtune import FILE reads it, and clients of logtune serve post it to /v1/feedback",
+    ),
+    "signals": Kind(
+        records.Signal, "signal", ("id", "interaction_id", "kind", "polarity", "confidence", "evidence"), CYCLE,
+    ),
+    "decisions": Kind(
+        records.Decision, "decision", ("id", "interaction_id", "teaches", "reason"),
+        CYCLE + "; --dry-run only shows them",
+    ),
+    "rules": Kind(
+        records.Rule, "rule", ("id", "text", "distinct_users", "interaction_ids", "covered", "state"),
+        CYCLE + " from what users corrected",
+    ),
+    "pairs": Kind(
+        records.PreferencePair, "pair", ("id", "origin", "margin", "chosen", "rejected"), CYCLE + " from corrections",
+    ),
+    "clusters": Kind(
+        records.Cluster, "cluster", ("id", "name", "label", "interaction_ids", "radius", "previous_id"), CYCLE,
+    ),
+    "gaps": Kind(records.Gap, "gap", ("id", "cluster_id", "novelty", "route", "reason"), CYCLE),
+    "adapters": Kind(
+        records.Adapter, "adapter", ("id", "cluster_id", "kind", "rank", "parameters", "epoch", "losses", "pair_ids"),
+        CYCLE + " where a cluster has pairs enough",
+    ),
+    "evaluations": Kind(
+        records.Evaluation, "evaluation",
+        ("id", "cluster_id", "candidate", "cases", "win_rate", "lower", "upper", "outcome", "reason"),
+        CYCLE + " where something was trained",
+    ),
+    "experiments": Kind(
+        records.Verdict, "experiment", ("id", "cluster_id", "effect", "lower", "upper", "decision", "reason"), CYCLE,
+    ),
+    "deployments": Kind(
+        records.Deployment, "deployment", ("id", "at", "cluster_name", "candidate", "adapter_id", "action", "reason"),
+        CYCLE + " when a candidate passes its gate",
+    ),
+    "failures": Kind(
+        records.Failure, "failure", ("id", "stage", "record_id", "error", "reason"), "no stage has failed on an item",
+    ),
+}  # fmt: skip
+
+
+class Listed(click.Group):
+    """A group whose verb may be left out: `logtune rules --limit 5` is `logtune rules list --limit 5`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As click, with `list` put in where an option or nothing comes first."""
+        helps = ctx.help_option_names
+        if not args or (args[0].startswith("-") and args[0] not in helps):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """As click, with a guess where an id was given without its verb."""
+        if args[0] not in self.commands:
+            raise click.UsageError(f"There is no verb '{args[0]}'. Did you mean 'show {args[0]}'?", ctx)
+        return super().resolve_command(ctx, args)
+
+
+def make(name: str, kind: Kind) -> click.Group:
+    """The group `name` with its two verbs."""
+    group = Listed(
+        name,
+        help=f"{kind.record.__doc__}\n\n\b\nExamples:\n  logtune {name}\n  logtune {name} list --limit 5 --json\n"
+        f"  logtune {name} show ID          a unique beginning of the id is enough",
+    )
+
+    @click.option(
+        "--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many, newest first."
+    )
+    @click.option("--cycle", "cycle_id", metavar="ID", help="Only what this cycle used.")
+    @common
+    def listing(say: Console, limit: int, cycle_id: str | None) -> None:
+        with say.store() as (store, _):
+            found = store.list(kind.record, limit=limit, cycle_id=cycle_id)
+            total = len(found) if len(found) < limit or cycle_id else store.count(kind.record)
+        say.answer(found, lines(kind, found, total))
+
+    @click.argument("record_id", metavar="ID")
+    @common
+    def showing(say: Console, record_id: str) -> None:
+        with say.store() as (store, _):
+            record = known(store, name, kind, record_id)
+            lineage = {"parents": store.parents(record.id), "children": store.children(record.id)}
+        say.answer({"kind": type(record).__name__, "record": record} | lineage, details(record, lineage))
+
+    examples = f"\n\n\b\nExamples:\n  logtune {name}\n  logtune {name} --limit 5 --json"
+    group.add_command(click.command("list", help=f"The newest, one a line.{examples}")(listing))
+    examples = f"\n\n\b\nExample:\n  logtune {name} show {example_id(kind.record)}"
+    group.add_command(click.command("show", help=f"Every field of one {kind.one}, and its lineage.{examples}")(showing))
+    return group
+
+
+def known(store: "Store", name: str, kind: Kind, record_id: str) -> records.Record:
+    """The record of that id; InputError with the closest ids, or with the right command for another kind."""
+    record = store.get(record_id)
+    if record is None:
+        ids = [item.id for item in store.list(kind.record, limit=1000)]
+        close = get_close_matches(record_id, ids, 1, 0.5)
+        guess = f"did you mean {close[0]}? " if close else ""
+        raise InputError(f"there is no {kind.one} '{record_id}'", f"{guess}logtune {name} lists them")
+    if not isinstance(record, kind.record):
+        right = next((key for key, other in KINDS.items() if isinstance(record, other.record)), None)
+        hint = f"logtune {right} show {record.id}" if right else f"logtune {name} lists the ids of this kind"
+        raise InputError(f"'{record_id}' is not a {kind.one} but a {type(record).__name__}", hint)
+    return record
+
+
+def lines(kind: Kind, found: Sequence[records.Record], total: int) -> Iterator[str]:
+    """The list as a table, or a sentence where it is empty."""
+    if not found:
+        yield f"There are no {kind.one if kind.one == 'feedback' else kind.one + 's'}: {kind.empty}."
+        return
+    heads = [HEADS.get(column, column.replace("_", " ")) for column in kind.columns]
+    yield from table(heads, [[cell(record, column) for column in kind.columns] for record in found])
+    if total > len(found):
+        yield f"... {total - len(found):,} more; --limit {total} shows all"
+
+
+HEADS = {
+    "interaction_id": "interaction", "cluster_id": "cluster", "record_id": "item", "interaction_ids": "interactions",
+    "pair_ids": "pairs", "losses": "loss", "distinct_users": "users", "cluster_name": "cluster",
+    "adapter_id": "adapter", "previous_id": "continues",
+}  # fmt: skip
+
+
+def cell(record: records.Record, column: str) -> str:
+    """One field in a table: short, and telling."""
+    value = getattr(record, column)
+    if column == "losses":
+        return " > ".join(f"{loss:.2f}" for loss in cast("tuple[float, ...]", value))
+    if isinstance(value, tuple):
+        return str(len(value))
+    return written(column, value)[:160]
+
+
+def written(name: str, value: object) -> str:
+    """A single value in words."""
+    if value is None:
+        return "-"
+    if name == "at":
+        return moment(cast("float", value))
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+
+
+def details(record: records.Record, lineage: Mapping[str, Sequence[str]]) -> Iterator[str]:
+    """Every field of a record, a paragraph each, and its lineage."""
+    yield f"{type(record).__name__} {record.id}"
+    for item in dataclasses.fields(record):
+        if item.name != "id":
+            yield from _field(item.name, getattr(record, item.name))
+    yield from _field("from", tuple(lineage["parents"]))
+    yield from _field("led to", tuple(lineage["children"]))
+
+
+def _field(name: str, value: object) -> Iterator[str]:
+    if name == "centroids":
+        vectors = cast("tuple[records.Vector, ...]", value)
+        value = f"{len(vectors)} of {len(vectors[0]) if vectors else 0} numbers"
+    parts = _parts(value)
+    first, *rest = harmless("\n".join(parts)).split("\n") if parts else ["-"]
+    yield (
+        f"  {name.replace('_', ' ') + ':':<18} {first}"
+        if name != "at"
+        else f"  {'at:':<18} {moment(cast('float', value))}"
+    )
+    for line in rest:
+        yield f"  {'':<18} {line}"
+
+
+def _parts(value: object) -> list[str]:
+    if isinstance(value, records.Message):
+        return [f"{value.role}: {value.content}"]
+    if isinstance(value, records.FollowUp):
+        return [f"user: {value.text}", f"assistant: {value.answer or '-'}  ({value.log_id})"]
+    if isinstance(value, Mapping):
+        return [
+            f"{key} = {value[key] if isinstance(value[key], str) else records.canonical(value[key])}" for key in value
+        ]
+    if isinstance(value, tuple):
+        return [part for item in value[:MOST] for part in _parts(item)] + _rest(value)
+    return [written("", value)]
+
+
+MOST = 20  # items of a field that `show` writes out; --json has all
+
+
+def _rest(value: tuple[object, ...]) -> list[str]:
+    return [f"... {len(value) - MOST} more; --json has all"] if len(value) > MOST else []
+
+
+def example_id(kind: type[records.Record]) -> str:
+    """An id as this kind has it."""
+    return f"{records.PREFIX[kind.__name__]}-3f9c" if kind.__name__ in records.PREFIX else "0198c2"
+
+
+COMMANDS: Mapping[str, click.Command] = {name: make(name, kind) for name, kind in KINDS.items()}

@@ -1,0 +1,112 @@
+"""`logtune status`: what came in, what the last cycle did, what serves, and what would happen next."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import click
+
+from logtune.app.console import ALL, Console, common, counted, moment
+from logtune.records import Feedback, Interaction, LogRecord
+
+if TYPE_CHECKING:
+    from logtune.app.findings import Serving
+    from logtune.config import Config
+    from logtune.edges.store import CycleRow, Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Status:
+    """What the store says now."""
+
+    logs: int
+    feedback: int
+    last_log_at: float | None
+    last_cycle: "CycleRow | None"  # ended
+    running_cycle: "CycleRow | None"
+    serving: "tuple[Serving, ...]"
+    adapter_share: float | None  # of the base model's parameters; None: not known yet
+    budget: float
+    next: str
+
+
+@click.command("status")
+@common
+def status(say: Console) -> None:
+    """Say what came in, what the last cycle did, what serves, and what would happen next.
+
+    \b
+    Examples:
+      logtune status
+      logtune status --json
+    """
+    with say.store() as (store, config):
+        now = look(store, config)
+    say.answer(now, sentences(now))
+
+
+def look(store: "Store", config: "Config") -> Status:
+    """Read the store once."""
+    from logtune.app.findings import base_parameters, live, sum_of_shares
+
+    logs, feedback = store.count(LogRecord), store.count(Feedback)
+    running, newest = store.running_cycle(), next(iter(store.list(LogRecord, limit=1)), None)
+    last = next((row for row in store.cycles(100) if row.ended_at is not None), None)
+    serving = live(store, base_parameters(config))
+    return Status(
+        logs=logs, feedback=feedback, last_log_at=newest.at if newest else None, last_cycle=last, running_cycle=running,
+        serving=serving, adapter_share=sum_of_shares(serving), budget=config.train.budget,
+        next=_next(logs, last, running, _unread(store, last) if last else 0),
+    )  # fmt: skip
+
+
+def _unread(store: "Store", last: "CycleRow") -> int:
+    """How many interactions, as the next cycle would read them, the last cycle did not have."""
+    from logtune.stages.interactions import join
+
+    seen = {item.id for item in store.list(Interaction, limit=ALL, cycle_id=last.id)}
+    feedback = list(store.feedback())
+    said_since = {item.id for item in feedback if item.at > last.started_at}
+    found = join(list(store.logs()), feedback)
+    return sum(item.id not in seen or not said_since.isdisjoint(item.feedback_ids) for item in found)
+
+
+def _next(logs: int, last: "CycleRow | None", running: "CycleRow | None", unread: int) -> str:
+    """What would happen next, and the command for it."""
+    if running:
+        return "A cycle was started and has not ended. If it is not at work any more, logtune cycle continues it."
+    if not logs:
+        return "There is nothing to learn from yet: logtune import FILE reads logs, logtune serve collects them."
+    if last is None:
+        return "No cycle has run yet: logtune cycle learns from these logs; --dry-run shows what it would keep."
+    if unread:
+        what = counted(unread, "interaction is", "interactions are")
+        return f"{what} new, or have new feedback, since the last cycle: logtune cycle learns from them."
+    return "Nothing is new since the last cycle: logtune cycle would change nothing."
+
+
+def sentences(now: Status) -> Iterator[str]:
+    """The status in plain words."""
+    from logtune.app.report import percent
+
+    latest = f"; the last one came {moment(now.last_log_at)}" if now.last_log_at else ""
+    yield f"{counted(now.logs, 'log')} and {now.feedback:,} feedback{latest}."
+    if now.last_cycle:
+        ended = f"The last cycle ({now.last_cycle.id}) ended {moment(now.last_cycle.ended_at)}."
+        yield f"{ended} {now.last_cycle.receipt.get('summary') or ''}".rstrip()
+    if now.running_cycle:
+        yield f"Cycle {now.running_cycle.id} has been open since {moment(now.running_cycle.started_at)}."
+    adapted = sum(item.adapter is not None for item in now.serving)
+    if adapted:
+        share = "a share not known" if now.adapter_share is None else percent(now.adapter_share)
+        yield f"Adapters serve {counted(adapted, 'group')} of requests with {share} of the base model's parameters;"
+        yield f"  {percent(now.budget)} are allowed."
+    else:
+        yield "The base model serves every request."
+    for item in now.serving:
+        what = f"{item.deployment.candidate} {item.adapter.id}" if item.adapter else item.deployment.candidate
+        yield f"  {item.deployment.cluster_name}: {what} since {moment(item.deployment.at)}, {item.deployment.reason}"
+    yield now.next
+
+
+COMMANDS = {"status": status}

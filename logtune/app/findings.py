@@ -1,0 +1,334 @@
+"""Store, cycle -> Findings: what a cycle found, counted and put in order, for whoever shows it (report, dashboard).
+
+Only counting: what it shows was computed, decided and stored by the cycle.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar, cast
+
+from logtune.app.console import ALL
+from logtune.errors import InputError
+from logtune.records import (
+    Adapter,
+    Cluster,
+    Decision,
+    Deployment,
+    Evaluation,
+    Failure,
+    Gap,
+    Interaction,
+    Json,
+    PreferencePair,
+    Rule,
+    Signal,
+)
+
+if TYPE_CHECKING:
+    from logtune.config import Config
+    from logtune.edges.store import CycleRow, Store
+
+EXAMPLES = 3  # of each reason, signal and rule
+TEACHES = {"positive": 0, "rule": 1, "nothing": 2}
+
+R = TypeVar(
+    "R", Interaction, Signal, Decision, Rule, PreferencePair, Cluster, Gap, Adapter, Evaluation, Deployment, Failure
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reason:
+    """Interactions that the filter judged alike."""
+
+    reason: str
+    teaches: str
+    count: int
+    share: float  # of all interactions
+    examples: tuple[Interaction, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignalKind:
+    """Readings of one kind."""
+
+    kind: str
+    count: int
+    explicit: int  # from feedback that a user sent; the rest is read from the next turn
+    polarity: float  # mean, -1..1
+    confidence: float  # mean, 0..1
+    examples: tuple[Signal, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """A rule and the users' words behind it."""
+
+    rule: Rule
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A cluster with all that came of it."""
+
+    cluster: Cluster
+    users: int
+    pairs: int
+    gap: Gap | None
+    trained: tuple[Adapter, ...]  # the last checkpoint of each run
+    evaluations: tuple[Evaluation, ...]
+    deployment: Deployment | None  # of this cycle
+    examples: tuple[Interaction, ...]
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return self.cluster.name or self.cluster.label or self.cluster.id
+
+    @property
+    def novelty(self) -> float | None:
+        """The measured gap, 0 known .. 1 new."""
+        return self.gap.novelty if self.gap else None
+
+    @property
+    def judged(self) -> Evaluation | None:
+        """The evaluation that decided: the one that passed, else the last."""
+        passed = [item for item in self.evaluations if item.outcome == "passed"]
+        return next(reversed(passed or self.evaluations), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """What a cluster is served by now, and the evidence its adapter stands on."""
+
+    deployment: Deployment
+    adapter: Adapter | None
+    logs: int
+    users: int
+    share: float | None  # of the base model's parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trouble:
+    """Items that one stage could not do for the same reason."""
+
+    stage: str
+    error: str
+    count: int
+    example: Failure
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """Everything a cycle found."""
+
+    cycle: "CycleRow"
+    summary: str
+    first_at: float | None  # of the interactions
+    last_at: float | None
+    interactions: int
+    users: int
+    feedback: int
+    corrected: int  # interactions with a correction or complaint
+    reasons: tuple[Reason, ...]
+    signals: tuple[SignalKind, ...]
+    lessons: tuple[Lesson, ...]
+    groups: tuple[Group, ...]
+    serving: tuple[Serving, ...]
+    deployments: tuple[Deployment, ...]  # decided in this cycle
+    troubles: tuple[Trouble, ...]
+    share: float | None  # live adapters' parameters / base parameters
+    stages: Mapping[str, Mapping[str, Json]]
+
+    @property
+    def dropped(self) -> int:
+        """Interactions that teach nothing."""
+        return sum(item.count for item in self.reasons if item.teaches == "nothing")
+
+    @property
+    def passed(self) -> tuple[Group, ...]:
+        """Clusters with a candidate that passed the gate."""
+        return tuple(group for group in self.groups if group.judged and group.judged.outcome == "passed")
+
+
+def gather(store: "Store", cycle_id: str | None = None, base_parameters: int | None = None) -> Findings:
+    """What the cycle found (default: the newest); InputError where there is no such cycle.
+
+    `base_parameters` of the base model: without it the adapters' share is not known.
+    """
+    cycle = find_cycle(store, cycle_id)
+    interactions = {item.id: item for item in _made(store, Interaction, cycle)}
+    signals = _made(store, Signal, cycle)
+    groups = _groups(store, cycle, interactions)
+    times = [item.at for item in interactions.values()]
+    serving = live(store, base_parameters)
+    return Findings(
+        cycle=cycle,
+        summary=str(cycle.receipt.get("summary") or ""),
+        first_at=min(times, default=None),
+        last_at=max(times, default=None),
+        interactions=len(interactions),
+        users=len({item.user for item in interactions.values() if item.user}),
+        feedback=sum(1 for _ in store.feedback()),
+        corrected=len({item.interaction_id for item in signals if item.polarity < 0}),
+        reasons=reasons(_made(store, Decision, cycle), interactions),
+        signals=signal_kinds(signals),
+        lessons=_lessons(_made(store, Rule, cycle), {item.id: item for item in signals}),
+        groups=groups,
+        serving=serving,
+        deployments=tuple(_made(store, Deployment, cycle)),
+        troubles=_troubles(_made(store, Failure, cycle)),
+        share=sum_of_shares(serving),
+        stages=cast("Mapping[str, Mapping[str, Json]]", cycle.receipt.get("stages") or {}),
+    )
+
+
+def find_cycle(store: "Store", cycle_id: str | None) -> "CycleRow":
+    """The cycle with that id or beginning of one, or the newest."""
+    cycles = store.cycles(ALL)
+    if not cycles:
+        raise InputError("no cycle has run yet", "logtune cycle runs one")
+    found = [row for row in cycles if cycle_id is None or row.id.startswith(cycle_id)]
+    if not found:
+        raise InputError(
+            f"there is no cycle '{cycle_id}'", f"the newest are: {', '.join(row.id for row in cycles[:5])}"
+        )
+    return found[0]
+
+
+def _made(store: "Store", kind: type[R], cycle: "CycleRow") -> list[R]:
+    return store.list(kind, limit=ALL, cycle_id=cycle.id)
+
+
+def reasons(decisions: Iterable[Decision], interactions: Mapping[str, Interaction]) -> tuple[Reason, ...]:
+    """Decisions counted by reason, what teaches first, then the most frequent."""
+    found: dict[tuple[str, str], list[Decision]] = defaultdict(list)
+    for decision in decisions:
+        found[decision.teaches, decision.reason].append(decision)
+    total = sum(map(len, found.values()))
+    counted = [
+        Reason(
+            reason=reason, teaches=teaches, count=len(items), share=len(items) / total,
+            examples=tuple(_known((item.interaction_id for item in items), interactions)[:EXAMPLES]),
+        )
+        for (teaches, reason), items in found.items()
+    ]  # fmt: skip
+    return tuple(sorted(counted, key=lambda item: (TEACHES[item.teaches], -item.count, item.reason)))
+
+
+def _known(ids: Iterable[str], interactions: Mapping[str, Interaction]) -> list[Interaction]:
+    return [interactions[key] for key in ids if key in interactions]
+
+
+def signal_kinds(signals: Iterable[Signal]) -> tuple[SignalKind, ...]:
+    """Signals counted by kind, the most frequent first; the surest ones as examples."""
+    found: dict[str, list[Signal]] = defaultdict(list)
+    for signal in signals:
+        found[signal.kind].append(signal)
+    kinds = [
+        SignalKind(
+            kind=kind, count=len(items), explicit=sum(item.feedback_id is not None for item in items),
+            polarity=sum(item.polarity for item in items) / len(items),
+            confidence=sum(item.confidence for item in items) / len(items),
+            examples=tuple(sorted(items, key=lambda item: (-item.confidence, item.id))[:EXAMPLES]),
+        )
+        for kind, items in found.items()
+    ]  # fmt: skip
+    return tuple(sorted(kinds, key=lambda item: (-item.count, item.kind)))
+
+
+def _lessons(rules: Sequence[Rule], signals: Mapping[str, Signal]) -> tuple[Lesson, ...]:
+    """Rules from feedback, those of most users first, with the users' words; a merged one stands for its parts."""
+    parts = {part for rule in rules for part in rule.merged_from}
+    ordered = sorted(
+        (rule for rule in rules if rule.from_feedback and rule.id not in parts),
+        key=lambda rule: (-rule.distinct_users, -len(rule.interaction_ids), rule.text),
+    )
+    return tuple(Lesson(rule=rule, evidence=_evidence(rule, signals)) for rule in ordered)
+
+
+def _evidence(rule: Rule, signals: Mapping[str, Signal]) -> tuple[str, ...]:
+    words = (signals[key].evidence.strip() for key in rule.signal_ids if key in signals)
+    return tuple(dict.fromkeys(text for text in words if text))[:EXAMPLES]
+
+
+def _groups(store: "Store", cycle: "CycleRow", interactions: Mapping[str, Interaction]) -> tuple[Group, ...]:
+    """The clusters of the cycle, the largest first, each with its gap, runs, evaluations and deployment."""
+    paired = Counter(pair.interaction_id for pair in _made(store, PreferencePair, cycle))
+    gaps = {gap.cluster_id: gap for gap in _made(store, Gap, cycle)}
+    adapters = _by_cluster(_made(store, Adapter, cycle))
+    evaluations = _by_cluster(_made(store, Evaluation, cycle))
+    deployments = {item.cluster_id: item for item in reversed(_made(store, Deployment, cycle))}
+    groups = []
+    for cluster in _made(store, Cluster, cycle):
+        members = _known(cluster.interaction_ids, interactions)
+        groups.append(Group(
+            cluster=cluster, users=len({item.user for item in members if item.user}),
+            pairs=sum(paired[key] for key in cluster.interaction_ids), gap=gaps.get(cluster.id),
+            trained=_last_checkpoints(adapters.get(cluster.id, [])),
+            evaluations=tuple(evaluations.get(cluster.id, [])),
+            deployment=deployments.get(cluster.id), examples=tuple(members[:EXAMPLES]),
+        ))  # fmt: skip
+    return tuple(sorted(groups, key=lambda group: (-len(group.cluster.interaction_ids), group.name)))
+
+
+C = TypeVar("C", Adapter, Evaluation)
+
+
+def _by_cluster(items: Iterable[C]) -> dict[str, list[C]]:
+    found: dict[str, list[C]] = defaultdict(list)
+    for item in items:
+        found[item.cluster_id].append(item)
+    return found
+
+
+def _last_checkpoints(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
+    """Of each run (same kind, rank and pairs) the checkpoint that knows all its losses."""
+    last: dict[tuple[str, int, tuple[str, ...]], Adapter] = {}
+    for adapter in sorted(adapters, key=lambda item: item.epoch):
+        last[adapter.kind, adapter.rank, adapter.pair_ids] = adapter
+    return tuple(last.values())
+
+
+def base_parameters(config: "Config") -> int | None:
+    """Parameters of the base model, where it lies on this disk ready to load; nothing is fetched or converted."""
+    from logtune.app.doctor import on_disk
+    from logtune.edges.weights import base_model
+
+    name = config.model.base
+    return base_model(name).parameters if on_disk(name) else None
+
+
+def live(store: "Store", base_parameters: int | None) -> tuple[Serving, ...]:
+    """What serves each cluster now, by name; without `base_parameters` the adapters' shares are not known."""
+    serving = []
+    for _, deployment in sorted(store.deployments().items()):
+        found = store.get(deployment.adapter_id) if deployment.adapter_id else None
+        adapter = found if isinstance(found, Adapter) else None
+        logs, users = evidence_of(store, adapter) if adapter else (0, 0)
+        share = adapter.parameters / base_parameters if adapter and base_parameters else None
+        serving.append(Serving(deployment=deployment, adapter=adapter, logs=logs, users=users, share=share))
+    return tuple(serving)
+
+
+def evidence_of(store: "Store", adapter: Adapter) -> tuple[int, int]:
+    """How many logs and how many users an adapter was trained from."""
+    pairs = store.load(PreferencePair, adapter.pair_ids)
+    interactions = store.load(Interaction, list(dict.fromkeys(pair.interaction_id for pair in pairs)))
+    return len({item.log_id for item in interactions}), len({item.user for item in interactions if item.user})
+
+
+def sum_of_shares(serving: Sequence[Serving]) -> float | None:
+    """All live adapters as a share of the base model; None where one is not known."""
+    shares = {item.adapter.id: item.share for item in serving if item.adapter}
+    known = [share for share in shares.values() if share is not None]
+    return sum(known) if len(known) == len(shares) else None
+
+
+def _troubles(failures: Iterable[Failure]) -> tuple[Trouble, ...]:
+    found: dict[tuple[str, str], list[Failure]] = defaultdict(list)
+    for failure in failures:
+        found[failure.stage, failure.error].append(failure)
+    troubles = [Trouble(stage=s, error=e, count=len(items), example=items[0]) for (s, e), items in found.items()]
+    return tuple(sorted(troubles, key=lambda item: (-item.count, item.stage, item.error)))
