@@ -23,7 +23,6 @@ from logtune import records
 from logtune.app.cli import COMMANDS, RECORDS, cli
 from logtune.app.commands.project import example_settings
 from logtune.config import PRESETS, Config, Settings
-from logtune.edges import importers
 from logtune.edges.migrations import migrate
 from logtune.pipeline import STAGES
 from logtune.records import Json
@@ -277,11 +276,6 @@ def stages_page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def _reasons(reasons: Mapping[str, str]) -> str:
-    rows = (f"| `{code}` | {words} |" for code, words in reasons.items())
-    return "\n".join(["| reason | meaning |", "|---|---|", *rows]) + "\n"
-
-
 def _docstring(path: Path) -> str:
     return ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
 
@@ -375,10 +369,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/reference/stages.md": stages_page,
 }
 
-BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
-    "README.md": {"results": results, "tree": tree},
-    "docs/reference/log-format.md": {"reasons": lambda: _reasons(importers.REASONS)},
-}
+BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {"README.md": {"results": results, "tree": tree}}
 
 if __name__ == "__main__":
     sys.exit(main())

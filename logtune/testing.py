@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logtune.errors import ModelError, TrainingError
-from logtune.ports import ChatCall, ChatReply, TrainingJob, Vectors
+from logtune.ports import Chat, ChatCall, ChatReply, Executor, Tools, TrainingJob, Vectors
 from logtune.records import Adapter, Feedback, Json, LogRecord, Message, digest, identified
 
 if TYPE_CHECKING:
@@ -181,6 +181,15 @@ class FakeExecutor:
                 losses=tuple(round(1.0 / (1 + number), 6) for number in range(epoch)), checks=checks, epoch=epoch,
             )
         )  # fmt: skip
+
+
+def tools(student: Chat, executor: Executor | None = None) -> Tools:
+    """Fakes for all that a cycle needs, around the model `student`; FakeExecutor trains unless another is given."""
+    return Tools(
+        embedder=WordEmbedder(), coverage=WordCoverage(), student=student, likelihood=FixedLikelihood(), teacher=None,
+        adapters=MemoryAdapterServer(), executor=executor or FakeExecutor(), clock=FixedClock(step=0.1),
+        base_parameters=1_000_000, base_fingerprint="tiny@0", lora_sizes={"all-linear": 1000}, adapters_dir="adapters",
+    )  # fmt: skip
 
 
 TINY_TEMPLATE = (
