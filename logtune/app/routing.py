@@ -13,14 +13,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
 
 from logtune.app.batching import Batcher
 from logtune.edges.store import Store
 from logtune.errors import LogtuneError
 from logtune.ports import AdapterServer, Embedder
-from logtune.records import Adapter, Cluster, Deployment, Vector
+from logtune.records import Adapter, Cluster, Deployment
 from logtune.stages.cluster import route
 
+Row: TypeAlias = npt.NDArray[np.float32]  # a unit vector, shape (D,)
 LOG = logging.getLogger(__name__)
 EMBED_S = 5.0  # a query not embedded by then goes to the base model
 CACHED = 10_000  # choices for recent queries
@@ -46,8 +51,8 @@ class RoutingTable:
     deployments: Mapping[str, Deployment] = field(default_factory=dict)  # by cluster id
     adapters: Mapping[str, str] = field(default_factory=dict)  # adapter id -> "" when it serves, else why it does not
 
-    def choose(self, vector: Vector) -> Choice:
-        """The candidate of the cluster nearest to a unit vector."""
+    def choose(self, vector: Row) -> Choice:
+        """The candidate of the cluster nearest to a unit vector, shape (D,)."""
         if not self.clusters:
             return Choice(reason="nothing is deployed")
         routed = route(self.clusters, vector)
@@ -84,7 +89,7 @@ class Router:
         self._busy: Counter[str] = Counter()  # requests under way by adapter
         self._choices: OrderedDict[bytes, Choice] = OrderedDict()  # of the present table, by hash of the query
         self._reloading = asyncio.Lock()
-        self._embed: Batcher[str, Vector] = Batcher("embed", _rows(embedder), most=64)
+        self._embed: Batcher[str, Row] = Batcher("embed", _rows(embedder), most=64)
 
     async def choose(self, text: str) -> Choice:
         """Where a query goes."""
@@ -176,8 +181,8 @@ class Router:
                 self._busy.pop(name, None)
 
 
-def _rows(embedder: Embedder) -> Callable[[Sequence[str]], list[Vector]]:
-    def embed(texts: Sequence[str]) -> list[Vector]:
-        return [tuple(row) for row in embedder.embed(texts).tolist()]
+def _rows(embedder: Embedder) -> Callable[[Sequence[str]], list[Row]]:
+    def embed(texts: Sequence[str]) -> list[Row]:
+        return list(embedder.embed(texts))
 
     return embed

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from logtune.edges import chat_body
 from logtune.edges.sse import DONE, event
 from logtune.errors import InputError, LogtuneError, RequestError
-from logtune.ports import ChatCall, ChatReply
+from logtune.ports import ChatCall, ChatReply, StreamPiece
 from logtune.records import Json
 
 if TYPE_CHECKING:
@@ -92,38 +92,14 @@ class Backend(Protocol):
         ...
 
 
-class Piece(Protocol):
-    """A part of a streamed answer."""
-
-    @property
-    def text(self) -> str:
-        """New text, "" at the end."""
-        ...
-
-    @property
-    def finish_reason(self) -> str | None:
-        """Why the answer ended: stop or length; None until it has."""
-        ...
-
-    @property
-    def prompt_tokens(self) -> int:
-        """Tokens of the prompt; told by the piece that ends the answer."""
-        ...
-
-    @property
-    def completion_tokens(self) -> int:
-        """Tokens of the answer; told by the piece that ends it."""
-        ...
-
-
 class Engine(Protocol):
-    """The embedded engine: `edges.local_model.LocalModel`."""
+    """The embedded engine, `edges.local_model.LocalModel`; the last piece of a stream tells its tokens."""
 
     async def complete(self, call: ChatCall) -> ChatReply:
         """A whole answer."""
         ...
 
-    def stream(self, call: ChatCall) -> AsyncIterator[Piece]:
+    def stream(self, call: ChatCall) -> AsyncIterator[StreamPiece]:
         """An answer as it is made."""
         ...
 
@@ -201,8 +177,8 @@ def _engine_errors() -> Iterator[None]:
 
 
 async def _events(
-    request: chat_body.ChatRequest, head: chat_body.Heading, first: tuple[int, Piece],
-    rest: AsyncGenerator[tuple[int, Piece], None],
+    request: chat_body.ChatRequest, head: chat_body.Heading, first: tuple[int, StreamPiece],
+    rest: AsyncGenerator[tuple[int, StreamPiece], None],
 ) -> AsyncGenerator[bytes, None]:  # fmt: skip
     """The server-sent events of an answer; the last piece of a choice ends it and tells its tokens."""
     blank: dict[str, Json] = {"usage": None} if request.include_usage else {}
@@ -224,16 +200,16 @@ async def _events(
 
 
 async def _chained(
-    first: tuple[int, Piece], rest: AsyncGenerator[tuple[int, Piece], None]
-) -> AsyncGenerator[tuple[int, Piece], None]:
+    first: tuple[int, StreamPiece], rest: AsyncGenerator[tuple[int, StreamPiece], None]
+) -> AsyncGenerator[tuple[int, StreamPiece], None]:
     yield first
     async for numbered in rest:
         yield numbered
 
 
-async def _merged(streams: Sequence[AsyncIterator[Piece]]) -> AsyncGenerator[tuple[int, Piece], None]:
+async def _merged(streams: Sequence[AsyncIterator[StreamPiece]]) -> AsyncGenerator[tuple[int, StreamPiece], None]:
     """The pieces of several streams as they come, each with the number of its stream."""
-    queue: asyncio.Queue[tuple[int, Piece | Exception | None]] = asyncio.Queue()
+    queue: asyncio.Queue[tuple[int, StreamPiece | Exception | None]] = asyncio.Queue()
     tasks = [asyncio.create_task(_pour(number, stream, queue)) for number, stream in enumerate(streams)]
     try:
         flowing = len(tasks)
@@ -252,7 +228,7 @@ async def _merged(streams: Sequence[AsyncIterator[Piece]]) -> AsyncGenerator[tup
 
 
 async def _pour(
-    number: int, stream: AsyncIterator[Piece], queue: "asyncio.Queue[tuple[int, Piece | Exception | None]]"
+    number: int, stream: AsyncIterator[StreamPiece], queue: "asyncio.Queue[tuple[int, StreamPiece | Exception | None]]"
 ) -> None:
     try:
         async for piece in stream:

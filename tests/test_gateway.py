@@ -1,0 +1,509 @@
+import asyncio
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import openai
+import pytest
+from gateway_kit import BrokenEmbedder, Kit, cluster_of, deploy_expert, deployed, expert, gateway
+from openai import AsyncOpenAI, OpenAI
+
+from logtune.edges.store import Store
+from logtune.records import LogRecord
+from logtune.testing import MemoryAdapterServer, WordEmbedder
+
+LATE, REFUND = "where is my late parcel", "when do I get my refund"
+DEPLOYED = [("late_parcel", LATE), ("refund_status", REFUND)]
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Iterator[Kit]:
+    with gateway(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture
+def routed(tmp_path: Path) -> Iterator[Kit]:
+    with gateway(tmp_path, deploy=DEPLOYED) as running:
+        yield running
+
+
+def client(kit: Kit) -> OpenAI:
+    return OpenAI(base_url=kit.v1, api_key="none", max_retries=0, timeout=30)
+
+
+def ask(kit: Kit, text: str, model: str = "base", **more: object) -> tuple[str, dict[str, str]]:
+    """The answer and the headers that start with x-logtune."""
+    with client(kit) as api:
+        raw = api.chat.completions.with_raw_response.create(
+            model=model,
+            messages=[{"role": "user", "content": text}],
+            **more,
+        )
+    headers = {name: value for name, value in raw.headers.items() if name.startswith("x-logtune-")}
+    return str(raw.parse().choices[0].message.content), headers
+
+
+def post(kit: Kit, path: str, body: bytes, method: str = "POST", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    parts = urlsplit(kit.url)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=30)
+    try:
+        connection.request(method, path, body, {"content-type": "application/json", **headers})
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
+def adapter_of(kit: Kit, cluster: str) -> str:
+    return str(kit.store.deployments()[cluster].adapter_id)
+
+
+# answers
+
+
+def test_a_call_of_the_official_client_is_answered_and_logged(kit: Kit) -> None:
+    with client(kit) as api:
+        answer = api.chat.completions.create(
+            model="base", user="u1", metadata={"session_id": "s1"}, temperature=0,
+            messages=[{"role": "system", "content": "be kind"}, {"role": "user", "content": "hello there"}],
+        )  # fmt: skip
+    assert answer.choices[0].message.content == "base: hello there"
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (4, 3)
+    (record,) = kit.store.logs()
+    assert answer.id == f"chatcmpl-{record.id}"
+    assert record.response == answer.model_dump(exclude_unset=True)
+    assert record.request["temperature"] == 0
+    assert (record.user, record.user_source) == ("u1", "body.user")
+    assert (record.session, record.session_source) == ("s1", "metadata.session_id")
+    assert record.usage == {"prompt_tokens": 4, "completion_tokens": 3, "total_tokens": 7}
+    assert record.error is None
+    assert record.latency_ms is not None
+    assert record.route_reason == "nothing is deployed"
+
+
+def test_the_answer_names_its_interaction_and_what_answered(kit: Kit) -> None:
+    _, headers = ask(kit, "hello")
+    (record,) = kit.store.logs()
+    assert headers["x-logtune-interaction"] == record.id
+    assert headers["x-logtune-cluster"] == "none"
+    assert headers["x-logtune-arm"] == "none"
+    assert headers["x-logtune-adapter"] == "base"
+    assert float(headers["x-logtune-overhead-ms"]) >= 0
+
+
+def test_a_stream_gives_every_word_and_its_record_is_put_together(kit: Kit) -> None:
+    with client(kit) as api:
+        chunks = list(
+            api.chat.completions.create(
+                model="base", messages=[{"role": "user", "content": "one two three"}], stream=True,
+                stream_options={"include_usage": True},
+            )
+        )  # fmt: skip
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "base: one two three"
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert chunks[-2].choices[0].finish_reason == "stop"
+    assert chunks[-1].usage is not None
+    assert chunks[-1].usage.total_tokens == 7
+    (record,) = kit.store.logs()
+    assert record.response is not None
+    assert record.response["choices"][0]["message"]["content"] == "base: one two three"
+    assert record.response["choices"][0]["finish_reason"] == "stop"
+    assert record.response["id"] == chunks[0].id == f"chatcmpl-{record.id}"
+    assert record.usage["total_tokens"] == 7
+    assert record.error is None
+
+
+def test_a_stream_ends_with_done(kit: Kit) -> None:
+    body = {"model": "base", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
+    status, headers, sent = post(kit, "/v1/chat/completions", json.dumps(body).encode())
+    assert status == 200
+    assert headers["content-type"].startswith("text/event-stream")
+    assert headers["x-logtune-interaction"] == next(kit.store.logs()).id
+    assert sent.endswith(b"data: [DONE]\n\n")
+
+
+def test_the_record_is_stored_before_the_end_of_the_stream_leaves(kit: Kit) -> None:
+    with client(kit) as api, api.chat.completions.create(
+        model="base", messages=[{"role": "user", "content": "a b c"}], stream=True
+    ) as stream:  # fmt: skip
+        for line in stream.response.iter_lines():
+            if line == "data: [DONE]":
+                assert kit.store.count(LogRecord) == 1
+                return
+    pytest.fail("the stream had no end")
+
+
+async def test_32_clients_at_once_each_get_their_own_answer(kit: Kit) -> None:
+    async with AsyncOpenAI(base_url=kit.v1, api_key="none", max_retries=0, timeout=60) as api:
+
+        async def one(number: int) -> tuple[str, str]:
+            messages = [{"role": "user", "content": f"number {number}"}]
+            if number % 2:
+                answer = await api.chat.completions.create(model="base", messages=messages)
+                return answer.id, str(answer.choices[0].message.content)
+            text, answer_id = "", ""
+            async for chunk in await api.chat.completions.create(model="base", messages=messages, stream=True):
+                text, answer_id = text + (chunk.choices[0].delta.content or ""), chunk.id
+            return answer_id, text
+
+        answers = await asyncio.gather(*map(one, range(32)))
+    assert [text for _, text in answers] == [f"base: number {number}" for number in range(32)]
+    assert {answer_id for answer_id, _ in answers} == {f"chatcmpl-{record.id}" for record in kit.store.logs()}
+
+
+def test_several_choices_and_multi_part_text(kit: Kit) -> None:
+    parts = [{"type": "text", "text": "hi"}, {"type": "text", "text": "there"}]
+    with client(kit) as api:
+        answer = api.chat.completions.create(
+            model="base",
+            n=3,
+            seed=5,
+            messages=[{"role": "user", "content": parts}],
+        )
+        chunks = list(api.chat.completions.create(
+            model="base", n=2, stream=True, messages=[{"role": "user", "content": "hi there"}]
+        ))  # fmt: skip
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert {choice.message.content for choice in answer.choices} == {"base: hi there"}
+    assert [call.seed for call in kit.engine.calls[:3]] == [5, 6, 7]
+    for index in (0, 1):
+        pieces = [c.choices[0] for c in chunks if c.choices[0].index == index]
+        assert "".join(piece.delta.content or "" for piece in pieces) == "base: hi there"
+        assert pieces[-1].finish_reason == "stop"
+
+
+# routing
+
+
+def test_a_request_goes_to_the_adapter_of_its_cluster(routed: Kit) -> None:
+    adapter = adapter_of(routed, "late_parcel")
+    text, headers = ask(routed, LATE)
+    assert text == f"{adapter}: {LATE}"
+    assert headers["x-logtune-adapter"] == adapter
+    assert headers["x-logtune-cluster"] == "late_parcel"
+    (record,) = routed.store.logs()
+    assert (record.adapter, record.cluster, record.model) == (adapter, "late_parcel", adapter)
+    assert record.route_reason == "deployed for late_parcel"
+    assert ask(routed, REFUND)[0].startswith(adapter_of(routed, "refund_status"))
+
+
+def test_a_request_out_of_distribution_goes_to_the_base_model(routed: Kit) -> None:
+    text, headers = ask(routed, "bake bread without yeast")
+    assert text == "base: bake bread without yeast"
+    assert headers["x-logtune-cluster"] == "none"
+    (record,) = routed.store.logs()
+    assert (record.adapter, record.cluster, record.route_reason) == (None, None, "out of distribution")
+
+
+def test_streams_are_routed_too(routed: Kit) -> None:
+    with client(routed) as api:
+        chunks = list(api.chat.completions.create(
+            model="base", messages=[{"role": "user", "content": LATE}], stream=True
+        ))  # fmt: skip
+    assert chunks[0].model == adapter_of(routed, "late_parcel") == next(routed.store.logs()).adapter
+
+
+def test_an_adapter_may_be_asked_for_by_name(routed: Kit) -> None:
+    adapter = adapter_of(routed, "refund_status")
+    text, headers = ask(routed, LATE, model=adapter)
+    assert text.startswith(adapter)
+    assert headers["x-logtune-adapter"] == adapter
+    record = next(routed.store.logs())
+    assert (record.adapter, record.cluster) == (adapter, None)
+    assert record.route_reason == "the request names its model"
+
+
+def test_models_lists_the_base_model_and_the_adapters_with_their_parent(routed: Kit) -> None:
+    adapters = {adapter_of(routed, name) for name, _ in DEPLOYED}
+    with client(routed) as api:
+        rows = {row.id: row.model_dump() for row in api.models.list()}
+        assert set(rows) == {"base", *adapters}
+        assert rows["base"]["parent"] is None
+        assert {rows[name]["parent"] for name in adapters} == {"base"}
+        assert api.models.retrieve("base").id == "base"
+        with pytest.raises(openai.NotFoundError, match="does not exist"):
+            api.models.retrieve("gpt-9")
+
+
+def test_an_adapter_that_does_not_load_leaves_its_cluster_to_the_base_model(tmp_path: Path) -> None:
+    broken = expert(cluster_of("late_parcel", LATE)).id
+    with gateway(tmp_path, deploy=DEPLOYED, server=MemoryAdapterServer(broken=[broken])) as kit:
+        assert ask(kit, LATE)[0] == f"base: {LATE}"
+        assert ask(kit, REFUND)[0].startswith("ada-")
+        record = next(kit.store.logs())
+        listed = json.loads(get(kit, "/v1/models")[2])["data"]
+    assert (record.adapter, record.cluster) == (None, "late_parcel")
+    assert "could not be loaded" in record.route_reason
+    assert broken not in {row["id"] for row in listed}
+
+
+def test_an_embedder_that_fails_sends_everything_to_the_base_model(tmp_path: Path) -> None:
+    with gateway(tmp_path, deploy=DEPLOYED, embedder=BrokenEmbedder()) as kit:
+        assert ask(kit, LATE)[0] == f"base: {LATE}"
+        assert next(kit.store.logs()).route_reason == "routing failed: RuntimeError: no vectors today"
+
+
+def test_vectors_of_another_size_send_everything_to_the_base_model(tmp_path: Path) -> None:
+    with gateway(tmp_path, deploy=DEPLOYED, embedder=WordEmbedder(size=32)) as kit:
+        assert ask(kit, LATE)[0] == f"base: {LATE}"
+        assert next(kit.store.logs()).route_reason.startswith("routing failed: ")
+
+
+def test_an_adapter_that_the_server_has_lost_is_replaced_by_the_base_model(routed: Kit) -> None:
+    routed.server.loaded.clear()
+    assert ask(routed, LATE)[0] == f"base: {LATE}"
+    assert "does not know ada-" in next(routed.store.logs()).route_reason
+
+
+def test_a_new_deployment_is_followed_and_the_old_adapter_is_unloaded(routed: Kit) -> None:
+    old = adapter_of(routed, "late_parcel")
+    new = str(deploy_expert(routed.store, "late_parcel", LATE, at=2.0, rank=4).adapter_id)
+    wait_for(routed, LATE, f"{new}: {LATE}")
+    assert ("load", new) in routed.server.events
+    back = deployed(routed.store, cluster_of("late_parcel", LATE), None, at=3.0)
+    wait_for(routed, LATE, f"base: {LATE}")
+    assert back.adapter_id is None
+    for _ in range(1000):
+        if get(routed, "/healthz")[0] == 200 and ("unload", new) in routed.server.events:
+            break
+    assert set(routed.server.loaded) == {adapter_of(routed, "refund_status")}
+    assert ("unload", old) in routed.server.events
+
+
+def wait_for(kit: Kit, text: str, answer: str) -> None:
+    """Ask until the routing table has been refreshed."""
+    assert any(ask(kit, text)[0] == answer for _ in range(1000))
+
+
+# refusals
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b'{"model": "base", "messages": [', 400, "not valid JSON"),
+        (b'{"model": "base", "temperature": NaN}', 400, "not valid JSON"),
+        (b"[1, 2]", 400, "not an object"),
+        (b'{"model": "\xff"}', 400, "not UTF-8"),
+        (b'{"model": 5}', 400, "'model' must be a text"),
+        (b'{"model": "base"}', 400, "'messages' must be"),
+        (b'{"model": "base", "messages": "hi"}', 400, "'messages' must be"),
+        (b'{"model": "base", "messages": [7]}', 400, "messages[0]"),
+        (b'{"model": "base", "messages": [{"role": "judge", "content": "x"}]}', 400, "messages[0].role"),
+        (b'{"model": "base", "messages": [{"role": "user"}]}', 400, "messages[0].content"),
+        (b'{"model": "gpt-9", "messages": [{"role": "user", "content": "x"}]}', 404, "gpt-9"),
+        (b"[" * 100_000, 400, "not valid JSON"),
+    ],
+)  # fmt: skip
+def test_a_bad_request_gets_an_error_in_openais_shape(kit: Kit, body: bytes, status: int, said: str) -> None:
+    got, _, answer = post(kit, "/v1/chat/completions", body)
+    error = json.loads(answer)["error"]
+    assert got == status
+    assert said in error["message"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert get(kit, "/healthz")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"logprobs": True}, "logprobs"),
+        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"n": 0}, "n"),
+        ({"max_tokens": 0}, "max_tokens"),
+        ({"temperature": 3}, "temperature"),
+        ({"top_p": "high"}, "top_p"),
+        ({"stop": [""]}, "stop"),
+        ({"stream": "yes"}, "stream"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages[0].content[0]"),
+    ],
+)  # fmt: skip
+def test_what_the_embedded_engine_cannot_do_is_named(kit: Kit, more: dict[str, object], param: str) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "x"}], **more}
+    status, _, answer = post(kit, "/v1/chat/completions", json.dumps(body).encode())
+    assert status == 400
+    assert json.loads(answer)["error"]["param"] == param
+
+
+def test_the_official_client_raises_its_own_errors(kit: Kit) -> None:
+    messages = [{"role": "user", "content": "x"}]
+    with client(kit) as api:
+        with pytest.raises(openai.NotFoundError) as unknown:
+            api.chat.completions.create(model="gpt-9", messages=messages)
+        with pytest.raises(openai.BadRequestError) as tools:
+            api.chat.completions.create(
+                model="base", messages=messages, tools=[{"type": "function", "function": {"name": "f"}}]
+            )  # fmt: skip
+        with pytest.raises(openai.InternalServerError):
+            api.chat.completions.create(model="base", messages=[{"role": "user", "content": "fail"}])
+    assert unknown.value.code == "model_not_found"
+    assert tools.value.param == "tools"
+    assert [record.error for record in kit.store.logs()][-1] == "the engine fell over"
+    assert all(record.response is None for record in kit.store.logs())
+
+
+def test_a_body_above_the_limit_is_refused(tmp_path: Path) -> None:
+    with gateway(tmp_path, max_body_mb=0.5) as kit:
+        status, _, answer = post(kit, "/v1/chat/completions", b" " * (1 << 20))
+        assert status == 413
+        assert json.loads(answer)["error"]["code"] == "request_too_large"
+        assert post(kit, "/v1/feedback", b" " * (1 << 20))[0] == 413
+        assert ask(kit, "still here")[0] == "base: still here"
+
+
+def test_paths_and_methods(kit: Kit) -> None:
+    assert post(kit, "/v1/embeddings", b"{}")[0] == 404
+    assert json.loads(get(kit, "/")[2])["error"]["code"] == "unknown_url"
+    status, headers, _ = get(kit, "/v1/chat/completions")
+    assert (status, headers["allow"]) == (405, "POST, OPTIONS")
+    assert post(kit, "/v1/models", b"", "OPTIONS")[:1] == (204,)
+    status, headers, body = post(kit, "/v1/models", b"", "HEAD")
+    assert (status, body, headers["content-type"]) == (200, b"", "application/json")
+    assert json.loads(get(kit, "/healthz")[2]) == {"status": "ok"}
+    ready = json.loads(get(kit, "/readyz")[2])
+    assert (ready["status"], ready["store"], ready["waiting"]) == ("ready", "ok", 0)
+
+
+def get(kit: Kit, path: str) -> tuple[int, dict[str, str], bytes]:
+    return post(kit, path, b"", "GET")
+
+
+# what must not be lost
+
+
+def test_a_failure_in_the_middle_of_a_stream_is_an_error_event(kit: Kit) -> None:
+    with client(kit) as api, pytest.raises(openai.APIError, match="fell over"):
+        list(api.chat.completions.create(
+            model="base", messages=[{"role": "user", "content": "now crash"}], stream=True
+        ))  # fmt: skip
+    (record,) = kit.store.logs()
+    assert record.error == "the engine fell over"
+    assert record.response is not None
+    assert record.response["choices"][0]["message"]["content"] == "base: now"
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_client_that_goes_away_stops_the_engine_and_is_logged(kit: Kit, streamed: bool) -> None:
+    body = json.dumps({"model": "base", "stream": streamed, "messages": [{"role": "user", "content": "please hang"}]})
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
+    parts = urlsplit(kit.url)
+    with socket.create_connection((str(parts.hostname), parts.port)) as connection:
+        connection.sendall((head + body).encode())
+        assert kit.engine.hanging.wait(30)
+        if streamed:
+            assert b"200 OK" in connection.recv(1 << 16)
+    (record,) = kit.store.wait()
+    assert record.error == "the client went away"
+    assert kit.engine.cancelled.wait(30)
+    if streamed:
+        assert record.response is not None
+        assert record.response["choices"][0] == {
+            "index": 0, "finish_reason": None,
+            "message": {"role": "assistant", "content": "base: please"},
+        }  # fmt: skip
+    else:
+        assert record.response is None
+
+
+def test_serving_goes_on_while_the_store_fails_and_the_records_come_later(kit: Kit) -> None:
+    kit.store.broken = True
+    assert ask(kit, "one")[0] == "base: one"
+    assert ask(kit, "two")[0] == "base: two"
+    status, _, body = get(kit, "/readyz")
+    assert status == 503
+    assert (json.loads(body)["store"], json.loads(body)["waiting"]) == ("the disk is full", 2)
+    kit.store.broken = False
+    ask(kit, "three")
+    assert [record.request["messages"][0]["content"] for record in kit.store.logs()] == ["one", "two", "three"]
+    assert get(kit, "/readyz")[0] == 200
+
+
+def test_a_graceful_stop_writes_what_was_waiting(tmp_path: Path) -> None:
+    with gateway(tmp_path) as kit:
+        kit.store.broken = True
+        ask(kit, "one")
+        kit.store.broken = False
+    again = Store(f"sqlite:///{tmp_path / 'logtune.db'}")
+    assert again.count(LogRecord) == 1
+    again.close()
+
+
+def test_strange_text_is_answered_and_stored(kit: Kit) -> None:
+    odd = '"a\\ud800b\\u0000c \u4f60\u597d"'
+    body = f'{{"model": "base", "user": "x\\u0007y", "messages": [{{"role": "user", "content": {odd}}}]}}'.encode()
+    status, _, answer = post(kit, "/v1/chat/completions", body)
+    assert status == 200
+    (record,) = kit.store.logs()
+    assert record.request["messages"][0]["content"] == json.loads(odd)
+    assert record.user == "xy"
+    assert "\u4f60\u597d" in json.loads(answer)["choices"][0]["message"]["content"]
+
+
+SERVER = """
+    import sys
+    from pathlib import Path
+    sys.path.insert(0, sys.argv[2])
+    from gateway_kit import ScriptedEngine, settings
+    import uvicorn
+    from logtune.app.gateway import create
+    from logtune.edges.store import Store
+    from logtune.edges.upstream import EmbeddedBackend
+    from logtune.testing import MemoryAdapterServer, WordEmbedder, WordEmbedder
+
+    home, server = Path(sys.argv[1]), MemoryAdapterServer()
+    store = Store(f"sqlite:///{home / 'logtune.db'}")
+    app = create(store, EmbeddedBackend(ScriptedEngine(server)), WordEmbedder(), server, settings(home))
+    uvicorn.run(app, fd=int(sys.argv[3]), log_level="critical")
+"""
+
+
+def test_kill_9_loses_no_answer_whose_end_the_client_saw(tmp_path: Path) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    here = str(Path(__file__).parent)
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SERVER), str(tmp_path), here, str(listening.fileno())],
+        pass_fds=[listening.fileno()], cwd=Path(__file__).parent.parent,
+    )  # fmt: skip
+    port = listening.getsockname()[1]
+    listening.close()  # the server has its own hold on it
+    try:
+        seen = asyncio.run(_talk_until_killed(port, process))
+    finally:
+        process.kill()
+        process.wait()
+    store = Store(f"sqlite:///{tmp_path / 'logtune.db'}")
+    stored = {record.id for record in store.logs()}
+    store.close()
+    assert len(seen) >= 60
+    assert seen <= stored
+
+
+async def _talk_until_killed(port: int, process: "subprocess.Popen[bytes]") -> set[str]:
+    """Ids of the answers that arrived whole; the server is killed in the middle of the load."""
+    seen: set[str] = set()
+
+    async def talk(api: AsyncOpenAI, name: int) -> None:
+        while True:
+            messages = [{"role": "user", "content": f"client {name} says a few words"}]
+            stream = await api.chat.completions.create(model="base", messages=messages, stream=bool(name % 2))
+            last = [chunk async for chunk in stream][-1].id if name % 2 else stream.id
+            seen.add(last.removeprefix("chatcmpl-"))
+            if len(seen) == 60:
+                os.kill(process.pid, signal.SIGKILL)
+
+    async with AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=30) as api:
+        outcomes = await asyncio.gather(*(talk(api, name) for name in range(8)), return_exceptions=True)
+    assert all(isinstance(outcome, Exception) for outcome in outcomes)
+    return seen
