@@ -208,12 +208,12 @@ def test_records_are_listed_and_shown(name: str, filled: Store, capsys: pytest.C
     assert listed[0]["id"] in shown[1]
     document = json.loads(run(capsys, name, "show", listed[0]["id"], "--json")[1])
     assert document["record"]["id"] == listed[0]["id"]
-    assert set(document) == {"kind", "record", "parents", "children"}
+    assert set(document) == {"kind", "record", "parents", "children", "logs", "users"}
 
 
 def test_a_list_says_how_many_are_left_out(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
     out = run(capsys, "interactions", "--limit", "3")[1]
-    assert out.splitlines()[-1] == "... 115 more; --limit 118 shows all"
+    assert out.splitlines()[-1] == "... there are more: logtune interactions --limit 30"
 
 
 def test_a_list_can_be_limited_to_a_cycle(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
@@ -227,7 +227,7 @@ def test_show_names_where_a_record_comes_from_and_what_it_led_to(
 ) -> None:
     rule = json.loads(run(capsys, "rules", "--limit", "1", "--json")[1])[0]["id"]
     out = run(capsys, "rules", "show", rule[:9])[1]
-    assert re.search(r"^  from: +int-", out, re.MULTILINE)
+    assert re.search(r"^  came from: +1 log of 1 user$", out, re.MULTILINE)
     assert re.search(r"^  led to: ", out, re.MULTILINE)
 
 
@@ -308,7 +308,7 @@ def test_status_says_what_happened_what_serves_and_what_is_next(
 ) -> None:
     out = run(capsys, "status")[1]
     assert "The last cycle (cyc-sample) ended" in out
-    assert "1 group of requests with 0.45 % of the base model's parameters;" in out
+    assert "1 group of requests with 0.45% of the base model's parameters;" in out
     assert re.search(r"card_arrival: expert ada-\w+ since", out)
     document = json.loads(run(capsys, "status", "--json")[1])
     assert document["logs"] == 118
@@ -410,7 +410,7 @@ def test_a_dry_run_shows_reasons_with_examples_and_writes_nothing(
         assert loop.foretell(say(), store, tools, CONFIG) == 0
         out = capsys.readouterr().out
         assert out.startswith("120 interactions: ")
-        assert re.search(r"^explicit_correction: \d+ \(\d+ %\), a source of rules$", out, re.MULTILINE)
+        assert re.search(r"^explicit_correction: \d+ \(\d+%\), a source of rules$", out, re.MULTILINE)
         assert (
             len(re.findall(r"^  int-", out.partition("explicit_correction")[2].partition("\n\n")[0], re.MULTILINE)) == 3
         )

@@ -21,6 +21,7 @@ from logtune.records import (
     Interaction,
     Json,
     PreferencePair,
+    Record,
     Rule,
     Signal,
 )
@@ -69,6 +70,14 @@ class Lesson:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """A training run: checkpoints of the same pairs."""
+
+    last: Adapter  # the checkpoint that knows all losses
+    judged: Adapter | None  # the one that went to the gate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
     """A cluster with all that came of it."""
 
@@ -76,7 +85,7 @@ class Group:
     users: int
     pairs: int
     gap: Gap | None
-    trained: tuple[Adapter, ...]  # the last checkpoint of each run
+    runs: tuple[Run, ...]
     evaluations: tuple[Evaluation, ...]
     deployment: Deployment | None  # of this cycle
     examples: tuple[Interaction, ...]
@@ -266,7 +275,7 @@ def _groups(store: "Store", cycle: "CycleRow", interactions: Mapping[str, Intera
         groups.append(Group(
             cluster=cluster, users=len({item.user for item in members if item.user}),
             pairs=sum(paired[key] for key in cluster.interaction_ids), gap=gaps.get(cluster.id),
-            trained=_last_checkpoints(adapters.get(cluster.id, [])),
+            runs=_runs(adapters.get(cluster.id, []), evaluations.get(cluster.id, [])),
             evaluations=tuple(evaluations.get(cluster.id, [])),
             deployment=deployments.get(cluster.id), examples=tuple(members[:EXAMPLES]),
         ))  # fmt: skip
@@ -283,12 +292,15 @@ def _by_cluster(items: Iterable[C]) -> dict[str, list[C]]:
     return found
 
 
-def _last_checkpoints(adapters: Sequence[Adapter]) -> tuple[Adapter, ...]:
-    """Of each run (same kind, rank and pairs) the checkpoint that knows all its losses."""
-    last: dict[tuple[str, int, tuple[str, ...]], Adapter] = {}
+def _runs(adapters: Iterable[Adapter], evaluations: Iterable[Evaluation]) -> tuple[Run, ...]:
+    """Checkpoints of the same kind, rank and pairs are one run."""
+    judged = {item.adapter_id for item in evaluations}
+    found: dict[tuple[str, int, tuple[str, ...]], list[Adapter]] = defaultdict(list)
     for adapter in sorted(adapters, key=lambda item: item.epoch):
-        last[adapter.kind, adapter.rank, adapter.pair_ids] = adapter
-    return tuple(last.values())
+        found[adapter.kind, adapter.rank, adapter.pair_ids].append(adapter)
+    return tuple(
+        Run(last=run[-1], judged=next((item for item in run if item.id in judged), None)) for run in found.values()
+    )
 
 
 def base_parameters(config: "Config") -> int | None:
@@ -306,17 +318,31 @@ def live(store: "Store", base_parameters: int | None) -> tuple[Serving, ...]:
     for _, deployment in sorted(store.deployments().items()):
         found = store.get(deployment.adapter_id) if deployment.adapter_id else None
         adapter = found if isinstance(found, Adapter) else None
-        logs, users = evidence_of(store, adapter) if adapter else (0, 0)
+        logs, users = logs_and_users(sources(store, adapter)) if adapter else ([], [])
         share = adapter.parameters / base_parameters if adapter and base_parameters else None
-        serving.append(Serving(deployment=deployment, adapter=adapter, logs=logs, users=users, share=share))
+        serving.append(Serving(deployment=deployment, adapter=adapter, logs=len(logs), users=len(users), share=share))
     return tuple(serving)
 
 
-def evidence_of(store: "Store", adapter: Adapter) -> tuple[int, int]:
-    """How many logs and how many users an adapter was trained from."""
-    pairs = store.load(PreferencePair, adapter.pair_ids)
-    interactions = store.load(Interaction, list(dict.fromkeys(pair.interaction_id for pair in pairs)))
-    return len({item.log_id for item in interactions}), len({item.user for item in interactions if item.user})
+def sources(store: "Store", record: Record) -> list[Interaction]:
+    """The interactions that a derived record was made from; an adapter's are those of its training pairs."""
+    if isinstance(record, Interaction):
+        return [record]
+    ids = list(getattr(record, "interaction_ids", ()))
+    if isinstance(record, Adapter):
+        ids = [pair.interaction_id for pair in store.load(PreferencePair, record.pair_ids)]
+    elif not ids and (one := getattr(record, "interaction_id", None)):
+        ids = [one]
+    elif not ids and (parent := getattr(record, "adapter_id", None) or getattr(record, "cluster_id", None)):
+        found = store.get(parent)
+        return sources(store, found) if found else []
+    return store.load(Interaction, list(dict.fromkeys(ids)))
+
+
+def logs_and_users(interactions: Iterable[Interaction]) -> tuple[list[str], list[str]]:
+    """Ids of the logs, and names of the users, behind interactions."""
+    items = list(interactions)
+    return sorted({item.log_id for item in items}), sorted({item.user for item in items if item.user})
 
 
 def sum_of_shares(serving: Sequence[Serving]) -> float | None:

@@ -76,12 +76,19 @@ def intervals(name: str, alt: str, rows: Sequence[Interval], mark: float, axis: 
     with _drawing(name):
         figure, axes = _figure(0.75 + 0.32 * len(rows))
         for place, row in enumerate(rows):
-            axes.plot([row.low, row.high], [place, place], color=row.tone, linewidth=2.2, solid_capstyle="round")
-            axes.plot([row.middle], [place], color=row.tone, marker="o", markersize=6)
+            axes.plot(
+                [row.low, row.high],
+                [place, place],
+                color=row.tone,
+                linewidth=2.2,
+                solid_capstyle="round",
+                clip_on=False,
+            )
+            axes.plot([row.middle], [place], color=row.tone, marker="o", markersize=6, clip_on=False)
         axes.axvline(mark, color=INK, linewidth=1, dashes=(3, 3))
         _labels(axes, [row.label for row in rows])
         axes.set_xlim(0, 1)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+        axes.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
         axes.set_xlabel(axis)
         return _svg(figure, name, alt)
 

@@ -93,7 +93,7 @@ def _plots(found: Findings) -> dict[str, "Markup"]:
         plots["signals"] = _signal_bars(found)
     if judged := [group for group in found.groups if group.judged and group.judged.win_rate is not None][:MOST_ROWS]:
         plots["gate"] = _gate_intervals(judged)
-    if trained := [adapter for group in found.groups for adapter in group.trained if adapter.losses][:8]:
+    if trained := [run.last for group in found.groups for run in group.runs if run.last.losses][:8]:
         names = {group.cluster.id: group.name for group in found.groups}
         lines = [Line(f"{names[item.cluster_id]} ({item.kind})", item.losses) for item in trained]
         alt = "Mean training loss of each epoch. " + "; ".join(
@@ -129,10 +129,10 @@ def _gate_intervals(groups: Sequence[Group]) -> "Markup":
         low, high = judged.win_rate if judged.lower is None else judged.lower, judged.upper or judged.win_rate
         tone = {"passed": GOOD, "failed": BAD}.get(judged.outcome, CALM)
         rows.append(Interval(group.name, low, judged.win_rate, high, tone))
-    alt = "Share of held-out cases won against what served before, with 95 % intervals: " + "; ".join(
+    alt = "Share of held-out comparisons won against what served before, with 95% intervals: " + "; ".join(
         f"{row.label} {percent(row.middle)} ({percent(row.low)} to {percent(row.high)})" for row in rows
     )
-    return intervals("gate", alt, rows, 0.5, "held-out cases won (ties count half)")
+    return intervals("gate", alt, rows, 0.5, "held-out comparisons won (ties count half)")
 
 
 def reason_words() -> Mapping[str, str]:
@@ -183,11 +183,13 @@ def in_words(value: Json) -> str:
 
 
 def percent(share: float | None) -> str:
-    """0.123 -> 12 %; small shares keep their digits; None -> a dash."""
+    """0.123 -> 12%; small shares keep their digits; None -> a dash."""
     if share is None:
         return "–"
+    if 0 < share < 0.00005:
+        return "<0.01%"
     digits = 0 if share == 0 or abs(share) >= 0.0995 else 1 if abs(share) >= 0.00995 else 2
-    return f"{100 * share:.{digits}f} %"
+    return f"{100 * share:.{digits}f}%"
 
 
 def number(value: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import click
 
 from logtune import records
-from logtune.app.console import Console, common, harmless, moment, table
+from logtune.app.console import ALL, Console, common, counted, harmless, moment, table
 from logtune.errors import InputError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ class Kind(NamedTuple):
     one: str  # in the singular
     columns: tuple[str, ...]  # fields of the list
     empty: str  # what to say, and the next command, where there are none
+    parts: str = ""  # field with the ids of what a record sums up; those are listed with --all only
 
 
 KINDS = {
@@ -43,7 +44,7 @@ KINDS = {
     ),
     "rules": Kind(
         records.Rule, "rule", ("id", "text", "distinct_users", "interaction_ids", "covered", "state"),
-        CYCLE + " from what users corrected",
+        CYCLE + " from what users corrected", "merged_from",
     ),
     "pairs": Kind(
         records.PreferencePair, "pair", ("id", "origin", "margin", "chosen", "rejected"), CYCLE + " from corrections",
@@ -101,30 +102,49 @@ def make(name: str, kind: Kind) -> click.Group:
         f"  logtune {name} show ID          a unique beginning of the id is enough",
     )
 
-    @click.option(
-        "--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many, newest first."
-    )
-    @click.option("--cycle", "cycle_id", metavar="ID", help="Only what this cycle used.")
-    @common
-    def listing(say: Console, limit: int, cycle_id: str | None) -> None:
-        with say.store() as (store, _):
-            found = store.list(kind.record, limit=limit, cycle_id=cycle_id)
-            total = len(found) if len(found) < limit or cycle_id else store.count(kind.record)
-        say.answer(found, lines(kind, found, total))
+    group.add_command(_list_command(name, kind))
+    group.add_command(_show_command(name, kind))
+    return group
 
-    @click.argument("record_id", metavar="ID")
+
+def _list_command(name: str, kind: Kind) -> click.Command:
+    @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
+    @click.option("--cycle", "cycle_id", metavar="ID", help="Only what this cycle used.")
+    @click.option("--all", "everything", is_flag=True, help="The parts of merged ones too.", hidden=not kind.parts)
     @common
-    def showing(say: Console, record_id: str) -> None:
+    def run(say: Console, limit: int, cycle_id: str | None, everything: bool) -> None:
         with say.store() as (store, _):
-            record = known(store, name, kind, record_id)
-            lineage = {"parents": store.parents(record.id), "children": store.children(record.id)}
-        say.answer({"kind": type(record).__name__, "record": record} | lineage, details(record, lineage))
+            found = store.list(kind.record, limit=ALL if kind.parts else limit + 1, cycle_id=cycle_id)
+            whole = found if everything else whole_ones(found, kind.parts)
+        say.answer(whole[:limit], lines(name, kind, whole, limit))
 
     examples = f"\n\n\b\nExamples:\n  logtune {name}\n  logtune {name} --limit 5 --json"
-    group.add_command(click.command("list", help=f"The newest, one a line.{examples}")(listing))
+    return click.command("list", help=f"The newest, one a line.{examples}")(run)
+
+
+def _show_command(name: str, kind: Kind) -> click.Command:
+    @click.argument("record_id", metavar="ID")
+    @common
+    def run(say: Console, record_id: str) -> None:
+        from logtune.app.findings import logs_and_users, sources
+
+        with say.store() as (store, _):
+            record = known(store, name, kind, record_id)
+            logs, users = logs_and_users(sources(store, record))
+            lineage = {
+                "parents": store.parents(record.id), "children": store.children(record.id),
+                "logs": logs, "users": users,
+            }  # fmt: skip
+        say.answer({"kind": type(record).__name__, "record": record} | lineage, details(record, lineage))
+
     examples = f"\n\n\b\nExample:\n  logtune {name} show {example_id(kind.record)}"
-    group.add_command(click.command("show", help=f"Every field of one {kind.one}, and its lineage.{examples}")(showing))
-    return group
+    return click.command("show", help=f"Every field of one {kind.one}, and its lineage.{examples}")(run)
+
+
+def whole_ones(found: Sequence[records.Record], parts: str) -> Sequence[records.Record]:
+    """The records that no other one sums up."""
+    covered = {part for record in found for part in getattr(record, parts)} if parts else set()
+    return [record for record in found if record.id not in covered]
 
 
 def known(store: "Store", name: str, kind: Kind, record_id: str) -> records.Record:
@@ -142,15 +162,15 @@ def known(store: "Store", name: str, kind: Kind, record_id: str) -> records.Reco
     return record
 
 
-def lines(kind: Kind, found: Sequence[records.Record], total: int) -> Iterator[str]:
+def lines(name: str, kind: Kind, found: Sequence[records.Record], limit: int) -> Iterator[str]:
     """The list as a table, or a sentence where it is empty."""
     if not found:
         yield f"There are no {kind.one if kind.one == 'feedback' else kind.one + 's'}: {kind.empty}."
         return
     heads = [HEADS.get(column, column.replace("_", " ")) for column in kind.columns]
-    yield from table(heads, [[cell(record, column) for column in kind.columns] for record in found])
-    if total > len(found):
-        yield f"... {total - len(found):,} more; --limit {total} shows all"
+    yield from table(heads, [[cell(record, column) for column in kind.columns] for record in found[:limit]])
+    if len(found) > limit:
+        yield f"... there are more: logtune {name} --limit {10 * limit}"
 
 
 HEADS = {
@@ -187,7 +207,8 @@ def details(record: records.Record, lineage: Mapping[str, Sequence[str]]) -> Ite
     for item in dataclasses.fields(record):
         if item.name != "id":
             yield from _field(item.name, getattr(record, item.name))
-    yield from _field("from", tuple(lineage["parents"]))
+    if lineage["logs"]:
+        yield f"  {'came from:':<18} {counted(len(lineage['logs']), 'log')} of {counted(len(lineage['users']), 'user')}"
     yield from _field("led to", tuple(lineage["children"]))
 
 

@@ -65,10 +65,7 @@ def _unread(store: "Store", last: "CycleRow") -> int:
     from logtune.stages.interactions import join
 
     seen = {item.id for item in store.list(Interaction, limit=ALL, cycle_id=last.id)}
-    feedback = list(store.feedback())
-    said_since = {item.id for item in feedback if item.at > last.started_at}
-    found = join(list(store.logs()), feedback)
-    return sum(item.id not in seen or not said_since.isdisjoint(item.feedback_ids) for item in found)
+    return sum(item.id not in seen for item in join(list(store.logs()), store.feedback()))
 
 
 def _next(logs: int, last: "CycleRow | None", running: "CycleRow | None", unread: int) -> str:
@@ -82,7 +79,7 @@ def _next(logs: int, last: "CycleRow | None", running: "CycleRow | None", unread
     if unread:
         what = counted(unread, "interaction is", "interactions are")
         return f"{what} new, or have new feedback, since the last cycle: logtune cycle learns from them."
-    return "Nothing is new since the last cycle: logtune cycle would change nothing."
+    return "No interaction is new since the last cycle; what was done is not done again."
 
 
 def sentences(now: Status) -> Iterator[str]:
