@@ -76,7 +76,10 @@ PROMPTS: Mapping[tuple[str, Language], str] = MappingProxyType(
             "<$fence>\n请求:$query\n\n规则:\n$rules\n\nA:$first\n\nB:$second\n</$fence>\n"
             '只回复 JSON:{"better": "A"}、{"better": "B"} 或 {"better": "tie"}'
         ),
-        ("critic", "en"): "Say in numbered rules how this answer to the request should be changed.\n\nRequest: $query\n\nAnswer: $answer",
+        (
+            "critic",
+            "en",
+        ): "Say in numbered rules how this answer to the request should be changed.\n\nRequest: $query\n\nAnswer: $answer",
         ("critic", "zh"): "请用编号的规则说明对该请求的这个回答应当怎样修改。\n\n请求:$query\n\n回答:$answer",
     }
 )
@@ -98,4 +101,6 @@ def render(name: str, language: Language, **values: str) -> str:
     try:
         return string.Template(PROMPTS[name, language]).substitute(values, fence=fence)
     except KeyError as missing:
-        raise ConfigError(f"prompt '{name}' ({language}) lacks the variable {missing}", "pass it to prompts.render") from missing
+        raise ConfigError(
+            f"prompt '{name}' ({language}) lacks the variable {missing}", "pass it to prompts.render"
+        ) from missing

@@ -56,7 +56,10 @@ class HttpChat:
             if response.status in PASSING:
                 raise _PassingError(f"status {response.status}: {text[:200]}")
             if response.status != 200:
-                raise ModelError(f"{self._url} refused the call with status {response.status}: {text[:300]}", "check the model's name")
+                raise ModelError(
+                    f"{self._url} refused the call with status {response.status}: {text[:300]}",
+                    "check the model's name",
+                )
             return _reply(cast("Mapping[str, Json]", await response.json()))
 
     def _body(self, call: ChatCall) -> dict[str, Json]:
@@ -82,7 +85,9 @@ def _headers(api_key_env: str | None) -> dict[str, str]:
         return {}
     key = os.environ.get(api_key_env)
     if not key:
-        raise ConfigError(f"the environment variable {api_key_env} is empty", f"export {api_key_env}=..., or unset api_key_env")
+        raise ConfigError(
+            f"the environment variable {api_key_env} is empty", f"export {api_key_env}=..., or unset api_key_env"
+        )
     return {"Authorization": f"Bearer {key}"}
 
 
@@ -92,7 +97,9 @@ def _reply(body: Mapping[str, Json]) -> ChatReply:
         content = cast("dict[str, Json]", choice["message"])["content"]
         usage = cast("dict[str, int]", body.get("usage") or {})
     except (KeyError, IndexError, TypeError) as error:
-        raise ModelError(f"the reply is no chat completion: {str(body)[:200]}", "check that the url ends with /v1") from error
+        raise ModelError(
+            f"the reply is no chat completion: {str(body)[:200]}", "check that the url ends with /v1"
+        ) from error
     if not isinstance(content, str):
         raise ModelError(f"the reply has no text: {str(body)[:200]}", "check the model's settings")
     return ChatReply(

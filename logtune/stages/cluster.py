@@ -154,7 +154,12 @@ def _means(groups: Labels, vectors: Vectors) -> Vectors:
 
 
 def _cluster(
-    rows: npt.NDArray[np.int64], ids: Sequence[str], queries: Sequence[str], vectors: Vectors, topics: Labels, quantile: float
+    rows: npt.NDArray[np.int64],
+    ids: Sequence[str],
+    queries: Sequence[str],
+    vectors: Vectors,
+    topics: Labels,
+    quantile: float,
 ) -> Cluster:
     centroids = _means(topics[rows], vectors[rows])
     closeness = (vectors[rows] @ centroids.T).max(axis=1)
@@ -181,6 +186,13 @@ def _named(clusters: Sequence[Cluster], previous: Sequence[Cluster], match: floa
             old = None
         if old is not None:
             del free[old.name]
+            if (cluster.interaction_ids, cluster.centroids, cluster.radius) == (
+                old.interaction_ids,
+                old.centroids,
+                old.radius,
+            ):
+                named.append(old)  # nothing new: the same record, so that nothing after it is done again
+                continue
         label = "-".join(cluster.label.split()[:2])
         name = old.name if old else f"{label}-{digest([cluster.label, cluster.interaction_ids], 4)}"
         named.append(

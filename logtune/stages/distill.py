@@ -53,11 +53,15 @@ async def predict(query: str, teacher: Chat, count: int) -> list[str]:
 
 
 async def _ask(teacher: Chat, prompt: str) -> list[str]:
-    reply = await teacher.complete(ChatCall(messages=(Message(role="user", content=prompt),), schema=RULES_SCHEMA, max_tokens=400))
+    reply = await teacher.complete(
+        ChatCall(messages=(Message(role="user", content=prompt),), schema=RULES_SCHEMA, max_tokens=400)
+    )
     try:
         rules = json.loads(reply.text)["rules"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"the teacher's reply is no valid rules JSON: {reply.text[:200]!r}", "use a larger teacher") from error
+        raise ModelError(
+            f"the teacher's reply is no valid rules JSON: {reply.text[:200]!r}", "use a larger teacher"
+        ) from error
     return [" ".join(str(rule).split()) for rule in rules if str(rule).strip()]
 
 
@@ -72,7 +76,11 @@ def merge(rules: Sequence[Rule], users: Mapping[str, str], embedder: Embedder) -
     for row, group in enumerate(groups.values()):
         # stated answers are exact: "card_arrival" and "card_delivery" are close in meaning and yet two answers
         exact = group[0].text.startswith("Answer: ")
-        close = [] if exact else [at for at, i in enumerate(kept) if i >= 0 and float(vectors[i] @ vectors[row]) >= SAME_RULE]
+        close = (
+            []
+            if exact
+            else [at for at, i in enumerate(kept) if i >= 0 and float(vectors[i] @ vectors[row]) >= SAME_RULE]
+        )
         if close:
             merged[close[0]].extend(group)
         else:

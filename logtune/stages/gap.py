@@ -36,7 +36,9 @@ def assess(
 
 def _route(novelty: float | None, pairs: Sequence[PreferencePair], settings: GapSettings) -> tuple[Route, str]:
     own = sum(pair.origin in ("edit", "stated") for pair in pairs) / len(pairs) if pairs else 0.0
-    measured = "no rules to measure" if novelty is None else f"novelty {novelty:.2f}, threshold {settings.reflect_at:.2f}"
+    measured = (
+        "no rules to measure" if novelty is None else f"novelty {novelty:.2f}, threshold {settings.reflect_at:.2f}"
+    )
     if own >= settings.users_answers and pairs:
         # the gap guards against answers that the model itself could not judge; users' own answers need no such guard
         return "primary", f"{own:.0%} of the better answers are the users' own; {measured}"

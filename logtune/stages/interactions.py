@@ -37,7 +37,9 @@ def request_messages(request: Mapping[str, Json]) -> tuple[Message, ...]:
     """The messages of an OpenAI chat request; of multi-part contents the text parts."""
     found = request.get("messages")
     items = found if isinstance(found, list) else []
-    return tuple(Message(role=str(m.get("role", "")), content=_text(m.get("content"))) for m in items if isinstance(m, dict))
+    return tuple(
+        Message(role=str(m.get("role", "")), content=_text(m.get("content"))) for m in items if isinstance(m, dict)
+    )
 
 
 def answer_text(response: Mapping[str, Json] | None) -> str | None:

@@ -40,10 +40,16 @@ def known_answers(signals: Sequence[Signal], users: Mapping[str, str], min_suppo
         if signal.kind == "edit" and signal.correction and len(signal.correction.split()) <= LONGEST_STATED_WORDS:
             forms[plain(signal.correction)][signal.correction.strip()] += 1
             who[plain(signal.correction)].add(users.get(signal.interaction_id, signal.interaction_id))
-    return {words: counts.most_common(1)[0][0] for words, counts in forms.items() if len(who[words]) >= min_support and words}
+    return {
+        words: counts.most_common(1)[0][0]
+        for words, counts in forms.items()
+        if len(who[words]) >= min_support and words
+    }
 
 
-def right_answer(signals: Sequence[Signal], known: Mapping[str, str], min_confidence: float) -> tuple[str, PairOrigin] | None:
+def right_answer(
+    signals: Sequence[Signal], known: Mapping[str, str], min_confidence: float
+) -> tuple[str, PairOrigin] | None:
     """The answer that the user gave, and how: their edit, else words that name an answer others have given."""
     usable = [s for s in signals if s.correction and s.confidence >= min_confidence]
     edits = [s for s in usable if s.kind == "edit"]
@@ -62,7 +68,11 @@ def right_answer(signals: Sequence[Signal], known: Mapping[str, str], min_confid
 
 
 def from_users(
-    interaction: Interaction, signals: Sequence[Signal], rules: Sequence[Rule], known: Mapping[str, str], min_confidence: float
+    interaction: Interaction,
+    signals: Sequence[Signal],
+    rules: Sequence[Rule],
+    known: Mapping[str, str],
+    min_confidence: float,
 ) -> PreferencePair | None:
     """The pair that the user's own words make; None when they name no other answer."""
     found = right_answer(signals, known, min_confidence)
@@ -85,13 +95,17 @@ def build(
     )  # fmt: skip
 
 
-async def revise(interaction: Interaction, rules: Sequence[Rule], teacher: Chat, margin: float) -> PreferencePair | None:
+async def revise(
+    interaction: Interaction, rules: Sequence[Rule], teacher: Chat, margin: float
+) -> PreferencePair | None:
     """The judge's best of revised and answered afresh, where it beats the original by `margin`; else None."""
     text = "\n".join(f"- {rule.text}" for rule in rules)
     language = language_of(interaction.query)
     prompt = render("revise", language, query=interaction.query, answer=interaction.answer, rules=text)
     revised = (await teacher.complete(ChatCall(messages=(Message(role="user", content=prompt),), max_tokens=512))).text
-    system = Message(role="system", content="\n".join([*(m.content for m in interaction.context if m.role == "system"), text]))
+    system = Message(
+        role="system", content="\n".join([*(m.content for m in interaction.context if m.role == "system"), text])
+    )
     turns = tuple(m for m in interaction.context if m.role != "system")
     asked = ChatCall(messages=(system, *turns, Message(role="user", content=interaction.query)), max_tokens=512)
     candidates = {"revised": revised, "afresh": (await teacher.complete(asked)).text}
@@ -100,7 +114,9 @@ async def revise(interaction: Interaction, rules: Sequence[Rule], teacher: Chat,
     if votes[best] <= 0.5 + margin / 2:
         return None
     shares = cast("Mapping[str, Json]", votes)
-    return build(interaction, rules, candidates[best], interaction.answer, cast("PairOrigin", best), votes[best], shares)
+    return build(
+        interaction, rules, candidates[best], interaction.answer, cast("PairOrigin", best), votes[best], shares
+    )
 
 
 async def _preference(interaction: Interaction, rules: str, answer: str, teacher: Chat) -> float:
@@ -115,6 +131,8 @@ async def _preference(interaction: Interaction, rules: str, answer: str, teacher
         try:
             verdict = json.loads(reply.text)["better"]
         except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(f"the judge's reply is no verdict: {reply.text[:200]!r}", "use a larger teacher") from error
+            raise ModelError(
+                f"the judge's reply is no verdict: {reply.text[:200]!r}", "use a larger teacher"
+            ) from error
         points += 0.25 if verdict == "tie" else 0.5 * (verdict == ours)
     return points
