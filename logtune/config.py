@@ -133,8 +133,8 @@ class ClusterSettings(Settings):
     """stable: average linkage on cosine distance, cut where it is most stable; ward: the paper's."""
     threshold: Annotated[float, Field(gt=0)] = 4.0
     """Ward's distance threshold; used by method ward alone."""
-    min_size: Positive = 12
-    """Smaller clusters join the nearest."""
+    min_size: Positive = 40
+    """Smaller clusters join the nearest; the gate can prove nothing on much fewer (8 votes on 15% of the users)."""
     radius_quantile: Share = 0.01
     """Share of a cluster's own queries that may lie outside its radius."""
     match: Share = 0.5
@@ -167,7 +167,7 @@ class TrainSettings(Settings):
     """Peak learning rate."""
     schedule: Literal["linear", "cosine"] = "linear"
     """How the learning rate falls."""
-    epochs: Positive = 3
+    epochs: Positive = 4
     """Passes over the pairs; a checkpoint each."""
     batch: Positive = 8
     """Pairs in one step."""
@@ -196,9 +196,9 @@ class TrainSettings(Settings):
 class EvaluateSettings(Settings):
     """The gate."""
 
-    selection_share: Share = 0.15
+    selection_share: Share = 0.1
     """Share of users whose interactions choose the checkpoint."""
-    confirmation_share: Share = 0.15
+    confirmation_share: Share = 0.2
     """Share of users whose interactions confirm it, once."""
     min_cases: Positive = 8
     """Fewer confirmation cases decide nothing (not_enough_data)."""

@@ -8,38 +8,52 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
-from logtune import units
+from logtune import candidates, lessons
 from logtune.config import Config
 from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.errors import NOT_PASSED, OK
 from logtune.ports import Tools
 from logtune.records import (
-    Adapter, Cluster, Decision, Deployment, Derived, Evaluation, Feedback, Gap, Interaction, Json, LogRecord,
-    PreferencePair, Rule, Signal, Verdict, new_id,
+    Adapter,
+    Cluster,
+    Decision,
+    Deployment,
+    Derived,
+    Evaluation,
+    Feedback,
+    Gap,
+    Interaction,
+    Json,
+    LogRecord,
+    PreferencePair,
+    Rule,
+    Signal,
+    Verdict,
+    new_id,
 )  # fmt: skip
 from logtune.runner import Board, Counts, Cycle, Stage, run_stage
 
 STAGES: tuple[Stage, ...] = (
     Stage(name="interactions", version="1", reads=(LogRecord, Feedback), writes=(Interaction,),
-          settings=lambda c: (), phases=(units.interactions,)),
+          settings=lambda c: (), phases=(lessons.interactions,)),
     Stage(name="signals", version="1", reads=(Interaction, Feedback), writes=(Signal,),
-          settings=lambda c: (c.signals,), phases=(units.signals,)),
+          settings=lambda c: (c.signals,), phases=(lessons.signals,)),
     Stage(name="filter", version="1", reads=(Interaction, Signal), writes=(Decision,),
-          settings=lambda c: (c.filter, c.embedder), phases=(units.filter_noise,)),
+          settings=lambda c: (c.filter, c.embedder), phases=(lessons.filter_noise,)),
     Stage(name="distill", version="1", reads=(Interaction, Signal, Decision), writes=(Rule,),
-          settings=lambda c: (c.distill, c.teacher), phases=(units.distill_rules, units.merge_rules)),
+          settings=lambda c: (c.distill, c.teacher), phases=(lessons.distill_rules, lessons.merge_rules)),
     Stage(name="pairs", version="1", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
-          settings=lambda c: (c.pairs, c.teacher), phases=(units.make_pairs,)),
+          settings=lambda c: (c.pairs, c.teacher), phases=(lessons.make_pairs,)),
     Stage(name="cluster", version="1", reads=(Interaction, Rule), writes=(Cluster,),
-          settings=lambda c: (c.cluster, c.embedder), phases=(units.cluster,)),
+          settings=lambda c: (c.cluster, c.embedder), phases=(lessons.cluster,)),
     Stage(name="gap", version="1", reads=(Cluster, Rule, PreferencePair), writes=(Gap,),
-          settings=lambda c: (c.gap, c.teacher), phases=(units.measure_gaps,)),
+          settings=lambda c: (c.gap, c.teacher), phases=(candidates.measure_gaps,)),
     Stage(name="train", version="1", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False, together=1,
-          settings=lambda c: (c.train, c.evaluate), phases=(units.train,)),
+          settings=lambda c: (c.train, c.evaluate), phases=(candidates.train,)),
     Stage(name="evaluate", version="1", reads=(Cluster, Adapter, Interaction, Signal), writes=(Evaluation,), together=1,
-          settings=lambda c: (c.evaluate,), phases=(units.evaluate_adapters,)),
+          settings=lambda c: (c.evaluate,), phases=(candidates.evaluate_adapters,)),
     Stage(name="experiment", version="1", reads=(Evaluation,), writes=(Verdict,),
-          settings=lambda c: (c.deploy,), phases=(units.judge_experiments,)),
+          settings=lambda c: (c.deploy,), phases=(candidates.judge_experiments,)),
     Stage(name="deploy", version="1", reads=(Verdict, Cluster, Adapter), writes=(Deployment,),
           settings=lambda c: (c.deploy,), phases=()),
 )  # fmt: skip
@@ -105,13 +119,13 @@ def _open(store: Store, tools: Tools, config: Config) -> CycleRow:
     return row
 
 
-def _cycle(
-    store: Store, tools: Tools, config: Config, row: CycleRow, progress: Callable[[str], None]
-) -> Cycle:
+def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: Callable[[str], None]) -> Cycle:
     serving = cast("dict[str, str | None]", row.receipt.get("serving") or {})
     clusters = store.load(Cluster, cast("list[str]", row.receipt.get("before") or []))
     adapters = store.load(Adapter, sorted({name for name in serving.values() if name}))
-    before: dict[str, Derived] = {record.id: record for record in clusters} | {record.id: record for record in adapters}
+    before: dict[str, Derived] = {}
+    before.update((record.id, record) for record in clusters)
+    before.update((record.id, record) for record in adapters)
     since = row.started_at - config.cycle.window_days * 86400
     return Cycle(
         id=row.id, config=config, tools=tools, board=Board(), logs={log.id: log for log in store.logs(since)},
@@ -131,7 +145,12 @@ async def _stages(store: Store, cycle: Cycle, config: Config, progress: Callable
         store.commit_units(
             [
                 UnitResult(
-                    stage=stage, key=key, outputs=tuple(outputs), cycle_id=cycle.id, config_hash=config.config_hash, at=now
+                    stage=stage,
+                    key=key,
+                    outputs=tuple(outputs),
+                    cycle_id=cycle.id,
+                    config_hash=config.config_hash,
+                    at=now,
                 )
                 for key, outputs in done
             ]
@@ -150,7 +169,9 @@ async def _stages(store: Store, cycle: Cycle, config: Config, progress: Callable
     return counts
 
 
-KINDS: Mapping[str, type[Derived]] = {kind.__name__: kind for stage in STAGES for kind in cast("tuple[type[Derived], ...]", stage.writes)}
+KINDS: Mapping[str, type[Derived]] = {
+    kind.__name__: kind for stage in STAGES for kind in cast("tuple[type[Derived], ...]", stage.writes)
+}
 
 
 def _records(store: Store, outputs: Sequence[tuple[str, str]]) -> list[Derived]:
@@ -163,12 +184,12 @@ def _records(store: Store, outputs: Sequence[tuple[str, str]]) -> list[Derived]:
 
 async def _deploy(store: Store, cycle: Cycle) -> Counts:
     """Write the plan down and let the adapter server have what serves. A second run finds nothing left to change."""
-    planned = units.plan_deployments(cycle, store.deployments(), lambda ids: store.load(Adapter, ids))
+    planned = candidates.plan_deployments(cycle, store.deployments(), lambda ids: store.load(Adapter, ids))
     for deployment in planned:
         store.deploy(deployment, cycle.id)
     current = store.deployments()
     live = sorted({row.adapter_id for row in current.values() if row.adapter_id})
-    await units.serve_only(cycle, store.load(Adapter, live))
+    await candidates.serve_only(cycle, store.load(Adapter, live))
     return Counts(done=len(planned), unchanged=len(current) - len(planned))
 
 
@@ -194,29 +215,32 @@ def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Cou
 def _summary(
     cycle: Cycle, evaluations: Sequence[Evaluation], deployed: Sequence[Deployment], counts: Mapping[str, Counts]
 ) -> str:
-    """What happened, in a sentence or two that need no manual."""
-    board = cycle.board
-    if not board.all(Interaction):
-        return "Nothing to learn from: the store holds no answered request. Import logs, or send traffic through the gateway."
-    if not board.all(PreferencePair) and not evaluations:
+    """What happened, in a few sentences that need no manual."""
+    board, items = cycle.board, cycle.board.all(Interaction)
+    pairs = len(board.all(PreferencePair))
+    if not items:
         return (
-            f"{len(board.all(Interaction))} interactions were read; none of them gives a better answer than the one that was "
-            "given, so there is nothing to train. The base model keeps serving."
+            "Nothing to learn from: the store holds no answered request. "
+            "Import logs, or send traffic through the gateway."
         )
-    told = [f"{board.get(Cluster, d.cluster_id).name}: {d.candidate} deployed, {d.reason}." for d in deployed]
+    if not pairs and not evaluations:
+        return (
+            f"{len(items)} interactions were read; none of them gives a better answer than the one that was given, "
+            "so there is nothing to train. What serves keeps serving."
+        )
+    users = len({i.user or i.session or i.id for i in items})
+    rules = sum(bool(rule.merged_from) for rule in board.all(Rule))
+    told = [f"{len(items)} interactions of {users} users gave {rules} rules and {pairs} pairs."]
+    told += [f"{board.get(Cluster, d.cluster_id).name}: {d.candidate} deployed, {d.reason}." for d in deployed]
     told += [
         f"{board.get(Cluster, e.cluster_id).name}: {e.outcome.replace('_', ' ')}, {e.reason}."
         for e in evaluations
         if e.outcome != "passed"
     ]
     told += [f"training failed: {reason}" for reason in counts["train"].reasons]
-    users = len({i.user or i.session or i.id for i in board.all(Interaction)})
-    rules = sum(bool(rule.merged_from) for rule in board.all(Rule))
-    learned = f"{len(board.all(Interaction))} interactions of {users} users gave {rules} rules and {len(board.all(PreferencePair))} pairs."
-    return " ".join([learned, *(told or ["Nothing new passed; what served keeps serving."])])
+    return " ".join(told if len(told) > 1 else [*told, "Nothing new passed; what served keeps serving."])
 
 
 def _as_json(receipt: CycleReceipt) -> dict[str, Json]:
-    return {name: cast("Json", getattr(receipt, name)) for name in CycleReceipt.__slots__} | {
-        "clusters": list(receipt.clusters), "deployed": list(receipt.deployed),
-    }  # fmt: skip
+    lists: dict[str, Json] = {"clusters": list(receipt.clusters), "deployed": list(receipt.deployed)}
+    return {name: cast("Json", getattr(receipt, name)) for name in CycleReceipt.__slots__} | lists

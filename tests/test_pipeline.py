@@ -12,14 +12,30 @@ from logtune.edges.store import Store, UnitResult
 from logtune.errors import NOT_PASSED, OK, TooManyFailures
 from logtune.ports import ChatCall, Tools
 from logtune.records import (
-    Adapter, Decision, Deployment, Evaluation, Feedback, Interaction, PreferencePair, Rule, Signal, Verdict,
+    Adapter,
+    Decision,
+    Deployment,
+    Evaluation,
+    Feedback,
+    Interaction,
+    PreferencePair,
+    Rule,
+    Signal,
+    Verdict,
 )  # fmt: skip
 from logtune.testing import (
-    FakeExecutor, FixedClock, FixedLikelihood, MemoryAdapterServer, ScriptedChat, WordCoverage, WordEmbedder, sample_log,
+    FakeExecutor,
+    FixedClock,
+    FixedLikelihood,
+    MemoryAdapterServer,
+    ScriptedChat,
+    WordCoverage,
+    WordEmbedder,
+    sample_log,
     sample_logs,
 )  # fmt: skip
 
-CONFIG = build({"filter": {"off_topic": "off"}, "train": {"budget": 0.05}})
+CONFIG = build({"filter": {"off_topic": "off"}, "train": {"budget": 0.004}})
 
 
 def answers_right(call: ChatCall) -> str:
@@ -41,7 +57,7 @@ def tools(student: ScriptedChat | None = None, executor: FakeExecutor | None = N
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     opened = Store(f"sqlite:///{tmp_path / 'store.db'}")
-    logs, feedback = sample_logs()
+    logs, feedback = sample_logs(users=120, per_user=1)
     opened.add_logs(logs)
     opened.put_feedback(feedback)
     return opened
@@ -100,7 +116,7 @@ class DyingStore(Store):
 def test_a_killed_cycle_ends_like_an_uninterrupted_one(store: Store, tmp_path: Path, writes: int) -> None:
     pipeline.run_cycle(store, tools(), CONFIG)
     dying = DyingStore(f"sqlite:///{tmp_path / 'dying.db'}")
-    logs, feedback = sample_logs()
+    logs, feedback = sample_logs(users=120, per_user=1)
     dying.add_logs(logs)
     dying.put_feedback(feedback)
     dying.left = writes
@@ -123,7 +139,7 @@ def test_an_empty_store_ends_with_a_plain_sentence(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kept", [1, 2, 5])
 def test_few_logs_decide_nothing(tmp_path: Path, kept: int) -> None:
     opened = Store(f"sqlite:///{tmp_path / 's.db'}")
-    logs, feedback = sample_logs()
+    logs, feedback = sample_logs(users=120, per_user=1)
     opened.add_logs(logs[:kept])
     opened.put_feedback([f for f in feedback if f.target in {log.id for log in logs[:kept]}])
     receipt = pipeline.run_cycle(opened, tools(), CONFIG)
@@ -134,7 +150,7 @@ def test_few_logs_decide_nothing(tmp_path: Path, kept: int) -> None:
 
 def test_logs_without_feedback_teach_nothing(tmp_path: Path) -> None:
     opened = Store(f"sqlite:///{tmp_path / 's.db'}")
-    opened.add_logs(sample_logs()[0])
+    opened.add_logs(sample_logs(users=120, per_user=1)[0])
     receipt = pipeline.run_cycle(opened, tools(), CONFIG)
     assert receipt.exit_code == OK
     assert "nothing to train" in receipt.summary
@@ -143,7 +159,9 @@ def test_logs_without_feedback_teach_nothing(tmp_path: Path) -> None:
 def test_only_noise_teaches_nothing(tmp_path: Path) -> None:
     opened = Store(f"sqlite:///{tmp_path / 's.db'}")
     opened.add_logs([sample_log(f"n{i}", "x" * (i % 3), "what?", f"u{i}") for i in range(30)])
-    opened.put_feedback([Feedback(id=f"f{i}", target=f"n{i}", at=2e9, kind="edit", correction="late") for i in range(30)])
+    opened.put_feedback(
+        [Feedback(id=f"f{i}", target=f"n{i}", at=2e9, kind="edit", correction="late") for i in range(30)]
+    )
     receipt = pipeline.run_cycle(opened, tools(), CONFIG)
     assert receipt.exit_code in (OK, NOT_PASSED)
     assert not receipt.deployed

@@ -1,18 +1,20 @@
 """The one place where settings, edges and stages are bound together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logtune.config import Config
 from logtune.edges.store import Store
 from logtune.errors import ConfigError
-from logtune.ports import Chat, Coverage, Embedder, Tools
+from logtune.ports import AdapterServer, Chat, Coverage, Embedder, Likelihood, Tools
 from logtune.records import Json
 
 if TYPE_CHECKING:
     from logtune.app.gateway import Gateway
     from logtune.edges.local_model import LocalModel
+    from logtune.edges.weights import ModelFolder
 
 Said = Callable[[str], None]
 TRAINER = "logtune.stages.train:run"  # by name: it runs in a process of its own
@@ -58,37 +60,51 @@ def tools(config: Config, progress: Said = silent) -> Tools:
 
     adapters_dir(config).mkdir(parents=True, exist_ok=True)
     vectors = embedder(config, progress)
-    shared = {
-        "embedder": vectors, "coverage": _coverage(config, vectors), "teacher": _teacher(config),
-        "executor": LocalExecutor(TRAINER), "clock": SystemClock(), "adapters_dir": str(adapters_dir(config).resolve()),
-    }  # fmt: skip
-    if config.model.engine == "embedded":
-        local = engine(config, progress)
-        return Tools(
-            **shared, student=local, likelihood=local, adapters=local, base_parameters=local.base_parameters,
-            base_fingerprint=local.fingerprint, lora_sizes=local.lora_sizes(), base_path=str(local.folder.path),
-        )  # type: ignore[arg-type]  # fmt: skip  # mypy sees one type for all values of `shared`
-    return _remote(config, shared, progress)
+    served = _embedded(config, progress) if config.model.engine == "embedded" else _remote(config, progress)
+    return Tools(
+        student=served.student, likelihood=served.likelihood, adapters=served.adapters,
+        base_parameters=served.folder.parameters, base_fingerprint=served.folder.fingerprint,
+        base_path=str(served.folder.path), lora_sizes=served.lora_sizes, embedder=vectors,
+        coverage=_coverage(config, vectors), teacher=_teacher(config), executor=LocalExecutor(TRAINER),
+        clock=SystemClock(), adapters_dir=str(adapters_dir(config).resolve()),
+    )  # fmt: skip
 
 
-def _remote(config: Config, shared: dict[str, object], progress: Said) -> Tools:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Served:
+    """The served model: how to call it, and its weights, which training needs here wherever they serve."""
+
+    student: Chat
+    likelihood: Likelihood | None
+    adapters: AdapterServer
+    folder: "ModelFolder"
+    lora_sizes: Mapping[str, int]
+
+
+def _embedded(config: Config, progress: Said) -> _Served:
+    local = engine(config, progress)
+    return _Served(student=local, likelihood=local, adapters=local, folder=local.folder, lora_sizes=local.lora_sizes())
+
+
+def _remote(config: Config, progress: Said) -> _Served:
     from logtune.edges.adapter_server import HttpAdapterServer
     from logtune.edges.chat import HttpChat
     from logtune.edges.local_model import folder_lora_sizes
     from logtune.edges.weights import base_model
 
     url, model = _url(config), config.model
-    folder = base_model(model.base, progress=progress)  # training needs the weights here, wherever they serve
-    return Tools(
-        **shared, student=HttpChat(url, model.served_name, api_key_env=model.api_key_env), likelihood=None,
-        adapters=HttpAdapterServer(url), base_parameters=folder.parameters, base_fingerprint=folder.fingerprint,
-        lora_sizes=folder_lora_sizes(folder), base_path=str(folder.path),
-    )  # type: ignore[arg-type]  # fmt: skip  # as above
+    folder = base_model(model.base, progress=progress)
+    return _Served(
+        student=HttpChat(url, model.served_name, api_key_env=model.api_key_env), likelihood=None,
+        adapters=HttpAdapterServer(url), folder=folder, lora_sizes=folder_lora_sizes(folder),
+    )  # fmt: skip
 
 
 def _url(config: Config) -> str:
     if not config.model.url:
-        raise ConfigError("model.engine is 'openai' and model.url is empty", "set model.url to the server's URL, with /v1")
+        raise ConfigError(
+            "model.engine is 'openai' and model.url is empty", "set model.url to the server's URL, with /v1"
+        )
     return config.model.url
 
 
@@ -105,12 +121,16 @@ def _teacher(config: Config) -> Chat | None:
 
 
 def _coverage(config: Config, vectors: Embedder) -> Coverage:
-    from logtune.edges.vectors import EmbeddingCoverage, RerankerCoverage
-
     if config.gap.method == "embedding":
+        from logtune.edges.vectors import EmbeddingCoverage
+
         return EmbeddingCoverage(vectors)
     if not config.gap.reranker:
-        raise ConfigError("gap.method is 'reranker' and gap.reranker is empty", "set gap.reranker to a folder or hub id")
+        raise ConfigError(
+            "gap.method is 'reranker' and gap.reranker is empty", "set gap.reranker to a folder or hub id"
+        )
+    from logtune.edges.vectors import RerankerCoverage
+
     return RerankerCoverage(config.gap.reranker)
 
 

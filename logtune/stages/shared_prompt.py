@@ -1,4 +1,4 @@
-"""TRL's DPO forward with each prompt computed once: rows [prompt chosen], [prompt rejected] -> one row [prompt chosen rejected].
+"""TRL's DPO forward with each prompt computed once: [prompt chosen], [prompt rejected] -> [prompt chosen rejected].
 
 Both answers see the prompt and not each other, at the positions they would have alone, so every log-probability is the
 same; and only labelled positions meet the vocabulary. TRL's own loss, reference and metrics work on the result.
@@ -50,7 +50,7 @@ def share_prompts(model: "PreTrainedModel") -> None:
             return original(*args, **kwargs)
         return _score(self, pack(ids, cast("torch.Tensor", kwargs["attention_mask"]), labels), ids.shape)
 
-    model.forward = MethodType(forward, model)  # type: ignore[assignment]  # a bound method, as TRL's own patch is
+    model.forward = MethodType(forward, model)
 
 
 def pack(ids: torch.Tensor, attention: torch.Tensor, labels: torch.Tensor) -> Packed:

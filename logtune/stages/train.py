@@ -1,4 +1,4 @@
-"""Cluster, PreferencePair*, Gap -> Adapter*: one LoRA adapter a checkpoint; the only stage that imports torch, PEFT and TRL.
+"""Cluster, PreferencePair*, Gap -> Adapter*: a LoRA adapter a checkpoint; the one stage that imports torch, PEFT, TRL.
 
 Expert: DPO + SFT on (prompt, chosen, rejected), the paper's loss 0.5 sigmoid(beta 0.1) + 0.5 NLL(chosen), section 3.4.
 Critic: SFT on (query and first answer -> numbered rules). A run whose loss did not fall, whose weights did not move or
@@ -7,12 +7,13 @@ whose output does not change is a TrainingError. Runs in a process of its own: `
 
 import hashlib
 import json
-import os
 import shutil
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, cast
 
 from logtune.config import TrainSettings
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
     import torch
     from datasets import Dataset
     from peft import LoraConfig, PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
-    from trl import DPOTrainer, SFTTrainer
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+    from trl.trainer.dpo_trainer import DPOTrainer
+    from trl.trainer.sft_trainer import SFTTrainer
 
 LEAST_OUTPUT_CHANGE = 1e-3  # nats a token on the training pairs; bf16 rounding alone stays below
 PROBED_PAIRS = 8
@@ -60,16 +62,19 @@ def run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...
             "collect more feedback, raise train.max_prompt_tokens or lower train.min_pairs",
         )
     before = _answer_nll(model, tokenizer, fit.pairs[:PROBED_PAIRS])
-    trainer, losses, folders = _fit(job, fit.pairs, settings, model, tokenizer, progress)
+    trainer, course = _fit(job, fit.pairs, settings, model, tokenizer, progress)
     tuned = cast("PeftModel", trainer.model)
     after = _answer_nll(cast("PreTrainedModel", tuned), tokenizer, fit.pairs[:PROBED_PAIRS])
+    first, last = course.ends()
     checks: dict[str, Json] = {
-        "pairs": len(fit.pairs), "too_long": fit.too_long, "first_loss": losses[0], "last_loss": losses[-1],
+        "pairs": len(fit.pairs), "too_long": fit.too_long, "first_loss": first, "last_loss": last,
         "weight_norm": _lora_b_norm(tuned), "chosen_nll_before": before, "chosen_nll_after": after,
     }  # fmt: skip
     verify(checks)
+    losses = course.of_epochs()
     return tuple(
-        _describe(job, fit.pairs, folder, losses[:epoch], epoch, checks) for epoch, folder in enumerate(folders, start=1)
+        _describe(job, fit.pairs, folder, losses[:epoch], checks)
+        for epoch, (folder, _) in enumerate(course.checkpoints, start=1)
     )
 
 
@@ -120,47 +125,71 @@ def _dtype() -> "torch.dtype":
     return torch.bfloat16 if native else torch.float32
 
 
+@dataclass(slots=True)
+class _Course:
+    """What a run leaves behind: the loss of each step, and a checkpoint an epoch with the steps taken till then."""
+
+    losses: list[float] = field(default_factory=list)
+    checkpoints: list[tuple[Path, int]] = field(default_factory=list)
+
+    def ends(self) -> tuple[float, float]:
+        """Mean loss of the first and of the last fifth of the steps (at least one each)."""
+        some = max(1, len(self.losses) // 5)
+        return fmean(self.losses[:some]), fmean(self.losses[-some:])
+
+    def of_epochs(self) -> tuple[float, ...]:
+        """Mean loss of each epoch."""
+        steps = [0, *(step for _, step in self.checkpoints)]
+        return tuple(fmean(self.losses[start:end]) for start, end in pairwise(steps))
+
+
 def _fit(
-    job: TrainingJob, pairs: tuple[TrainingPair, ...], settings: TrainSettings, model: "PreTrainedModel",
-    tokenizer: "PreTrainedTokenizerBase", progress: Callable[[str], None],
-) -> "tuple[DPOTrainer | SFTTrainer, tuple[float, ...], list[Path]]":  # fmt: skip
+    job: TrainingJob,
+    pairs: tuple[TrainingPair, ...],
+    settings: TrainSettings,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    progress: Callable[[str], None],
+) -> "tuple[DPOTrainer | SFTTrainer, _Course]":
     from datasets.utils.logging import disable_progress_bar
-    from transformers import TrainerCallback, TrainerControl, TrainerState
     from transformers.trainer_callback import PrinterCallback
 
     disable_progress_bar()
     work = Path(job.out_dir) / f".training-{digest([job.cluster_id, job.kind, [p.id for p in pairs]])}"
     shutil.rmtree(work, ignore_errors=True)
-    folders: list[Path] = []
-    losses: list[float] = []
-    seen: list[float] = []
-
-    class Checkpoints(TrainerCallback):
-        """Saves the adapter after each epoch and says how far the run is."""
-
-        def on_log(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: dict[str, float]) -> None:
-            logs = kwargs.get("logs", {})
-            if "loss" in logs:
-                seen.append(float(logs["loss"]))
-                progress(f"step {state.global_step}/{state.max_steps}, loss {seen[-1]:.3f}")
-
-        def on_epoch_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
-            folder = work / f"epoch-{len(folders) + 1}"
-            cast("PeftModel", kwargs["model"]).save_pretrained(str(folder), safe_serialization=True)
-            folders.append(folder)
-            done = sum(losses_counted)
-            losses.append(sum(seen[done:]) / max(1, len(seen[done:])))
-            losses_counted.append(len(seen) - done)
-
-    losses_counted: list[int] = []
-    build = _expert if job.kind == "expert" else _critic
+    arguments, lora = _arguments(work, settings, job.seed), _lora(job.rank, settings)
+    course = _Course()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries warn of each other's defaults; ours are set below
-        trainer = build(pairs, model, tokenizer, _arguments(work, settings, job.seed), _lora(job.rank, settings), settings)
+        if job.kind == "expert":
+            trainer: DPOTrainer | SFTTrainer = _expert(pairs, model, tokenizer, arguments, lora, settings)
+        else:
+            trainer = _critic(pairs, model, tokenizer, arguments, lora)
         trainer.remove_callback(PrinterCallback)
-        trainer.add_callback(Checkpoints())
+        trainer.add_callback(_recorder(course, work, progress))
         trainer.train()
-    return trainer, tuple(losses), folders
+    return trainer, course
+
+
+def _recorder(course: _Course, work: Path, progress: Callable[[str], None]) -> "TrainerCallback":
+    from transformers import TrainerCallback, TrainerControl, TrainerState
+
+    class Recorder(TrainerCallback):
+        """Notes the loss of each step and saves the adapter after each epoch."""
+
+        def on_log(
+            self, args: object, state: TrainerState, control: TrainerControl, **kwargs: dict[str, float]
+        ) -> None:
+            if "loss" in kwargs.get("logs", {}):
+                course.losses.append(float(kwargs["logs"]["loss"]))
+                progress(f"step {state.global_step} of {state.max_steps}, loss {course.losses[-1]:.3f}")
+
+        def on_epoch_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+            folder = work / f"epoch-{len(course.checkpoints) + 1}"
+            cast("PeftModel", kwargs["model"]).save_pretrained(str(folder), safe_serialization=True)
+            course.checkpoints.append((folder, len(course.losses)))
+
+    return Recorder()
 
 
 def _arguments(work: Path, settings: TrainSettings, seed: int) -> dict[str, Any]:  # three libraries share it
@@ -172,7 +201,8 @@ def _arguments(work: Path, settings: TrainSettings, seed: int) -> dict[str, Any]
         "weight_decay": settings.weight_decay, "max_grad_norm": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.98,
         "save_strategy": "no", "logging_steps": 1, "report_to": "none", "disable_tqdm": True, "seed": seed,
         "gradient_checkpointing": settings.gradient_checkpointing, "bf16": False, "max_length": None,
-        "use_cpu": not torch.cuda.is_available(), "remove_unused_columns": False, "dataloader_pin_memory": torch.cuda.is_available(),
+        "use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": torch.cuda.is_available(),
+        "remove_unused_columns": False,
     }  # fmt: skip
 
 
@@ -212,7 +242,8 @@ def _expert(
     pairs: Sequence[TrainingPair], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     arguments: dict[str, Any], lora: "LoraConfig", settings: TrainSettings,
 ) -> "DPOTrainer":  # fmt: skip
-    from trl import DPOConfig, DPOTrainer
+    from trl.trainer.dpo_config import DPOConfig
+    from trl.trainer.dpo_trainer import DPOTrainer
 
     from logtune.stages.shared_prompt import share_prompts
 
@@ -224,9 +255,9 @@ def _expert(
     class SharedPromptTrainer(DPOTrainer):
         """TRL's trainer with its forward replaced as soon as TRL has put its own in place."""
 
-        def _precompute_ref_logps(self, *args: object, **kwargs: object) -> object:
-            share_prompts(cast("PeftModel", self.model).get_base_model())
-            return super()._precompute_ref_logps(*args, **kwargs)
+        def _precompute_ref_logps(self, dataset: "Dataset", name: str, batch_size: int) -> "Dataset":
+            share_prompts(cast("PreTrainedModel", cast("PeftModel", self.model).get_base_model()))
+            return super()._precompute_ref_logps(dataset, name, batch_size)
 
     return SharedPromptTrainer(
         model=model, args=config, train_dataset=_dataset(_rows(pairs)), processing_class=tokenizer, peft_config=lora
@@ -235,13 +266,16 @@ def _expert(
 
 def _critic(
     pairs: Sequence[TrainingPair], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
-    arguments: dict[str, Any], lora: "LoraConfig", settings: TrainSettings,
+    arguments: dict[str, Any], lora: "LoraConfig",
 ) -> "SFTTrainer":  # fmt: skip
-    from trl import SFTConfig, SFTTrainer
+    from trl.trainer.sft_config import SFTConfig
+    from trl.trainer.sft_trainer import SFTTrainer
 
     rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in _rows(pairs)]
     config = SFTConfig(**arguments, completion_only_loss=True)
-    return SFTTrainer(model=model, args=config, train_dataset=_dataset(rows), processing_class=tokenizer, peft_config=lora)
+    return SFTTrainer(
+        model=model, args=config, train_dataset=_dataset(rows), processing_class=tokenizer, peft_config=lora
+    )
 
 
 def _answer_nll(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[TrainingPair]) -> float:
@@ -268,23 +302,30 @@ def _lora_b_norm(model: "PeftModel") -> float:
 
 
 def _describe(
-    job: TrainingJob, pairs: Sequence[TrainingPair], folder: Path, losses: tuple[float, ...], epoch: int, checks: dict[str, Json]
-) -> Adapter:  # fmt: skip
+    job: TrainingJob, pairs: Sequence[TrainingPair], folder: Path, losses: tuple[float, ...], checks: dict[str, Json]
+) -> Adapter:
     """Move a checkpoint to its immutable name and describe it."""
-    weights = (folder / "adapter_model.safetensors").read_bytes()
-    checksum = hashlib.sha256(weights).hexdigest()
-    name = f"{job.name or job.cluster_id}-{job.kind}@{checksum[:12]}"
+    checksum = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
     adapter = identified(
         Adapter(
-            id="", cluster_id=job.cluster_id, pair_ids=tuple(pair.id for pair in pairs), kind=cast("AdapterKind", job.kind),
-            base=job.base_fingerprint, rank=job.rank, parameters=_parameters(folder), path=name, sha256=checksum,
-            losses=losses, checks=checks, epoch=epoch,
+            id="",
+            cluster_id=job.cluster_id,
+            pair_ids=tuple(pair.id for pair in pairs),
+            kind=cast("AdapterKind", job.kind),
+            base=job.base_fingerprint,
+            rank=job.rank,
+            parameters=_parameters(folder),
+            path=f"{job.name or job.cluster_id}-{job.kind}@{checksum[:12]}",
+            sha256=checksum,
+            losses=losses,
+            checks=checks,
+            epoch=len(losses),
         )
-    )  # fmt: skip
+    )
     _card(folder, adapter)
-    target = Path(job.out_dir) / name
+    target = Path(job.out_dir) / adapter.path
     shutil.rmtree(target, ignore_errors=True)
-    os.replace(folder, target)
+    folder.rename(target)
     return adapter
 
 
@@ -303,13 +344,14 @@ def _product(shape: Sequence[int]) -> int:
 
 
 def _card(folder: Path, adapter: Adapter) -> None:
-    """`logtune.json` says what base the adapter belongs to; README.md is its model card (peft's own front matter)."""
-    note = {"id": adapter.id, "base": adapter.base, "kind": adapter.kind, "sha256": adapter.sha256, "epoch": adapter.epoch}
+    """`logtune.json` says what base the adapter belongs to; README.md is its model card."""
+    note = {name: getattr(adapter, name) for name in ("id", "base", "kind", "sha256", "epoch")}
     (folder / "logtune.json").write_text(json.dumps(note, indent=1), encoding="utf-8")
-    front = "\n".join(["base_model_relation: adapter", "library_name: peft", "pipeline_tag: text-generation"])
-    body = (
-        f"---\n{front}\ntags: [lora, dpo, sft, trl]\n---\n# {adapter.path}\n\nA {adapter.kind} adapter of rank {adapter.rank} "
-        f"({adapter.parameters} parameters), trained by logtune on {len(adapter.pair_ids)} preference pairs from user logs, "
-        f"epoch {adapter.epoch}. Base fingerprint {adapter.base}. `logtune adapters show {adapter.id}` names its evidence.\n"
-    )
-    (folder / "README.md").write_text(body, encoding="utf-8")
+    lines = (
+        "---", "base_model_relation: adapter", "library_name: peft", "pipeline_tag: text-generation",
+        "tags: [lora, dpo, sft, trl]", "---", f"# {adapter.path}", "",
+        f"A {adapter.kind} adapter of rank {adapter.rank} ({adapter.parameters} parameters), trained by logtune on",
+        f"{len(adapter.pair_ids)} preference pairs from user logs, epoch {adapter.epoch}.",
+        f"Base fingerprint: {adapter.base}. `logtune adapters show {adapter.id}` names its evidence.",
+    )  # fmt: skip
+    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")

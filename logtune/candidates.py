@@ -1,0 +1,302 @@
+"""The last five rows of the pipeline, from clusters to what serves: units of work that train, prove and plan.
+
+A unit names in its inputs every id its result depends on; the runner skips those it has seen. No row writes anything.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+from logtune.ports import TrainingJob, TrainingPair
+from logtune.records import (
+    Adapter,
+    AdapterKind,
+    Cluster,
+    Decision,
+    Deployment,
+    Derived,
+    Evaluation,
+    Gap,
+    Interaction,
+    Json,
+    PreferencePair,
+    Verdict,
+    digest,
+    identified,
+)
+from logtune.runner import Cycle, Unit
+from logtune.stages import answer, deploy, distill, evaluate, experiment, gap
+from logtune.stages.train import rank_for
+from logtune.views import given, max_tokens, pairs_of, prompt_of, rules_by_interaction, signals_of
+
+SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
+
+
+def measure_gaps(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a cluster."""
+    rules_of = rules_by_interaction(cycle)
+    for group in cycle.board.all(Cluster):
+        found = pairs_of(cycle, group)
+        rule_ids = [r.id for member in group.interaction_ids for r in rules_of.get(member, ())]
+
+        async def work(group: Cluster = group, found: Sequence[PreferencePair] = found) -> Sequence[Derived]:
+            known = await _known(cycle, group)
+            return [gap.assess(group, rules_of, known, found, cycle.tools.coverage, cycle.config.gap)]
+
+        yield Unit((group.id, cycle.tools.coverage.fingerprint, *rule_ids, *(p.id for p in found)), work)
+
+
+async def _known(cycle: Cycle, group: Cluster) -> dict[str, list[str]]:
+    """Interaction id -> what the model knew beforehand: the teacher's predictions, else the answer it gave."""
+    items = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
+    teacher, count = cycle.tools.teacher, cycle.config.distill.predict
+    if teacher is None or not count:
+        return {item.id: [item.answer] for item in items}
+    predicted = await asyncio.gather(*(distill.predict(item.query, teacher, count) for item in items))
+    return {item.id: rules for item, rules in zip(items, predicted, strict=True)}
+
+
+def train(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a cluster that has enough to learn and enough to be proven on."""
+    for plan in _plans(cycle):
+        if plan.blocked:
+            continue
+        job, inputs = plan.job, (plan.cluster.id, plan.kind, str(plan.job.rank), *(p.id for p in plan.job.pairs))
+
+        async def work(job: TrainingJob = job) -> Sequence[Derived]:
+            return await asyncio.to_thread(cycle.tools.executor.train, job, cycle.progress)
+
+        yield Unit((*inputs, cycle.tools.base_fingerprint), work)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What a cluster trains, or why it doesn't; and the held-out cases that will decide."""
+
+    cluster: Cluster
+    kind: AdapterKind
+    job: TrainingJob
+    blocked: str | None
+    selection: tuple[evaluate.Case, ...]  # without answers yet
+    confirmation: tuple[evaluate.Case, ...]
+
+
+def _plans(cycle: Cycle) -> list[_Plan]:
+    gaps = {g.cluster_id: g for g in cycle.board.all(Gap)}
+    groups = cycle.board.all(Cluster)
+    return [_plan(cycle, group, gaps[group.id], len(groups)) for group in groups if group.id in gaps]
+
+
+def _plan(cycle: Cycle, group: Cluster, measured: Gap, clusters: int) -> _Plan:
+    settings = cycle.config
+    kind: AdapterKind = "critic" if measured.route == "reflective" else "expert"
+    members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
+    sides = evaluate.split(members, settings.evaluate, SPLIT_SALT)
+    learners = {item.id for item in sides.train}
+    pairs = [p for p in pairs_of(cycle, group) if p.interaction_id in learners]
+    lessons = _lessons(cycle, kind, pairs)
+    share = settings.train.budget * cycle.tools.base_parameters / clusters
+    rank = rank_for(share, cycle.tools.lora_sizes.get(settings.train.target_modules, 1), settings.train.max_rank)
+    confirmation = _cases(cycle, sides.confirmation)
+    job = TrainingJob(
+        cluster_id=group.id,
+        name=group.name,
+        kind=kind,
+        base_path=cycle.tools.base_path,
+        base_fingerprint=cycle.tools.base_fingerprint,
+        pairs=lessons,
+        out_dir=cycle.tools.adapters_dir,
+        rank=rank,
+        seed=settings.train.seed,
+        settings=cast("Mapping[str, Json]", settings.train.model_dump(mode="json")),
+    )
+    return _Plan(
+        cluster=group,
+        kind=kind,
+        job=job,
+        blocked=_blocked(cycle, lessons, rank, confirmation),
+        selection=_cases(cycle, sides.selection or sides.confirmation),
+        confirmation=confirmation,
+    )
+
+
+def _blocked(cycle: Cycle, lessons: Sequence[TrainingPair], rank: int, cases: Sequence[evaluate.Case]) -> str | None:
+    """Why training would be in vain; known before it is paid for."""
+    settings = cycle.config
+    if not rank:
+        return f"a budget of {settings.train.budget:.2%} of the base model does not afford an adapter of rank 1"
+    if len(lessons) < settings.train.min_pairs:
+        return f"{len(lessons)} pairs to learn from, train.min_pairs is {settings.train.min_pairs}"
+    voters = len({case.user or case.interaction_id for case in cases})
+    return evaluate.too_few(voters, len(cases), settings.evaluate)
+
+
+def _lessons(cycle: Cycle, kind: AdapterKind, pairs: Sequence[PreferencePair]) -> tuple[TrainingPair, ...]:
+    if kind == "expert":
+        return tuple(TrainingPair(id=p.id, prompt=p.prompt, chosen=p.chosen, rejected=p.rejected) for p in pairs)
+    rules_of = rules_by_interaction(cycle)
+    return tuple(
+        TrainingPair(
+            id=p.id,
+            prompt=answer.critic_prompt(p.prompt[-1].content, p.rejected),
+            rejected="",
+            chosen=answer.critique([r.text for r in rules_of[p.interaction_id]]),
+        )
+        for p in pairs
+        if rules_of.get(p.interaction_id)
+    )
+
+
+def _cases(cycle: Cycle, items: Iterable[Interaction]) -> tuple[evaluate.Case, ...]:
+    """Held-out interactions with a known right answer: the user's own, or the one they praised."""
+    by_item = signals_of(cycle)
+    pair_of = {p.interaction_id: p for p in cycle.board.all(PreferencePair)}
+    praised = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches == "positive"}
+    cases = []
+    for item in items:
+        pair = pair_of.get(item.id)
+        reference = pair.chosen if pair else item.answer if item.id in praised and by_item.get(item.id) else None
+        if reference:
+            cases.append(
+                evaluate.Case(
+                    interaction_id=item.id,
+                    user=item.user or item.session,
+                    prompt=prompt_of(item),
+                    reference=reference,
+                    baseline_answer="",
+                    candidate_answer="",
+                )
+            )
+    return tuple(cases)
+
+
+def evaluate_adapters(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a cluster: its checkpoints on the selection side, the best one against what serves on the other side."""
+    for plan in _plans(cycle):
+        adapters = [a for a in cycle.board.all(Adapter) if a.cluster_id == plan.cluster.id and _is_of(a, plan)]
+        baseline = cycle.serving.get(plan.cluster.name)
+        asked = digest([[c.interaction_id, c.reference] for c in (*plan.selection, *plan.confirmation)])
+        inputs = (plan.cluster.id, baseline or "base", asked, *(a.id for a in adapters))
+        if plan.blocked:
+            yield Unit((*inputs, plan.blocked), given([_undecided(plan, baseline)]))
+        elif adapters:
+            yield Unit(inputs, _gate(cycle, plan, adapters, baseline))
+
+
+def _is_of(adapter: Adapter, plan: _Plan) -> bool:
+    return adapter.kind == plan.kind and set(adapter.pair_ids) <= {p.id for p in plan.job.pairs}
+
+
+def _undecided(plan: _Plan, baseline: str | None) -> Evaluation:
+    return identified(
+        Evaluation(
+            id="",
+            cluster_id=plan.cluster.id,
+            candidate=plan.kind,
+            adapter_id=None,
+            baseline=baseline or "base",
+            interaction_ids=tuple(c.interaction_id for c in plan.confirmation),
+            cases=len(plan.confirmation),
+            wins=0,
+            ties=0,
+            win_rate=None,
+            lower=None,
+            upper=None,
+            guards={},
+            outcome="not_enough_data",
+            reason=plan.blocked or "",
+        )
+    )
+
+
+def _gate(
+    cycle: Cycle, plan: _Plan, adapters: Sequence[Adapter], baseline: str | None
+) -> Callable[[], Awaitable[Sequence[Derived]]]:
+    async def work() -> Sequence[Derived]:
+        settings = cycle.config.evaluate
+        champion = cast("Adapter | None", cycle.before.get(baseline or ""))
+        scores = []
+        for adapter in adapters:
+            answered = await _answers(cycle, plan.selection, adapter.kind, adapter)
+            scores.append(evaluate.selection_score(_filled(plan.selection, [""] * len(answered), answered), settings))
+            cycle.progress(f"evaluate: {adapter.path} scores {_told(scores[-1])} on the selection side")
+        best = adapters[evaluate.choose(scores)]
+        theirs = await _answers(cycle, plan.confirmation, champion.kind if champion else "base", champion)
+        ours = await _answers(cycle, plan.confirmation, best.kind, best)
+        result = evaluate.compare(
+            _filled(plan.confirmation, theirs, ours),
+            cluster_id=plan.cluster.id,
+            candidate=best.kind,
+            adapter_id=best.id,
+            baseline=baseline or "base",
+            settings=settings,
+        )
+        return [result]
+
+    return work
+
+
+def _told(score: float | None) -> str:
+    return "nothing, for want of cases," if score is None else f"{score:.2f}"
+
+
+async def _answers(cycle: Cycle, cases: Sequence[evaluate.Case], kind: str, adapter: Adapter | None) -> list[str]:
+    """Greedy answers to the cases, all at once; the adapter (None: the base model) is loaded first."""
+    name = adapter.path if adapter else ""
+    if adapter is not None:
+        await cycle.tools.adapters.load(name, str(Path(cycle.tools.adapters_dir) / adapter.path))
+    items = [cycle.board.get(Interaction, case.interaction_id) for case in cases]
+    calls = (
+        answer.answer(cycle.tools.student, cast("AdapterKind", kind), name, case.prompt, max_tokens(cycle, item))
+        for case, item in zip(cases, items, strict=True)
+    )
+    return list(await asyncio.gather(*calls))
+
+
+def _filled(cases: Sequence[evaluate.Case], baseline: Sequence[str], candidate: Sequence[str]) -> list[evaluate.Case]:
+    return [
+        evaluate.Case(
+            interaction_id=c.interaction_id,
+            user=c.user,
+            prompt=c.prompt,
+            reference=c.reference,
+            baseline_answer=theirs,
+            candidate_answer=ours,
+        )
+        for c, theirs, ours in zip(cases, baseline, candidate, strict=True)
+    ]
+
+
+def judge_experiments(cycle: Cycle) -> Iterator[Unit]:
+    """A unit an evaluation."""
+    for found in cycle.board.all(Evaluation):
+        verdict = experiment.decide(found, live_test=cycle.config.deploy.live_test)
+        yield Unit((found.id,), given([verdict]))
+
+
+def plan_deployments(
+    cycle: Cycle, current: Mapping[str, Deployment], load: Callable[[Sequence[str]], Sequence[Adapter]]
+) -> list[Deployment]:
+    """What changes in serving; `load`: adapters by id."""
+    live = load(deploy.live_adapters(current))
+    return deploy.plan(
+        cycle.board.all(Verdict),
+        cycle.board.all(Cluster),
+        current,
+        [*cycle.board.all(Adapter), *live],
+        cycle.tools.clock.now(),
+        base_parameters=cycle.tools.base_parameters,
+        budget=cycle.config.train.budget,
+    )
+
+
+async def serve_only(cycle: Cycle, live: Sequence[Adapter]) -> None:
+    """Load what serves, then unload the rest."""
+    wanted = {adapter.path for adapter in live}
+    for adapter in live:
+        await cycle.tools.adapters.load(adapter.path, str(Path(cycle.tools.adapters_dir) / adapter.path))
+    for name in await cycle.tools.adapters.names():
+        if name not in wanted:
+            await cycle.tools.adapters.unload(name)

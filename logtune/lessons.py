@@ -1,0 +1,178 @@
+"""The first six rows of the pipeline, from logs to clusters: a cycle's records -> units of work that call the stages.
+
+A unit names in its inputs every id its result depends on; the runner skips those it has seen. No row writes anything.
+"""
+
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from typing import cast
+
+import numpy as np
+
+from logtune.ports import Vectors
+from logtune.records import Cluster, Decision, Derived, Feedback, Interaction, PreferencePair, Rule, Signal, digest
+from logtune.runner import Cycle, Unit
+from logtune.stages import answer, distill
+from logtune.stages import cluster as clustering
+from logtune.stages import filter as filtering
+from logtune.stages import interactions as joining
+from logtune.stages import pairs as pairing
+from logtune.stages import signals as reading
+from logtune.views import given, max_tokens, prompt_of, rules_by_interaction, signals_of, teaching, users_of
+
+LEAST_RANK = 2  # rank 1 learns far slower than rank 2 of the same layers; clusters are joined until each affords it
+
+
+def interactions(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a log with an answer."""
+    for item in joining.join(list(cycle.logs.values()), cycle.feedback.values()):
+        yield Unit((item.id,), given([item]))
+
+
+def signals(cycle: Cycle) -> Iterator[Unit]:
+    """A unit an interaction: its feedback and what its user said next."""
+    for item in cycle.board.all(Interaction):
+        given = [cycle.feedback[name] for name in item.feedback_ids]
+        inputs = (item.id, *(digest([f.kind, f.value, f.comment, f.correction]) for f in given))
+
+        async def work(item: Interaction = item, given: Sequence[Feedback] = given) -> Sequence[Derived]:
+            return reading.read(item, given, cycle.config.signals)
+
+        yield Unit(inputs, work)
+
+
+def filter_noise(cycle: Cycle) -> Iterator[Unit]:
+    """One unit: what is noise depends on all that this deployment is asked."""
+    items, by_item = cycle.board.all(Interaction), signals_of(cycle)
+    if not items:
+        return
+
+    async def work() -> Sequence[Derived]:
+        vectors = cycle.tools.embedder.embed([item.query for item in items])
+        return filtering.decide(items, by_item, vectors, _surprise(cycle, items, by_item), cycle.config.filter)
+
+    yield Unit(
+        (*(i.id for i in items), *(s.id for s in cycle.board.all(Signal)), cycle.tools.embedder.fingerprint), work
+    )
+
+
+def _surprise(
+    cycle: Cycle, items: Sequence[Interaction], by_item: Mapping[str, Sequence[Signal]]
+) -> Sequence[float | None]:
+    """Mean negative log-likelihood of the base model's praised answers; only those could become positives."""
+    asked = [
+        i
+        for i, item in enumerate(items)
+        if item.adapter is None and any(s.polarity > 0 for s in by_item.get(item.id, ()))
+    ]
+    found: list[float | None] = [None] * len(items)
+    if cycle.tools.likelihood is not None and asked:
+        prompts = [prompt_of(items[i]) for i in asked]
+        for i, value in zip(asked, cycle.tools.likelihood.nll(prompts, [items[i].answer for i in asked]), strict=True):
+            found[i] = value
+    return found
+
+
+def distill_rules(cycle: Cycle) -> Iterator[Unit]:
+    """A unit an interaction that may teach."""
+    teacher, by_item = cycle.tools.teacher, signals_of(cycle)
+    for item in teaching(cycle):
+        found = by_item.get(item.id, [])
+
+        async def work(item: Interaction = item, found: Sequence[Signal] = found) -> Sequence[Derived]:
+            if teacher is not None:
+                return await distill.distil(item, found, teacher)
+            return distill.extract(item, found, cycle.config.distill)
+
+        yield Unit((item.id, *(s.id for s in found)), work)
+
+
+def merge_rules(cycle: Cycle) -> Iterator[Unit]:
+    """One unit: rules that say the same become one."""
+    rules = [rule for rule in cycle.board.all(Rule) if not rule.merged_from]
+
+    async def work() -> Sequence[Derived]:
+        return distill.merge(rules, users_of(cycle), cycle.tools.embedder)
+
+    if rules:
+        yield Unit(tuple(rule.id for rule in rules), work)
+
+
+def make_pairs(cycle: Cycle) -> Iterator[Unit]:
+    """A unit an interaction that may teach: a better answer, from the user, an earlier success or the teacher."""
+    by_item, rules_of = signals_of(cycle), rules_by_interaction(cycle)
+    edits = [s for item in teaching(cycle) for s in by_item.get(item.id, ())]
+    settings, least = cycle.config.pairs, cycle.config.signals.min_confidence
+    known = pairing.known_answers(edits, users_of(cycle), settings.min_support)
+    decisions = {d.interaction_id: d for d in cycle.board.all(Decision)}
+    for item in teaching(cycle):
+        rules = rules_of.get(item.id, [])
+        pair = pairing.from_users(item, by_item.get(item.id, ()), rules, known, least)
+        if pair is not None:
+            yield Unit((item.id, pair.id), given([pair]))
+        elif decisions[item.id].teaches == "positive" and item.adapter is not None:
+            yield Unit((item.id, "kept", cycle.tools.base_fingerprint), _keep(cycle, item))
+        elif cycle.tools.teacher is not None and rules:
+            yield Unit((item.id, *(rule.id for rule in rules)), _revise(cycle, item, rules))
+
+
+def _keep(cycle: Cycle, item: Interaction) -> Callable[[], Awaitable[Sequence[Derived]]]:
+    """What an adapter already does right, against what the base model would say: so that the next one keeps it."""
+
+    async def work() -> Sequence[Derived]:
+        base = await answer.answer(cycle.tools.student, "base", "", prompt_of(item), max_tokens(cycle, item))
+        pair = pairing.build(item, (), item.answer, base, "on_policy")
+        return [] if pair is None else [pair]
+
+    return work
+
+
+def _revise(cycle: Cycle, item: Interaction, rules: Sequence[Rule]) -> Callable[[], Awaitable[Sequence[Derived]]]:
+    async def work() -> Sequence[Derived]:
+        teacher = cycle.tools.teacher
+        assert teacher is not None
+        pair = await pairing.revise(item, rules, teacher, cycle.config.pairs.margin)
+        return [] if pair is None else [pair]
+
+    return work
+
+
+def cluster(cycle: Cycle) -> Iterator[Unit]:
+    """One unit: every interaction with a rule or a pair."""
+    rules_of, pair_of = rules_by_interaction(cycle), {p.interaction_id: p for p in cycle.board.all(PreferencePair)}
+    items = [i for i in teaching(cycle) if i.id in rules_of or i.id in pair_of]
+    before = [row for row in cycle.before.values() if isinstance(row, Cluster)]
+
+    async def work() -> Sequence[Derived]:
+        texts = {i.id: [r.text for r in rules_of.get(i.id, [])] or [f"Answer: {pair_of[i.id].chosen}"] for i in items}
+        return clustering.group(
+            [i.id for i in items],
+            [i.query for i in items],
+            cycle.tools.embedder.embed([i.query for i in items]),
+            _mean_vectors(cycle, [texts[i.id] for i in items]),
+            cycle.config.cluster,
+            _affordable(cycle),
+            before,
+        )
+
+    if items:
+        meaning = (cycle.tools.embedder.fingerprint, str(_affordable(cycle)), *(c.id for c in before))
+        rows = [f"{i.id} {' '.join(r.id for r in rules_of.get(i.id, ()))} {_pair_id(pair_of.get(i.id))}" for i in items]
+        yield Unit((*rows, *meaning), work)
+
+
+def _pair_id(pair: PreferencePair | None) -> str:
+    return pair.id if pair else ""
+
+
+def _mean_vectors(cycle: Cycle, texts: Sequence[Sequence[str]]) -> Vectors:
+    """(N, D): the normalised mean of each row's texts."""
+    flat = list(dict.fromkeys(text for row in texts for text in row))
+    vectors = dict(zip(flat, cycle.tools.embedder.embed(flat), strict=True))
+    means = np.stack([np.mean([vectors[text] for text in row], axis=0) for row in texts])
+    return cast("Vectors", means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12))
+
+
+def _affordable(cycle: Cycle) -> int:
+    """How many clusters the adapter budget can give an adapter of LEAST_RANK."""
+    each = cycle.tools.lora_sizes.get(cycle.config.train.target_modules, 0) * LEAST_RANK
+    return max(1, int(cycle.config.train.budget * cycle.tools.base_parameters // each)) if each else 1
