@@ -3,8 +3,8 @@
     python benchmarks/weekly.py --weeks 2 --json OUT
 
 A simulated user who knows the right topic asks through the real gateway and reacts to what the model really answered:
-edits, words that name the topic, mere complaints, thumbs, re-asks, silence; a share of it wrong on purpose. Training sees
-the logs only. After each cycle: exact match on the test messages of all topics seen so far, what the filter dropped,
+edits, words that name the topic, mere complaints, thumbs, re-asks, silence; a share of it wrong on purpose. Training
+sees the logs only. After each cycle: exact match on the test messages of all topics seen so far, what the filter dropped,
 the adapters' size, and multiple-choice retention, through the router and with the adapter forced on.
 """
 
@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import json
 import random
+import sqlite3
 import sys
 import tempfile
 import time
@@ -51,13 +52,25 @@ REACTIONS = {"edit": 0.35, "names_topic": 0.25, "complains": 0.12, "thumb": 0.10
 PRAISE = 0.4  # share of right answers that get a thumb up
 WRONG = 0.05  # share of feedback that is wrong on purpose
 NAMES_TOPIC = (
-    "No, this is about {topic}.", "it should be {topic}", "wrong, I was asking about {topic}", "That's not it. The topic is {topic}.",
-    "should have been {topic}", "I meant {topic}", "not right - this is a {topic} question", "The right answer is {topic}",
-)  # fmt: skip
+    "No, this is about {topic}.",
+    "it should be {topic}",
+    "wrong, I was asking about {topic}",
+    "That's not it. The topic is {topic}.",
+    "should have been {topic}",
+    "I meant {topic}",
+    "not right - this is a {topic} question",
+    "The right answer is {topic}",
+)
 COMPLAINS = (
-    "That's wrong.", "no", "this is not what I asked", "Useless answer", "nope, try again", "you did not understand me at all",
-    "wrong again", "This doesn't help.",
-)  # fmt: skip
+    "That's wrong.",
+    "no",
+    "this is not what I asked",
+    "Useless answer",
+    "nope, try again",
+    "you did not understand me at all",
+    "wrong again",
+    "This doesn't help.",
+)
 REASKS = ("Again: {text}", "{text} Please answer properly.", "I asked: {text}", "{text}??")
 
 
@@ -113,6 +126,7 @@ def read(folder: Path) -> tuple[list[Row], list[dict[str, Json]], list[dict[str,
 
 
 def question(text: str) -> list[dict[str, str]]:
+    """The messages of a request."""
     return [{"role": "system", "content": SYSTEM}, {"role": "user", "content": text}]
 
 
@@ -220,7 +234,7 @@ class Retention:
         return found
 
     def measure(self, clusters: Sequence[Cluster], adapter: str) -> tuple[float, float, float, float]:
-        """(points through the router, lower end, points with the adapter forced on, share of questions routed to it)."""
+        """(points through the router, lower end, points with the adapter forced on, share of questions routed)."""
         if not adapter:
             return 0.0, 0.0, 0.0, 0.0
         forced = self.scores(adapter)
@@ -236,6 +250,8 @@ class Retention:
 
 
 async def base_answers(tools: Tools, test: Sequence[Mapping[str, Json]]) -> list[bool]:
+    """Which test messages the base model answers right."""
+
     async def one(row: Mapping[str, Json]) -> bool:
         messages = tuple(Message(**m) for m in question(str(row["text"])))
         reply = await tools.student.complete(ChatCall(messages=messages, max_tokens=MAX_TOKENS))
@@ -259,6 +275,7 @@ def dropped(store: "Store", cycle_id: str, stream: Mapping[str, Row]) -> tuple[f
 
 
 def say(line: str) -> None:
+    """A line of progress."""
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
@@ -273,6 +290,18 @@ async def serving(store: "Store", tools: Tools, config: Config) -> AsyncIterator
         yield Service(url, client)
 
 
+def snapshot(config: Config, folder: Path) -> Config:
+    """The settings with a copy of the store, as it is now."""
+    target = folder / "snapshot.db"
+    source = sqlite3.connect(config.store.url.removeprefix("sqlite:///"))
+    copy = sqlite3.connect(target)
+    source.backup(copy)
+    source.close()
+    copy.close()
+    url = f"sqlite:///{target}"
+    return config.model_copy(update={"store": config.store.model_copy(update={"url": url})})
+
+
 async def one_week(week: int, store: "Store", tools: Tools, config: Config, data: "Data") -> Week:
     """A week of traffic, its cycle, and the figures after it."""
     rows = [row for row in data.stream if row.week == week]
@@ -283,9 +312,12 @@ async def one_week(week: int, store: "Store", tools: Tools, config: Config, data
     receipt = await asyncio.to_thread(pipeline.run_cycle, store, tools, config, say)
     seconds = time.monotonic() - started
     seen = [(row, base) for row, base in zip(data.test, data.base, strict=True) if cast("int", row["week"]) <= week]
-    async with serving(store, tools, config) as service:
-        asked = (service.ask(question(str(row["text"])), f"test-{week}-{i}") for i, (row, _) in enumerate(seen))
-        tested = await asyncio.gather(*asked)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = build.store(snapshot(config, Path(folder)))  # what is asked for the test must not become a log
+        async with serving(copy, tools, config) as service:
+            asked = (service.ask(question(str(row["text"])), f"test-{week}-{i}") for i, (row, _) in enumerate(seen))
+            tested = await asyncio.gather(*asked)
+        copy.close()
     ours = [float(said.strip() == row["label"]) for (row, _), (said, _, _) in zip(seen, tested, strict=True)]
     gain = paired_difference(ours, [float(base) for _, base in seen])
     by_week = {
@@ -321,6 +353,7 @@ class Data:
 
 
 async def run(folder: Path, weeks: int, seed: int, home: Path) -> dict[str, Json]:
+    """All weeks; the figures as after the last one."""
     config = load(None, {"store.url": f"sqlite:///{home / 'weekly.db'}", "store.home": str(home), "serve.poll_s": 1})
     stream, test, questions = read(folder)
     store, tools = build.store(config), build.tools(config, say)
@@ -352,6 +385,7 @@ async def run(folder: Path, weeks: int, seed: int, home: Path) -> dict[str, Json
 
 
 def main() -> None:
+    """Parse the options, run, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weeks", type=int, default=2)
     parser.add_argument("--json", type=Path, help="write the figures here")

@@ -49,8 +49,8 @@ def tools(student: ScriptedChat | None = None, executor: FakeExecutor | None = N
     return Tools(
         embedder=WordEmbedder(), coverage=WordCoverage(), student=student or ScriptedChat(answers_right),
         likelihood=FixedLikelihood(), teacher=None, adapters=MemoryAdapterServer(), executor=executor or FakeExecutor(),
-        clock=FixedClock(step=0.1), base_parameters=1_000_000, base_fingerprint="tiny@0", lora_sizes={"all-linear": 1000},
-        adapters_dir="adapters",
+        clock=FixedClock(step=0.1), base_parameters=1_000_000, base_fingerprint="tiny@0", adapters_dir="adapters",
+        lora_sizes={"all-linear": 1000},
     )  # fmt: skip
 
 

@@ -162,12 +162,30 @@ def _cluster(
     quantile: float,
 ) -> Cluster:
     centroids = _means(topics[rows], vectors[rows])
-    closeness = (vectors[rows] @ centroids.T).max(axis=1)
+    closeness = _closeness(topics[rows], vectors[rows])
     return Cluster(
         id="", interaction_ids=tuple(sorted(ids[i] for i in rows)), label=_label([queries[i] for i in rows]),
         centroids=tuple(tuple(round(float(x), 6) for x in row) for row in centroids),
         radius=round(float(np.quantile(closeness, quantile)), 6),
     )  # fmt: skip
+
+
+def _closeness(topics: Labels, vectors: Vectors) -> npt.NDArray[np.float32]:
+    """(N,): each row's similarity to the nearest topic mean that it is no part of itself, as a new query is no part.
+
+    With a row in its own topic's mean the radius would be too narrow, the more so the smaller the topics.
+    """
+    names, sizes = np.unique(topics, return_counts=True)
+    sums = np.stack([vectors[topics == name].sum(axis=0) for name in names])
+    found = np.empty(len(vectors), np.float32)
+    for row, vector in enumerate(vectors):
+        own = np.searchsorted(names, topics[row])
+        others = sums.copy()
+        others[own] -= vector
+        norms = np.linalg.norm(others, axis=1)
+        usable = norms > 1e-6
+        found[row] = (others[usable] @ vector / norms[usable]).max() if usable.any() else 1.0
+    return found
 
 
 def _label(queries: Sequence[str]) -> str:

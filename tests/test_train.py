@@ -1,0 +1,118 @@
+"""One real training of a tiny random model: the weights move, the base's do not, the loss falls; and what is refused."""
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from logtune.config import TrainSettings
+from logtune.errors import TrainingError
+from logtune.ports import TrainingJob, TrainingPair
+from logtune.records import Json, Message
+from logtune.stages.train import rank_for, run, verify
+from logtune.testing import tiny_model
+
+CHECKS: dict[str, Json] = {
+    "first_loss": 2.0, "last_loss": 0.5, "weight_norm": 3.0, "chosen_nll_before": 4.0, "chosen_nll_after": 0.1,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("trl", reason="training needs the extra 'train'")
+    return tiny_model(tmp_path_factory.mktemp("base"))
+
+
+def pair(number: int) -> TrainingPair:
+    prompt = (Message(role="system", content="Sort."), Message(role="user", content=f"where is parcel {number}"))
+    return TrainingPair(id=f"pair-{number}", prompt=prompt, chosen="late", rejected="I do not know")
+
+
+def job(base: Path, out: Path, kind: str = "expert", **settings: Json) -> TrainingJob:
+    chosen = TrainSettings.model_validate({"learning_rate": 0.02, "epochs": 2, "batch": 4, **settings})
+    return TrainingJob(
+        cluster_id="clu-1", name="parcels", kind=kind, base_path=str(base), base_fingerprint="tiny@1",
+        pairs=tuple(pair(n) for n in range(8)), out_dir=str(out), rank=2, settings=chosen.model_dump(mode="json"),
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["expert", "critic"])
+def test_training_moves_the_adapter_and_nothing_else(base: Path, tmp_path: Path, kind: str) -> None:
+    before = hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest()
+    lines: list[str] = []
+    adapters = run(job(base, tmp_path, kind), lines.append)
+    assert hashlib.sha256((base / "model.safetensors").read_bytes()).hexdigest() == before
+    assert [adapter.epoch for adapter in adapters] == [1, 2]
+    last = adapters[-1]
+    assert last.losses[1] < last.losses[0]
+    assert last.kind == kind
+    assert float(str(last.checks["weight_norm"])) > 0
+    assert float(str(last.checks["chosen_nll_after"])) < float(str(last.checks["chosen_nll_before"]))
+    assert lines[-1].startswith("step 4 of 4")
+    for adapter in adapters:
+        folder = tmp_path / adapter.path
+        files = {file.name for file in folder.iterdir()}
+        assert {"adapter_model.safetensors", "adapter_config.json", "logtune.json", "README.md"} <= files
+        assert not list(folder.glob("*.bin"))
+        assert hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest() == adapter.sha256
+        assert json.loads((folder / "logtune.json").read_text(encoding="utf-8"))["base"] == "tiny@1"
+        assert adapter.path == f"parcels-{kind}@{adapter.sha256[:12]}"
+
+
+@pytest.mark.slow
+def test_the_same_job_gives_the_same_adapter(base: Path, tmp_path: Path) -> None:
+    first = run(job(base, tmp_path / "a", epochs=1), lambda line: None)
+    second = run(job(base, tmp_path / "b", epochs=1), lambda line: None)
+    assert first == second
+
+
+@pytest.mark.slow
+def test_pairs_over_the_limit_are_counted_not_cut(base: Path, tmp_path: Path) -> None:
+    wanted = job(base, tmp_path, epochs=1, max_answer_tokens=40)
+    long = replace(pair(99), chosen="late " * 40)
+    lines: list[str] = []
+    adapters = run(replace(wanted, pairs=(*wanted.pairs, long)), lines.append)
+    assert "1 of 9 pairs are over the token limits and are left out" in lines
+    assert "pair-99" not in adapters[0].pair_ids
+
+
+@pytest.mark.slow
+def test_too_few_pairs_are_refused(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="3 pairs are left for clu-1, 8 are needed"):
+        run(replace(job(base, tmp_path), pairs=tuple(pair(n) for n in range(3))), lambda line: None)
+
+
+@pytest.mark.slow
+def test_a_run_that_learns_nothing_fails_with_the_reason(base: Path, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="did not fall|does not change"):
+        run(job(base, tmp_path, learning_rate=1e-12), lambda line: None)
+    assert not [folder for folder in tmp_path.iterdir() if not folder.name.startswith(".")]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"last_loss": 2.0}, "the loss did not fall: 2.0000 in the first steps, 2.0000 at the end"),
+        ({"weight_norm": 0.0}, "did not move"),
+        ({"chosen_nll_after": 4.0}, "does not change"),
+        ({"last_loss": float("nan")}, "did not fall"),
+    ],
+)
+def test_each_sign_of_a_dead_run_is_seen(change: dict[str, Json], words: str) -> None:
+    with pytest.raises(TrainingError, match=words):
+        verify(CHECKS | change)
+
+
+def test_a_good_run_passes() -> None:
+    verify(CHECKS)
+
+
+@pytest.mark.parametrize(
+    ("budget", "of_rank_1", "most", "rank"),
+    [(672_575, 305_280, 16, 2), (672_575, 57_600, 16, 8), (100, 305_280, 16, 0), (10**9, 10, 16, 16), (30, 10, 16, 2)],
+)
+def test_the_rank_is_the_highest_that_the_budget_affords(budget: float, of_rank_1: int, most: int, rank: int) -> None:
+    assert rank_for(budget, of_rank_1, most) == rank
