@@ -5,24 +5,18 @@ holds. Files are read line by line, plain or gzip, in bounded memory. Nothing in
 with file, line and reason, and the rest is imported. A file imported twice adds nothing.
 """
 
-import gzip
-import json
-import math
-import re
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from io import BufferedReader
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO, Protocol, TypeAlias, cast
 
-from logtune.edges.log_lines import Bad, Object, Parsed, TargetKind, chat_line, feedback_line, own_line, shape
+from logtune.edges.json_lines import Bad, Object, excerpt, opened, parsed, raw_lines
+from logtune.edges.log_lines import Parsed, TargetKind, chat_line, feedback_line, own_line, shape
 from logtune.edges.store import Reject
 from logtune.errors import InputError
-from logtune.records import Feedback, Json, LogRecord
+from logtune.records import Feedback, LogRecord
 
 REASONS: Mapping[str, str] = MappingProxyType({
     "invalid_json": "The line is no JSON.",
@@ -41,21 +35,14 @@ REASONS: Mapping[str, str] = MappingProxyType({
     "damaged_file": "The compressed file ends early or is damaged here; the rest cannot be read.",
 })  # fmt: skip
 
-MAX_LINE = 10_000_000  # bytes
-MAX_DEPTH = 100
 BATCH_RECORDS, BATCH_BYTES = 500, 8_000_000  # one transaction takes the records of so many lines
 PEEK_LINES = 50  # usable lines that tell a file's format
 LINE_S = 1e-3  # undated lines of one file lie this far apart, so that they keep their order
 PENDING = 20_000  # feedback whose target may still come, held until then
-EXAMPLES = 3  # rejected lines of each reason that a report shows
-
-_UNUSABLE = re.compile("[\x00-\x07\x0e-\x1a\x1c-\x1f]")  # not: backspace, white space, and the escapes of terminals
-_SURROGATE = re.compile("[\ud800-\udfff]")
-_SUSPECT = re.compile(rb"\\u(00[01]|[dD][89a-fA-F])")
-_BOM = b"\xef\xbb\xbf"
+SHOWN, OF_EACH_REASON = 100, 3  # a report shows so many rejected lines, and so many of each reason in any case
 
 Reader: TypeAlias = Callable[[Object, float], Iterable[Parsed | Bad]]
-Progress: TypeAlias = Callable[[int, int], None]  # bytes read, bytes in all
+Progress: TypeAlias = Callable[[str], None]  # a line of text now and then
 
 
 def _feedback_alone(line: Object, at: float) -> Iterator[Parsed | Bad]:
@@ -81,6 +68,7 @@ class Sink(Protocol):
 class ImportReport:
     """What an import did."""
 
+    file: str
     format: str
     lines: int
     new_logs: int
@@ -88,7 +76,7 @@ class ImportReport:
     new_feedback: int  # new or changed
     rejected: Mapping[str, int]  # reason code -> lines; feedback for an unknown target is kept, and not in here
     unknown_targets: int
-    examples: tuple[Reject, ...]  # the first few rejects of each reason
+    rejects: tuple[Reject, ...]  # the first ones, some of each reason in any case; the store has them all
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +90,9 @@ class _Item:
 def detect(path: Path | str) -> str:
     """The format of a file, by its first usable lines; `logtune` where none says. InputError: it cannot be opened."""
     shapes: Counter[str] = Counter()
-    with _opened(Path(path)) as (stream, _):
-        for number, raw in enumerate(_raw_lines(stream)):
-            line = _parsed(raw) if isinstance(raw, bytes) else raw
+    with opened(Path(path)) as (stream, _):
+        for number, raw in enumerate(raw_lines(stream)):
+            line = raw if isinstance(raw, Bad) else parsed(raw)
             shapes[shape(line) if isinstance(line, dict) else ""] += 1
             if shapes.total() - shapes[""] >= PEEK_LINES or number >= 20 * PEEK_LINES:
                 break
@@ -115,7 +103,7 @@ def read(path: Path | str, format: str | None = None) -> Iterator[LogRecord | Fe
     """The records of a file and its rejected lines, in order. InputError: it cannot be opened, or no such format."""
     source = Path(path)
     reader = _reader(source, format)[1]
-    with _opened(source) as (stream, _):
+    with opened(source) as (stream, _):
         yield from (item.record for item in _items(source, stream, reader))
 
 
@@ -130,14 +118,12 @@ def import_file(
     source = Path(path)
     name, reader = _reader(source, format)
     running = _Import(store, str(path))
-    with _opened(source) as (stream, raw):
-        total = source.stat().st_size
+    with opened(source) as (stream, raw):
+        total = max(source.stat().st_size, 1)
         for item in _items(source, stream, reader):
             if running.add(item) and progress is not None:
-                progress(raw.tell(), total)
+                progress(f"{path}: {running.lines:,} lines, {min(raw.tell() / total, 1):.0%}")
     running.finish()
-    if progress is not None:
-        progress(total, total)
     return running.report(name)
 
 
@@ -153,9 +139,8 @@ class _Import:
     seen_logs: int = 0
     new_logs: int = 0
     new_feedback: int = 0
-    unknown: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
-    examples: list[Reject] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)  # rejects by reason
+    shown: list[Reject] = field(default_factory=list)
     pending: list[tuple[int, Feedback]] = field(default_factory=list)  # feedback whose target may still come
 
     def add(self, item: _Item) -> bool:
@@ -174,10 +159,9 @@ class _Import:
         rejects = [item.record for item in self.batch if isinstance(item.record, Reject)]
         said = [item for item in self.batch if isinstance(item.record, Feedback)]
         self.seen_logs += len(logs)
-        self.new_logs += self.store.add_logs(logs)
-        self.new_feedback += self.store.put_feedback(self._with_old_times(said))
+        self.new_logs += self.store.add_logs(logs) if logs else 0
+        self.new_feedback += self.store.put_feedback(self._with_old_times(said)) if said else 0
         self._reject(rejects)
-        self.reasons.update(reject.reason for reject in rejects)
         self.pending += self._unknown([(item.line, cast("Feedback", item.record)) for item in said])
         if len(self.pending) >= PENDING:
             self._report_unknown()
@@ -190,16 +174,17 @@ class _Import:
 
     def report(self, name: str) -> ImportReport:
         """The counts."""
+        unknown = self.counts.pop("unknown_target", 0)
         return ImportReport(
-            format=name, lines=self.lines, new_logs=self.new_logs, known_logs=self.seen_logs - self.new_logs,
-            new_feedback=self.new_feedback, rejected=dict(sorted(self.reasons.items())), unknown_targets=self.unknown,
-            examples=tuple(self.examples),
+            file=self.file, format=name, lines=self.lines, new_logs=self.new_logs,
+            known_logs=self.seen_logs - self.new_logs, new_feedback=self.new_feedback, unknown_targets=unknown,
+            rejected=dict(sorted(self.counts.items())), rejects=tuple(self.shown),
         )  # fmt: skip
 
     def _with_old_times(self, items: Sequence[_Item]) -> list[Feedback]:
         """Undated feedback keeps the time of its first import, so that a touched or copied file changes nothing."""
         undated = [cast("Feedback", item.record).id for item in items if not item.dated]
-        old = self.store.feedback_by_id(undated)
+        old = self.store.feedback_by_id(undated) if undated else {}
         found = [(cast("Feedback", item.record), item.dated) for item in items]
         return [
             replace(record, at=old[record.id].at) if not dated and record.id in old else record
@@ -216,10 +201,9 @@ class _Import:
     def _report_unknown(self) -> None:
         left = self._unknown(self.pending)
         self.pending = []
-        self.unknown += len(left)
         self._reject([
             Reject(
-                file=self.file, line=line, reason="unknown_target", excerpt=_excerpt(item.target),
+                file=self.file, line=line, reason="unknown_target", excerpt=excerpt(item.target),
                 detail=f"no {'log' if item.target_kind == 'record' else item.target_kind} has this name; "
                 "the feedback is kept, and joined when it comes",
             )
@@ -227,10 +211,12 @@ class _Import:
         ])  # fmt: skip
 
     def _reject(self, rejects: Sequence[Reject]) -> None:
-        self.store.add_rejects(rejects)
+        if rejects:
+            self.store.add_rejects(rejects)
         for reject in rejects:
-            if sum(example.reason == reject.reason for example in self.examples) < EXAMPLES:
-                self.examples.append(reject)
+            if len(self.shown) < SHOWN or self.counts[reject.reason] < OF_EACH_REASON:
+                self.shown.append(reject)
+            self.counts[reject.reason] += 1
 
 
 def _reader(path: Path, name: str | None) -> tuple[str, Reader]:
@@ -240,59 +226,27 @@ def _reader(path: Path, name: str | None) -> tuple[str, Reader]:
     return chosen, FORMATS[chosen]
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[tuple[IO[bytes], BufferedReader]]:
-    """The file's text as bytes, and the file itself; gzip is told by its first bytes, not by its name."""
-    try:
-        raw = path.open("rb")
-    except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror}", "check the path and its permissions") from error
-    with raw:
-        if raw.peek(2)[:2] == b"\x1f\x8b":
-            with gzip.GzipFile(fileobj=raw) as stream:
-                yield cast("IO[bytes]", stream), raw
-        else:
-            yield raw, raw
-
-
-def _raw_lines(stream: IO[bytes]) -> Iterator[bytes | Bad]:
-    """The lines of a file, each with its number implied; a line that is too long is skipped, never held whole."""
-    try:
-        while raw := stream.readline(MAX_LINE + 1):
-            if len(raw) <= MAX_LINE or raw.endswith(b"\n"):
-                yield raw
-                continue
-            start = raw[:200]
-            while raw and not raw.endswith(b"\n"):
-                raw = stream.readline(1 << 16)
-            yield Bad("too_long", f"the line is longer than {MAX_LINE // 1_000_000} MB", start)
-    except (EOFError, OSError, zlib.error) as error:
-        yield Bad("damaged_file", str(error))
-
-
 def _items(path: Path, stream: IO[bytes], reader: Reader) -> Iterator[_Item]:
     modified = path.stat().st_mtime
-    for number, raw in enumerate(_raw_lines(stream), 1):
+    for number, raw in enumerate(raw_lines(stream), 1):
         found: Iterable[Parsed | Bad]
-        if isinstance(raw, bytes):
-            if not raw.strip():
-                continue
-            text = raw.removeprefix(_BOM) if number == 1 else raw
-            found = _records(text, reader, modified + number * LINE_S)
-        else:
+        if isinstance(raw, Bad):
             text, found = raw.start, [raw]
+        else:
+            text, found = raw, _records(raw, reader, modified + number * LINE_S)
         for item in found:
             if isinstance(item, Parsed):
                 yield _Item(number, len(text), item.record, item.dated)
             else:
-                excerpt = _excerpt(text)
-                yield _Item(number, 200, Reject(
-                    file=str(path), line=number, reason=item.reason, excerpt=excerpt, detail=item.detail
-                ))  # fmt: skip
+                start = excerpt(text)
+                reject = Reject(file=str(path), line=number, reason=item.reason, excerpt=start, detail=item.detail)
+                yield _Item(number, len(start), reject)
 
 
 def _records(raw: bytes, reader: Reader, at: float) -> Iterator[Parsed | Bad]:
-    line = _parsed(raw)
+    if not raw.strip():
+        return
+    line = parsed(raw)
     if isinstance(line, Bad):
         yield line
         return
@@ -300,91 +254,3 @@ def _records(raw: bytes, reader: Reader, at: float) -> Iterator[Parsed | Bad]:
         yield from reader(line, at)
     except Bad as error:
         yield error
-
-
-def _parsed(raw: bytes) -> Object | Bad:
-    """The JSON object of a line, or why it cannot be used."""
-    try:
-        text = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        return Bad("not_utf8", str(error))
-    try:
-        line = _DECODER.decode(text)
-    except RecursionError:
-        return Bad("too_deep", f"more than {MAX_DEPTH} deep")
-    except ValueError as error:
-        return _no_json(text, error)
-    if not isinstance(line, dict):
-        return Bad("not_an_object", f"the line is a {type(line).__name__}")
-    try:
-        _check(line, raw)
-    except Bad as error:
-        return error
-    return line
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{text[:20]} is too large a number")
-    return number
-
-
-def _no_constant(text: str) -> float:
-    raise ValueError(f"{text} is no JSON")
-
-
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_no_constant)
-
-
-def _no_json(text: str, error: ValueError) -> Bad:
-    try:
-        json.loads(text, strict=False)
-    except (ValueError, RecursionError):
-        return Bad("invalid_json", str(error))
-    return Bad("control_characters" if "control character" in str(error) else "invalid_json", str(error))
-
-
-def _check(line: Object, raw: bytes) -> None:
-    """Refuse what JSON allows and the rest of the program could not use."""
-    # Both walks are for suspects only: nothing can hide from these two looks at the bytes.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(line) > MAX_DEPTH:
-        raise Bad("too_deep", f"more than {MAX_DEPTH} deep")
-    if not _SUSPECT.search(raw):
-        return
-    for text in _texts(line):
-        if found := _UNUSABLE.search(text):
-            raise Bad("control_characters", f"U+{ord(found[0]):04X} in {text[:40]!a}")
-        if found := _SURROGATE.search(text):
-            raise Bad("not_unicode", f"U+{ord(found[0]):04X} in {text[:40]!a}")
-
-
-def _texts(value: Object) -> Iterator[str]:
-    """Every text in a value, keys included."""
-    left: list[Json] = [dict(value)]
-    while left:
-        item = left.pop()
-        if isinstance(item, str):
-            yield item
-        elif isinstance(item, dict):
-            left.extend(item.keys())
-            left.extend(item.values())
-        elif isinstance(item, list):
-            left.extend(item)
-
-
-def _depth(value: Object) -> int:
-    """How deep objects and lists lie in each other."""
-    level: list[Json] = [dict(value)]
-    depth = 0
-    while level:
-        inner = [item for item in level if isinstance(item, (dict, list))]
-        level = [part for item in inner for part in (item.values() if isinstance(item, dict) else item)]
-        depth += bool(inner)
-    return depth
-
-
-def _excerpt(text: bytes | str) -> str:
-    """The start of a line, at most 200 characters, harmless on a terminal."""
-    start = text[:800].decode("utf-8", "replace") if isinstance(text, bytes) else text
-    return "".join(letter if letter.isprintable() else "\ufffd" for letter in start.strip()[:200])

@@ -14,9 +14,9 @@ from itertools import accumulate
 from types import MappingProxyType
 from typing import Literal, TypeAlias, cast, get_args
 
+from logtune.edges.json_lines import Bad, Object
 from logtune.records import Feedback, FeedbackKind, Json, LogRecord, digest
 
-Object: TypeAlias = Mapping[str, Json]
 TargetKind: TypeAlias = Literal["record", "session", "user"]
 
 ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
@@ -36,16 +36,6 @@ LARGEST = 1e300  # whole numbers of JSON can be larger than any float
 MAX_CONVERSATION = 100_000_000  # characters of all its records
 MAX_TIME = 1e11  # seconds; larger numbers are milliseconds
 TURN_S = 1e-5  # undated turns of one conversation lie this far apart, so that they keep their order
-
-
-class Bad(Exception):
-    """A line that cannot be used: its reason code, what exactly is wrong, and how a line not held whole starts."""
-
-    def __init__(self, reason: str, detail: str, start: bytes = b"") -> None:
-        super().__init__(detail)
-        self.reason = reason
-        self.detail = detail
-        self.start = start
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,10 +112,6 @@ def _refuse_huge(messages: Sequence[Object], ends: Sequence[int]) -> None:
 
 def feedback_line(line: Object, at: float) -> Parsed:
     """One feedback on a record, a session or a user."""
-    if not TARGETS.keys() & line.keys():
-        raise Bad("missing_field", "feedback needs one of log_id, session or user")
-    if not SAID & line.keys():
-        raise Bad("missing_field", "neither a log (messages, request) nor feedback (rating, comment, correction)")
     return _feedback(line, None, at)
 
 
@@ -206,9 +192,9 @@ def _log(line: Object, request: Object, response: Object | None, source: str, at
     return LogRecord(
         id=_name(line, "id") or f"{source}:{digest([request, response, user, session, model, told])}",
         request=request, response=response, at=at, model=model, adapter=_name(line, "adapter"), arm=_name(line, "arm"),
-        cluster=_name(line, "cluster"), user=user, session=session, source=source, error=_text(line, "error"),
-        route_reason=_text(line, "route_reason") or "", latency_ms=_number(line, "latency_ms"),
-        usage=_object(usage, "usage"),
+        cluster=_name(line, "cluster"), user=user, session=session, source=_name(line, "source") or source,
+        error=_text(line, "error"), route_reason=_text(line, "route_reason") or "",
+        latency_ms=_number(line, "latency_ms"), usage=_object(usage, "usage"),
     )  # fmt: skip
 
 
