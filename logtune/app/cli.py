@@ -31,7 +31,7 @@ START = {
     "doctor": Entry("project", "What is installed, what is missing, and the command that mends it."),
 }
 LOOP = {
-    "serve": Entry("loop", "Run the gateway: OpenAI-compatible, logs every call."),
+    "serve": Entry("serve", "Run the gateway: OpenAI-compatible, logs every call."),
     "import": Entry("loop", "Read logs and feedback from files."),
     "cycle": Entry("loop", "Learn from the logs: filter, distil, cluster, train, gate, deploy."),
     "status": Entry("status", "Logs, last cycle, what serves, what would happen next."),
@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = cli.main(arguments, prog_name="logtune", standalone_mode=False)
     except click.UsageError as error:
         error.show()
-        return error.exit_code
+        return _told(error.format_message(), "", error.exit_code, "--json" in arguments)
     except LogtuneError as error:
         return _failed(error.what, error.hint, error.exit_code, "--json" in arguments)
     except OSError as error:
@@ -138,6 +138,10 @@ def _failed(what: str, hint: str, code: int, as_json: bool) -> int:
     from logtune.app.console import harmless
 
     click.echo(harmless(f"error: {what}" + (f"\n  {hint}" if hint else "")), err=True)
+    return _told(what, hint, code, as_json)
+
+
+def _told(what: str, hint: str, code: int, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps({"error": what, "hint": hint, "exit_code": code}))
     return code

@@ -1,4 +1,4 @@
-"""`logtune import`, `cycle`, `report`, `rollback` and `serve`: what happens every week."""
+"""`logtune import`, `cycle`, `report` and `rollback`: what happens every week."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -107,25 +107,6 @@ def rollback(say: Console, name: str) -> None:
     say.answer(made, [f"{made.cluster_name} is served by {before} again ({made.id})."])
 
 
-@click.command("serve")
-@click.option("--host", help="Address to listen on.  [default: serve.host]")
-@click.option(
-    "--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for a free one.  [default: serve.port]"
-)
-@common
-def serve(say: Console, host: str | None, port: int | None) -> None:
-    """Run the gateway until it is interrupted: OpenAI-compatible, routes to adapters, logs every call.
-
-    \b
-    Examples:
-      logtune serve
-      logtune serve --port 9000 --set model.engine=openai --set model.url=http://127.0.0.1:8000/v1
-    """
-    from logtune.app.gateway import serve as run
-
-    run(say.config(serve__host=host, serve__port=port))
-
-
 def imported(reports: "Sequence[ImportReport]") -> Iterator[str]:
     """What came in, and each kind of line that could not be used, with examples."""
     from logtune.edges.importers import REASONS
@@ -195,4 +176,4 @@ def undo(store: "Store", name: str, now: float) -> "Deployment":
     return made
 
 
-COMMANDS = {"import": import_logs, "cycle": cycle, "report": report, "rollback": rollback, "serve": serve}
+COMMANDS = {"import": import_logs, "cycle": cycle, "report": report, "rollback": rollback}

@@ -113,7 +113,10 @@ def _list_command(name: str, kind: Kind) -> click.Command:
     @click.option("--all", "everything", is_flag=True, help="The parts of merged ones too.", hidden=not kind.parts)
     @common
     def run(say: Console, limit: int, cycle_id: str | None, everything: bool) -> None:
+        from logtune.app.findings import find_cycle
+
         with say.store() as (store, _):
+            cycle_id = find_cycle(store, cycle_id).id if cycle_id else None
             found = store.list(kind.record, limit=ALL if kind.parts else limit + 1, cycle_id=cycle_id)
             whole = found if everything else whole_ones(found, kind.parts)
         say.answer(whole[:limit], lines(name, kind, whole, limit))
@@ -147,19 +150,27 @@ def whole_ones(found: Sequence[records.Record], parts: str) -> Sequence[records.
     return [record for record in found if record.id not in covered]
 
 
-def known(store: "Store", name: str, kind: Kind, record_id: str) -> records.Record:
-    """The record of that id; InputError with the closest ids, or with the right command for another kind."""
-    record = store.get(record_id)
+def known(store: "Store", name: str, kind: Kind, wanted: str) -> records.Record:
+    """The record of that id or, for what has one, that name; InputError with the closest, or with the right command."""
+    record = store.get(wanted)
     if record is None:
-        ids = [item.id for item in store.list(kind.record, limit=1000)]
-        close = get_close_matches(record_id, ids, 1, 0.5)
-        guess = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"there is no {kind.one} '{record_id}'", f"{guess}logtune {name} lists them")
+        return _named(store, name, kind, wanted)
     if not isinstance(record, kind.record):
         right = next((key for key, other in KINDS.items() if isinstance(record, other.record)), None)
         hint = f"logtune {right} show {record.id}" if right else f"logtune {name} lists the ids of this kind"
-        raise InputError(f"'{record_id}' is not a {kind.one} but a {type(record).__name__}", hint)
+        raise InputError(f"'{wanted}' is not a {kind.one} but a {type(record).__name__}", hint)
     return record
+
+
+def _named(store: "Store", name: str, kind: Kind, wanted: str) -> records.Record:
+    """The newest cluster of that name, or its deployment."""
+    newest = store.list(kind.record, limit=NEAR)
+    named = {getattr(item, "name", None) or getattr(item, "cluster_name", ""): item for item in reversed(newest)}
+    if wanted in named:
+        return named[wanted]
+    close = get_close_matches(wanted, [*filter(None, named), *(item.id for item in newest)], 1, 0.5)
+    guess = f"did you mean {close[0]}? " if close else ""
+    raise InputError(f"there is no {kind.one} '{wanted}'", f"{guess}logtune {name} lists them")
 
 
 def lines(name: str, kind: Kind, found: Sequence[records.Record], limit: int) -> Iterator[str]:
@@ -241,6 +252,7 @@ def _parts(value: object) -> list[str]:
     return [written("", value)]
 
 
+NEAR = 1000  # newest records among which a name or a mistyped id is looked for
 MOST = 20  # items of a field that `show` writes out; --json has all
 
 
