@@ -1,10 +1,12 @@
 """LogRecord*, Feedback* -> Interaction*: turns of a conversation joined; each answer with its follow-ups.
 
 A later request continues an earlier one when its messages begin with the earlier request's messages and an answer: so
-interleaved sessions, several answers to one request and histories edited by the client come apart by content. Clients
-that send no history are joined by their session id and time.
+interleaved sessions, several answers to one request and histories edited by the client come apart by content. System
+messages don't count for that, as clients put the time of day into them. Clients that send only the last turns, or no
+history at all, are joined by their session and time.
 """
 
+from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,18 +20,26 @@ SAME_TALK_S = 30 * 60.0  # a session's next request after a longer pause is a ne
 class _Turn:
     log: LogRecord
     messages: tuple[Message, ...]
-    answer: str | None
+    answers: tuple[str, ...]  # every choice's text; the first is the answer
+
+    @property
+    def answer(self) -> str | None:
+        return self.answers[0] if self.answers else None
+
+    @property
+    def is_users(self) -> bool:
+        """True when the last message is the user's, and not the output of a tool."""
+        return bool(self.messages) and self.messages[-1].role == "user"
 
 
 def join(logs: Sequence[LogRecord], feedback: Iterable[Feedback]) -> list[Interaction]:
     """One Interaction a log that has an answer and ends with a user message; in the order of `logs` (by time)."""
-    turns = [_Turn(log, request_messages(log.request), answer_text(log.response)) for log in logs]
+    turns = [_Turn(log, request_messages(log.request), _answers(log.response)) for log in logs]
     followers = _followers(turns)
-    given = _by_log(feedback, logs)
+    answered = [turn for turn in turns if turn.answer and turn.is_users]
+    given = _by_log(feedback, [turn.log for turn in answered])
     return [
-        _interaction(turn, followers.get(turn.log.id, ()), given.get(turn.log.id, ()))
-        for turn in turns
-        if turn.answer and turn.messages and turn.messages[-1].role == "user"
+        _interaction(turn, followers.get(turn.log.id, {}).values(), given.get(turn.log.id, ())) for turn in answered
     ]
 
 
@@ -45,84 +55,146 @@ def request_messages(request: Mapping[str, Json]) -> tuple[Message, ...]:
 def answer_text(response: Mapping[str, Json] | None) -> str | None:
     """The text of a response's first choice; None when there is no answer."""
     choices = (response or {}).get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
-    message = first.get("message") if isinstance(first, dict) else None
+    return _choice_text(choices[0]) if isinstance(choices, list) and choices else None
+
+
+def _answers(response: Mapping[str, Json] | None) -> tuple[str, ...]:
+    first, choices = answer_text(response), (response or {}).get("choices")
+    others = [_choice_text(choice) for choice in choices[1:]] if isinstance(choices, list) else []
+    return (first, *(text for text in others if text)) if first else ()
+
+
+def _choice_text(choice: Json) -> str | None:
+    message = choice.get("message") if isinstance(choice, dict) else None
     return (_text(message.get("content")) or None) if isinstance(message, dict) else None
 
 
 def _text(content: Json) -> str:
     if isinstance(content, list):
-        parts = [part.get("text") for part in content if isinstance(part, dict) and part.get("type", "text") == "text"]
+        parts = [part.get("text") for part in content if isinstance(part, dict) and _is_text(part.get("type"))]
         return "\n".join(part for part in parts if isinstance(part, str))
     return content if isinstance(content, str) else ""
 
 
-def _followers(turns: Sequence[_Turn]) -> dict[str, list[FollowUp]]:
-    """Log id -> what its user said next."""
-    by_prefix: dict[tuple[str, str], list[_Turn]] = defaultdict(list)
-    last_of_session: dict[str, _Turn] = {}
-    found: dict[str, list[FollowUp]] = defaultdict(list)
+def _is_text(kind: Json) -> bool:
+    return kind is None or kind in ("text", "input_text", "output_text")
+
+
+def _followers(turns: Sequence[_Turn]) -> dict[str, dict[tuple[str, str | None], FollowUp]]:
+    """Log id -> what its user said next; the same words said twice (an answer made again) are one follow-up."""
+    with_history = {_talk(turn.log) for turn in turns if _last_answer(turn) >= 0}
+    by_content: dict[tuple[str, str, str], list[_Turn]] = defaultdict(list)
+    last_of: dict[tuple[str | None, str], _Turn] = {}
+    found: dict[str, dict[tuple[str, str | None], FollowUp]] = defaultdict(dict)
     for turn in turns:
-        who = turn.log.session or turn.log.user or ""
-        match = _continued(turn, by_prefix.get((who, _prefix(turn)), ()), last_of_session.get(turn.log.session or ""))
-        if match is not None and turn.messages:
+        talk = _talk(turn.log)
+        last = last_of.get(talk) if _place(turn.log) else None
+        same = [old for key in _keys(turn.log, _prefix(turn)) for old in by_content.get(key, ())]
+        match = _continued(turn, same, last, talk in with_history) if turn.is_users else None
+        if match is not None:
             earlier, edited = match
-            found[earlier.log.id].append(
-                FollowUp(text=turn.messages[-1].content, answer=turn.answer, log_id=turn.log.id, edited=edited)
-            )
-        by_prefix[(who, _digest(turn.messages))].append(turn)
-        if turn.log.session:
-            last_of_session[turn.log.session] = turn
+            said = FollowUp(text=turn.messages[-1].content, answer=turn.answer, log_id=turn.log.id, edited=edited)
+            found[earlier.log.id].setdefault((said.text, edited), said)
+        for key in _keys(turn.log, _digest(turn.messages)):
+            by_content[key].append(turn)
+        last_of[talk] = turn
     return found
 
 
-def _continued(turn: _Turn, same: Sequence[_Turn], last: _Turn | None) -> tuple[_Turn, str | None] | None:
-    """The turn that this one continues, and that turn's answer as sent back when the client had edited it."""
-    sent_back = next((m.content for m in reversed(turn.messages) if m.role == "assistant"), None)
-    if sent_back is not None:
-        exact = [earlier for earlier in same if earlier.answer == sent_back]
-        if exact:
-            return exact[-1], None
-        return (same[-1], sent_back) if same and same[-1].answer else None
-    if last is None or turn.log.at - last.log.at > SAME_TALK_S or _is_history(last):
-        return None
-    return last, None
+def _place(log: LogRecord) -> str:
+    """The session as the client named it; a hash of a conversation's first messages says only that those are equal."""
+    return "" if log.session_source == "prefix" else log.session or ""
 
 
-def _is_history(turn: _Turn) -> bool:
-    return any(m.role == "assistant" for m in turn.messages)
+def _talk(log: LogRecord) -> tuple[str | None, str]:
+    """A conversation: session names may be unique for their user alone."""
+    return log.user, _place(log)
+
+
+def _keys(log: LogRecord, content: str) -> list[tuple[str, str, str]]:
+    """Where requests with this content are looked for: those of the same user, then those of the same session."""
+    names = [("user", log.user), ("session", _place(log))]
+    return [(kind, name, content) for kind, name in names if name] or [("", "", content)]
+
+
+def _continued(
+    turn: _Turn, same: Sequence[_Turn], last: _Turn | None, with_history: bool
+) -> tuple[_Turn, str | None] | None:
+    """The turn that this one continues, and that turn's answer as sent back when the client had edited it.
+
+    `same`: earlier turns whose messages this one begins with; `last`: the turn before in the same conversation.
+    """
+    at, soon = _last_answer(turn), last is not None and _soon(last, turn)
+    if at < 0:
+        return (last, None) if last is not None and soon and not with_history else None
+    sent_back = turn.messages[at].content
+    said = next((old for old in reversed(same) if _has_said(old, sent_back) and _of_one_user(old, turn)), None)
+    if said is not None:
+        return said, None
+    if last is not None and soon and _has_said(last, sent_back):
+        return last, None  # only the last turns were sent, or an earlier one was edited
+    edited = next((old for old in reversed(same) if old.answer and _is_one_talk(old, turn)), None)
+    return None if edited is None else (edited, sent_back)
+
+
+def _soon(old: _Turn, turn: _Turn) -> bool:
+    return turn.log.at - old.log.at <= SAME_TALK_S
+
+
+def _of_one_user(old: _Turn, turn: _Turn) -> bool:
+    return old.log.user is None or turn.log.user is None or old.log.user == turn.log.user
+
+
+def _is_one_talk(old: _Turn, turn: _Turn) -> bool:
+    """Sure enough to call another answer in the history an edit, and not the answer to somebody else's same request."""
+    named = bool(turn.log.user or _place(turn.log))
+    return _of_one_user(old, turn) and _place(old.log) == _place(turn.log) and (named or _soon(old, turn))
+
+
+def _has_said(turn: _Turn, text: str) -> bool:
+    """Clients trim what they send back."""
+    return any(answer.split() == text.split() for answer in turn.answers)
+
+
+def _last_answer(turn: _Turn) -> int:
+    """Index of the last assistant message of the request; -1: it has none."""
+    return max((i for i, m in enumerate(turn.messages) if m.role == "assistant"), default=-1)
 
 
 def _prefix(turn: _Turn) -> str:
     """Digest of the messages before the last assistant message."""
-    ends = [i for i, m in enumerate(turn.messages) if m.role == "assistant"]
-    return _digest(turn.messages[: ends[-1]]) if ends else ""
+    return _digest(turn.messages[: max(_last_answer(turn), 0)])
 
 
 def _digest(messages: Sequence[Message]) -> str:
-    return digest([[m.role, m.content] for m in messages])
+    return digest([[m.role, m.content] for m in messages if m.role != "system"])
 
 
-def _by_log(feedback: Iterable[Feedback], logs: Sequence[LogRecord]) -> dict[str, list[str]]:
+def _by_log(feedback: Iterable[Feedback], answered: Sequence[LogRecord]) -> dict[str, list[str]]:
     """Log id -> ids of the feedback on it. Feedback on a session or user counts for its last answer before it."""
-    of_session: dict[tuple[str, str], list[LogRecord]] = defaultdict(list)
-    for log in logs:
-        of_session[("session", log.session or "")].append(log)
-        of_session[("user", log.user or "")].append(log)
+    items = sorted(feedback, key=lambda f: (f.at, f.id))
+    replaced = {item.supersedes for item in items if item.supersedes}
+    of_target: dict[tuple[str, str], list[LogRecord]] = defaultdict(list)
+    for log in answered:
+        of_target[("session", log.session or "")].append(log)
+        of_target[("user", log.user or "")].append(log)
     found: dict[str, list[str]] = defaultdict(list)
-    for item in sorted(feedback, key=lambda f: (f.at, f.id)):
-        if item.revoked:
+    for item in items:
+        if item.revoked or item.id in replaced or not item.target:
             continue
         if item.target_kind == "record":
             found[item.target].append(item.id)
             continue
-        earlier = [log for log in of_session.get((item.target_kind, item.target), ()) if log.at <= item.at]
+        rows = of_target.get((item.target_kind, item.target), [])
+        earlier = rows[: bisect_right(rows, item.at, key=lambda log: log.at)]
         if earlier:
-            found[earlier[-1].id].append(item.id)
+            # sessions of two users may have one name
+            own = (log for log in reversed(earlier) if item.user and log.user == item.user)
+            found[next(own, earlier[-1]).id].append(item.id)
     return found
 
 
-def _interaction(turn: _Turn, followers: Sequence[FollowUp], feedback_ids: Sequence[str]) -> Interaction:
+def _interaction(turn: _Turn, followers: Iterable[FollowUp], feedback_ids: Sequence[str]) -> Interaction:
     log = turn.log
     return identified(
         Interaction(
