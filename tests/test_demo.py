@@ -1,16 +1,10 @@
 """The demo's path: its parts with fakes in a second, the whole with the embedded model (slow)."""
 
-import asyncio
-import json
-import time
-from collections.abc import Mapping
 from pathlib import Path
 
-import aiohttp
 import pytest
 
 from logtune.app import demo, demo_sample
-from logtune.app.demo_sample import Sample
 from logtune.errors import InputError, ModelError
 from logtune.ports import ChatCall
 from logtune.testing import ScriptedChat

@@ -80,7 +80,7 @@ def _play(home: Path, config: Config, started: float, progress: Said) -> Outcome
     log, held_out = [row for row in rows if not row.held_out], tuple(row for row in rows if row.held_out)
     store = build.store(config)
     try:
-        progress("1/5 the base model is loaded (the first time it is converted)")
+        progress("1/5 the base model is loaded; the first time it is converted")
         tools = build.tools(config, progress=progress)
         progress(f"2/5 the base model answers {len(log)} messages of a week, and their riders react")
         logs, feedback = asyncio.run(collect(tools.student, log, time.time() - WEEK_S, progress))
@@ -95,8 +95,8 @@ def _play(home: Path, config: Config, started: float, progress: Said) -> Outcome
         page = report.write(store, home / "report.html", config, receipt.cycle_id)
         return Outcome(
             held_out=held_out, before=tuple(before), after=tuple(after), log={row.id: row for row in log},
-            found=findings.gather(store, receipt.cycle_id), noise=noise(store, receipt.cycle_id),
-            base_parameters=tools.base_parameters, report=page, home=home, seconds=time.monotonic() - started,
+            found=findings.gather(store, receipt.cycle_id, tools.base_parameters), noise=noise(store, receipt.cycle_id),
+            report=page, home=home, seconds=time.monotonic() - started,
         )  # fmt: skip
     finally:
         store.close()

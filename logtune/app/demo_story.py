@@ -14,7 +14,7 @@ from logtune.statistics import Estimate, Interval, paired_difference, wilson
 if TYPE_CHECKING:
     from logtune.app.findings import Findings, Reason
 
-MENDED, STILL_WRONG = 5, 2  # messages shown before and after
+RIGHT, WRONG = 5, 2  # messages shown before and after, by how they end
 RULES = 8  # rules shown
 WIDE = 56  # letters of a message in a table
 
@@ -29,7 +29,6 @@ class Outcome:
     log: Mapping[str, Sample]  # the messages of the log, by the id of their record
     noise: Mapping[str, str]  # id of a record that the filter called noise -> reason
     found: "Findings"
-    base_parameters: int
     report: Path
     home: Path
     seconds: float
@@ -53,15 +52,14 @@ class Outcome:
 def figures(outcome: Outcome) -> dict[str, Json]:
     """The numbers of `result.json`: accuracies and shares as fractions; lower and upper bound the gain (95%)."""
     found, gain = outcome.found, outcome.gain
-    live = [serving.adapter.parameters for serving in found.serving if serving.adapter]
     return {
         "base_accuracy": sum(outcome.right_before) / len(outcome.held_out),
         "tuned_accuracy": sum(outcome.right_after) / len(outcome.held_out),
         "gain": gain.mean, "lower": gain.low, "upper": gain.high, "cases": len(outcome.held_out),
-        "adapter_share": sum(live) / outcome.base_parameters, "seconds": round(outcome.seconds, 1),
+        "adapter_share": found.share, "seconds": round(outcome.seconds, 1),
         "dropped": {item.reason: item.count for item in found.reasons if item.teaches == "nothing"},
         "rules": len(found.lessons), "pairs": sum(group.pairs for group in found.groups),
-        "clusters": len(found.groups), "deployed": len(live),
+        "clusters": len(found.groups), "deployed": sum(item.adapter is not None for item in found.serving),
     }  # fmt: skip
 
 
@@ -98,12 +96,13 @@ def _measured(name: str, right: int, count: int) -> tuple[str, str, str, str]:
 
 
 def _examples(outcome: Outcome) -> Iterator[str]:
-    """Some messages that the cycle mended, and some that are wrong still."""
+    """Some messages that are right now, each of another desk, and some that are wrong still."""
     met = list(zip(outcome.held_out, outcome.before, outcome.after, outcome.right_after, strict=True))
-    shown = [item for item in met if item[3]][:MENDED] + [item for item in met if not item[3]][:STILL_WRONG]
+    right = list({item[0].topic: item for item in met if item[3]}.values())
+    wrong = [item for item in met if not item[3]]
     rows = [
         (fit(one_line(row.text), WIDE), fit(one_line(before), 26), fit(one_line(after), 20), row.topic or "")
-        for row, before, (after, _), _ in shown
+        for row, before, (after, _), _ in (*right[:RIGHT], *wrong[:WRONG])
     ]
     yield ""
     yield from table(("message", "before", "after", "right desk"), rows)
@@ -140,13 +139,12 @@ def _rules(outcome: Outcome) -> Iterator[str]:
 def _serving(outcome: Outcome) -> Iterator[str]:
     asked = sum(adapter != "base" for _, adapter in outcome.after)
     live = [item for item in outcome.found.serving if item.adapter]
-    share = sum(item.adapter.parameters for item in live if item.adapter) / outcome.base_parameters
     yield ""
     if not live:
         yield f"Nothing was deployed; the base model keeps serving. {outcome.found.summary}"
         return
     yield (
-        f"{counted(len(live), 'adapter')} live, {percent(share)} of the base model's parameters; "
+        f"{counted(len(live), 'adapter')} live, {percent(outcome.found.share)} of the base model's parameters; "
         f"{asked} of {len(outcome.after)} messages were routed to {'it' if len(live) == 1 else 'them'}."
     )
 
