@@ -4,89 +4,100 @@ With no model, a rule is made of the user's own words. With a teacher, it reads 
 short affirmative rules (paper, section 3.1), and predicts from the query alone what it would have done anyway.
 """
 
-import json
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from logtune.config import DistillSettings
-from logtune.errors import ModelError
 from logtune.ports import Chat, ChatCall, Embedder
-from logtune.prompts import language_of, render
+from logtune.prompts import CHINESE, language_of, not_valid, read_object, render
 from logtune.records import Interaction, Json, Message, Rule, Signal, identified
 
-RULES_SCHEMA: Mapping[str, Json] = {
-    "type": "object",
-    "properties": {"rules": {"type": "array", "items": {"type": "string"}, "maxItems": 5}},
-    "required": ["rules"],
-    "additionalProperties": False,
-}
-QUOTED_QUERIES = 3  # examples a merged rule shows
+MOST_RULES = 5  # of one interaction (paper, section 3.1)
+RULES_TOKENS = 400  # of a reply; five rules of 40 words with their JSON
 SAME_RULE = 0.9  # cosine similarity from which two rules in words say the same; measured on paraphrases of own rules
 SPOKEN = frozenset({"complaint", "constraint", "correction", "edit", "doubt"})
+WORD = re.compile(rf"[{CHINESE}]|[^\s{CHINESE}]+")  # Chinese has no spaces: a character counts as a word
+ANSWER = "Answer: "  # how a rule begins that is a right answer
 
 
 def extract(interaction: Interaction, signals: Sequence[Signal], settings: DistillSettings) -> list[Rule]:
     """Rules in the user's own words: the answer they gave, else the change they asked for; [] without content."""
     corrected = [s for s in signals if s.correction]
     if corrected:
-        best = max(corrected, key=lambda s: (s.kind == "edit", s.confidence))
-        answer = _shorten(best.correction or "", settings.max_words)
-        return [_rule(f"Answer: {answer}", interaction, corrected)]
-    asked = [s for s in signals if s.kind in SPOKEN and s.polarity < 0 and len(s.evidence.split()) > 1]
+        best = max(reversed(corrected), key=lambda s: (s.kind == "edit", s.confidence))  # of equals the last
+        return [_rule(ANSWER + _shorten(best.correction or "", settings.max_words), interaction, corrected)]
+    asked = [s for s in signals if s.kind in SPOKEN and s.polarity < 0 and len(WORD.findall(s.evidence)) > 1]
     return [_rule(_shorten(s.evidence, settings.max_words), interaction, [s]) for s in asked]
 
 
-async def distil(interaction: Interaction, signals: Sequence[Signal], teacher: Chat) -> list[Rule]:
-    """Rules that a teacher reads out of the feedback; raises ModelError when it gives no valid JSON."""
-    spoken = [s for s in signals if s.evidence]
-    if not spoken:
+async def distil(
+    interaction: Interaction, signals: Sequence[Signal], teacher: Chat, settings: DistillSettings | None = None
+) -> list[Rule]:
+    """Rules that a teacher reads out of the feedback; raises ModelError when it gives no valid JSON.
+
+    A bare rating or praise says nothing about how to do better, and costs no call.
+    """
+    if not any(s.correction or s.kind in SPOKEN or s.kind == "reask" for s in signals):
         return []
-    feedback = "\n".join(s.correction and f"{s.evidence}\n(right answer: {s.correction})" or s.evidence for s in spoken)
+    spoken = [s for s in signals if s.evidence]
+    feedback = "\n".join(_reaction(s) for s in spoken)
     language = language_of(interaction.query)
     prompt = render("distill", language, query=interaction.query, answer=interaction.answer, feedback=feedback)
-    return [_rule(text, interaction, spoken) for text in await _ask(teacher, prompt)]
+    most = (settings or DistillSettings()).max_words
+    return [_rule(_shorten(text, most), interaction, spoken) for text in await _ask(teacher, prompt, MOST_RULES)]
+
+
+def _reaction(signal: Signal) -> str:
+    if signal.correction and signal.correction not in signal.evidence:
+        return f"{signal.evidence}\n(right answer: {signal.correction})"
+    return signal.evidence
 
 
 async def predict(query: str, teacher: Chat, count: int) -> list[str]:
     """Rules that the teacher would follow without feedback; what the model already knows."""
-    return (await _ask(teacher, render("predict", language_of(query), query=query, count=str(count))))[:count]
+    return await _ask(teacher, render("predict", language_of(query), query=query, count=str(count)), count)
 
 
-async def _ask(teacher: Chat, prompt: str) -> list[str]:
-    reply = await teacher.complete(
-        ChatCall(messages=(Message(role="user", content=prompt),), schema=RULES_SCHEMA, max_tokens=400)
-    )
-    try:
-        rules = json.loads(reply.text)["rules"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"the teacher's reply is no valid rules JSON: {reply.text[:200]!r}", "use a larger teacher"
-        ) from error
-    return [" ".join(str(rule).split()) for rule in rules if str(rule).strip()]
+async def _ask(teacher: Chat, prompt: str, most: int) -> list[str]:
+    asked = Message(role="user", content=prompt)
+    reply = await teacher.complete(ChatCall(messages=(asked,), schema=_schema(most), max_tokens=RULES_TOKENS))
+    rules = read_object(reply.text, "rules JSON").get("rules")
+    if not isinstance(rules, list):
+        raise not_valid(reply.text, "rules JSON")
+    texts = [" ".join(rule.split()) for rule in rules if isinstance(rule, str)]
+    if len(texts) < len(rules):
+        raise not_valid(reply.text, "rules JSON")
+    return list(dict.fromkeys(text for text in texts if text))[:most]
+
+
+def _schema(most: int) -> Mapping[str, Json]:
+    rules: Json = {"type": "array", "items": {"type": "string"}, "maxItems": most}
+    return {"type": "object", "properties": {"rules": rules}, "required": ["rules"], "additionalProperties": False}
 
 
 def merge(rules: Sequence[Rule], users: Mapping[str, str], embedder: Embedder) -> list[Rule]:
-    """Rules that say the same become one, with all their evidence; `users`: interaction id -> user (or session)."""
+    """Rules that say the same become one, with all their evidence; `users`: interaction id -> user (or session).
+
+    Right answers are exact: "card_arrival" and "card_delivery" are close in meaning and yet two answers.
+    """
     groups: dict[str, list[Rule]] = defaultdict(list)
     for rule in rules:
         groups[" ".join(rule.text.casefold().split())].append(rule)
-    merged: list[list[Rule]] = []
-    vectors = embedder.embed([group[0].text for group in groups.values()])
-    kept: list[int] = []
-    for row, group in enumerate(groups.values()):
-        # stated answers are exact: "card_arrival" and "card_delivery" are close in meaning and yet two answers
-        exact = group[0].text.startswith("Answer: ")
-        close = (
-            []
-            if exact
-            else [at for at, i in enumerate(kept) if i >= 0 and float(vectors[i] @ vectors[row]) >= SAME_RULE]
-        )
-        if close:
-            merged[close[0]].extend(group)
+    worded = [name for name, group in groups.items() if not group[0].text.startswith(ANSWER)]
+    vectors = embedder.embed([groups[name][0].text for name in worded])
+    firsts: list[str] = []  # names of the groups that others join
+    of_firsts = np.empty_like(vectors)
+    for name, vector in zip(worded, vectors, strict=True):
+        closeness = of_firsts[: len(firsts)] @ vector
+        if firsts and closeness.max() >= SAME_RULE:
+            groups[firsts[int(np.argmax(closeness))]] += groups.pop(name)
         else:
-            merged.append(list(group))
-            kept.append(-1 if exact else row)
-    return [_merged(group, users) for group in merged]
+            of_firsts[len(firsts)] = vector
+            firsts.append(name)
+    return [_merged(group, users) for group in groups.values()]
 
 
 def _merged(group: Sequence[Rule], users: Mapping[str, str]) -> Rule:
@@ -95,8 +106,9 @@ def _merged(group: Sequence[Rule], users: Mapping[str, str]) -> Rule:
         Rule(
             id="", text=group[0].text, interaction_ids=interactions,
             signal_ids=tuple(dict.fromkeys(s for rule in group for s in rule.signal_ids)),
-            from_feedback=group[0].from_feedback, covered=None,
-            distinct_users=len({users.get(i, i) for i in interactions}), merged_from=tuple(rule.id for rule in group),
+            from_feedback=any(rule.from_feedback for rule in group), covered=None,
+            distinct_users=len({users.get(i, i) for i in interactions}),
+            merged_from=tuple(dict.fromkeys(rule.id for rule in group)),
         )
     )  # fmt: skip
 
@@ -111,5 +123,7 @@ def _rule(text: str, interaction: Interaction, signals: Sequence[Signal]) -> Rul
 
 
 def _shorten(text: str, max_words: int) -> str:
-    words = text.split()
-    return " ".join(words[:max_words]) + (" ..." if len(words) > max_words else "")
+    """The text on one line, cut after `max_words` words."""
+    line = " ".join(text.split())
+    ends = [word.end() for word in WORD.finditer(line)]
+    return line if len(ends) <= max_words else line[: ends[max_words - 1]] + " ..."
