@@ -345,7 +345,10 @@ def _first_sentence(path: Path) -> str:
 
 def _in_order(folder: str, paths: Sequence[Path]) -> list[Path]:
     """Files of a folder as they are best read: stages in pipeline order, the rest by name."""
-    first = {"logtune": ["records", "ports", "pipeline", "lessons", "candidates", "runner"], "logtune/stages": [stage.name for stage in STAGES]}
+    first = {
+        "logtune": ["records", "ports", "pipeline", "lessons", "candidates", "runner"],
+        "logtune/stages": [stage.name for stage in STAGES],
+    }
     order = first.get(folder, [])
     rank = {name: place for place, name in enumerate(order)}
     return sorted((path for path in paths if path.stem != "__init__"), key=lambda path: rank.get(path.stem, len(order)))
