@@ -21,8 +21,9 @@ Vector: TypeAlias = tuple[float, ...]
 
 FeedbackKind = Literal["rating", "edit", "correction", "comment", "copy", "accept", "regenerate", "abandon"]
 SignalKind = Literal[
-    "rating", "edit", "correction", "complaint", "constraint", "reask", "doubt", "praise", "copy", "accept", "regenerate"
-]
+    "rating", "edit", "correction", "complaint", "constraint", "reask", "doubt", "praise", "copy", "accept",
+    "regenerate",
+]  # fmt: skip
 Teaches = Literal["positive", "rule", "nothing"]
 RuleState = Literal["active", "pinned", "vetoed", "expired"]
 PairOrigin = Literal["edit", "stated", "revised", "afresh", "on_policy"]
@@ -166,7 +167,7 @@ class Rule:
     covered: float | None  # 0..1, how far the model already knows it
     distinct_users: int
     state: RuleState = "active"
-    merged_from: tuple[str, ...] = ()  # parents: the rules of single interactions that say the same; empty: one of those
+    merged_from: tuple[str, ...] = ()  # parents: single interactions' rules that say the same; empty: one of those
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -293,16 +294,17 @@ class Failure:
 
 
 Derived: TypeAlias = (
-    Interaction | Signal | Decision | Rule | PreferencePair | Cluster | Gap | Adapter | Evaluation | Verdict | Deployment
-    | Failure
+    Interaction | Signal | Decision | Rule | PreferencePair | Cluster | Gap | Adapter | Evaluation | Verdict
+    | Deployment | Failure
 )  # fmt: skip
 Record: TypeAlias = LogRecord | Feedback | Derived
 
 T = TypeVar("T", bound=Derived)
 UNHASHED = frozenset({"id", "at"})  # a record made again later is the same record
 PREFIX = {
-    "Interaction": "int", "Signal": "sig", "Decision": "dec", "Rule": "rule", "PreferencePair": "pair", "Cluster": "clu",
-    "Gap": "gap", "Adapter": "ada", "Evaluation": "eval", "Verdict": "ver", "Deployment": "dep", "Failure": "fail",
+    "Interaction": "int", "Signal": "sig", "Decision": "dec", "Rule": "rule", "PreferencePair": "pair",
+    "Cluster": "clu", "Gap": "gap", "Adapter": "ada", "Evaluation": "eval", "Verdict": "ver", "Deployment": "dep",
+    "Failure": "fail",
 }  # fmt: skip
 
 
