@@ -124,6 +124,10 @@ class PairSettings(Settings):
     """Least preference of the judge for chosen over rejected."""
     min_support: Positive = 1
     """Distinct users that must have given an answer before others' words are mapped to it."""
+    neighbours: Positive = 5
+    """Other users, those with the most similar requests, whose answers an answer is checked against."""
+    agreement: Annotated[float, Field(gt=0.5, le=1)] = 0.8
+    """Share of them that must name one other answer to contradict it."""
 
 
 class ClusterSettings(Settings):

@@ -1,22 +1,27 @@
-"""Interaction, Signal*, Rule* -> PreferencePair: a better answer beside the one that was given; chosen never equals rejected.
+"""Interaction, Signal*, Rule* -> PreferencePair: a better answer beside the one that was given, and never the same.
 
 From the users themselves: an edited answer, or a right answer named in words (mapped to the exact form in which other
 users gave it). With a teacher: the answer revised under the rules, or the request answered afresh under them, kept when
-the judge prefers it to the original in both orders (paper, section 3.2; method, section 3).
+the judge prefers it to the original in both orders (paper, section 3.2; method, section 3). Users err: a short answer
+that nearly all others contradict on the most similar requests can be told from the rest.
 """
 
-import json
+import asyncio
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import cast
 
-from logtune.errors import ModelError
-from logtune.ports import Chat, ChatCall
-from logtune.prompts import language_of, render
+import numpy as np
+import numpy.typing as npt
+
+from logtune.config import PairSettings
+from logtune.ports import Chat, ChatCall, Vectors
+from logtune.prompts import CHINESE, Language, language_of, not_valid, read_object, render
 from logtune.records import Interaction, Json, Message, PairOrigin, PreferencePair, Rule, Signal, identified
 
+Floats = npt.NDArray[np.float32]
 VERDICT_SCHEMA: Mapping[str, Json] = {
     "type": "object",
     "properties": {"better": {"type": "string", "enum": ["A", "B", "tie"]}},
@@ -24,12 +29,17 @@ VERDICT_SCHEMA: Mapping[str, Json] = {
     "additionalProperties": False,
 }
 LONGEST_STATED_WORDS = 12  # a longer span is an explanation, not an answer
+LEAST_INSIDE = 4  # letters of a one-word answer that is looked for inside a sentence: "a" and "no" are in many
+USERS_OWN = frozenset({"edit", "stated"})  # origins of answers that users wrote
+FIRST_TRIED = 8  # rows looked at for each neighbour wanted, before all are
+ANSWER_TOKENS, VERDICT_TOKENS = 512, 20  # of the teacher's replies
+# numbers keep what changes their value, "c++" its signs, Chinese characters are words
+WORD = re.compile(rf"(?<!\w)[+-]?\d+(?:[.,:/]\d+)*%?|[{CHINESE}]|[^\W_{CHINESE}]+[+#]*")
 
 
 def plain(text: str) -> str:
     """The words of a text: no case, no punctuation, '_' and '-' as spaces; so 'Card arrival!' is 'card_arrival'."""
-    folded = unicodedata.normalize("NFKC", text).casefold()
-    return " ".join(re.sub(r"[\W_]+", " ", folded).split())
+    return " ".join(WORD.findall(unicodedata.normalize("NFKC", text).casefold()))
 
 
 def known_answers(signals: Sequence[Signal], users: Mapping[str, str], min_support: int) -> dict[str, str]:
@@ -37,34 +47,52 @@ def known_answers(signals: Sequence[Signal], users: Mapping[str, str], min_suppo
     forms: dict[str, Counter[str]] = defaultdict(Counter)
     who: dict[str, set[str]] = defaultdict(set)
     for signal in signals:
-        if signal.kind == "edit" and signal.correction and len(signal.correction.split()) <= LONGEST_STATED_WORDS:
-            forms[plain(signal.correction)][signal.correction.strip()] += 1
-            who[plain(signal.correction)].add(users.get(signal.interaction_id, signal.interaction_id))
-    return {
-        words: counts.most_common(1)[0][0]
-        for words, counts in forms.items()
-        if len(who[words]) >= min_support and words
-    }
+        if signal.kind == "edit" and signal.correction and is_short(signal.correction):
+            words = plain(signal.correction)
+            forms[words][signal.correction.strip()] += 1
+            who[words].add(users.get(signal.interaction_id, signal.interaction_id))
+    return {words: counts.most_common(1)[0][0] for words, counts in forms.items() if len(who[words]) >= min_support}
+
+
+def is_short(answer: str) -> bool:
+    """True for an answer of a few words, such as many users could give in the same form."""
+    return 0 < len(plain(answer).split()) <= LONGEST_STATED_WORDS
 
 
 def right_answer(
-    signals: Sequence[Signal], known: Mapping[str, str], min_confidence: float
+    signals: Sequence[Signal], known: Mapping[str, str], min_confidence: float, given: str = ""
 ) -> tuple[str, PairOrigin] | None:
-    """The answer that the user gave, and how: their edit, else words that name an answer others have given."""
+    """The answer that the user gave, and how: their edit, else words that name an answer others have given.
+
+    `given`: the answer they speak of, which is not the right one.
+    """
     usable = [s for s in signals if s.correction and s.confidence >= min_confidence]
     edits = [s for s in usable if s.kind == "edit"]
     if edits:
-        return (edits[-1].correction or "").strip(), "edit"
+        best = max(reversed(edits), key=lambda s: s.confidence)  # of equally sure ones the last
+        return (best.correction or "").strip(), "edit"
     for signal in usable:
-        words = plain(signal.correction or "")
-        if words in known:
-            return known[words], "stated"
-        inside = [answer for answer in known if f" {answer} " in f" {words} "]
-        if inside:
-            return known[max(inside, key=len)], "stated"
-        if not known and len(words.split()) <= LONGEST_STATED_WORDS:
-            return (signal.correction or "").strip(), "stated"
+        stated = _stated((signal.correction or "").strip(), known, plain(given))
+        if stated is not None:
+            return stated, "stated"
     return None
+
+
+def _stated(span: str, known: Mapping[str, str], given: str) -> str | None:
+    """The known answer that a user's words name; None when they name none or several. With none known, the words."""
+    words = plain(span)
+    if words in known:
+        return known[words]
+    if not known:
+        return span if is_short(span) else None
+    inside = [answer for answer in known if answer != given and _may_hide(answer) and f" {answer} " in f" {words} "]
+    # "card not working" holds "not working": the longer one is meant
+    longest = [one for one in inside if not any(one != other and f" {one} " in f" {other} " for other in inside)]
+    return known[longest[0]] if len(longest) == 1 else None
+
+
+def _may_hide(answer: str) -> bool:
+    return " " in answer or len(answer) >= LEAST_INSIDE
 
 
 def from_users(
@@ -75,7 +103,7 @@ def from_users(
     min_confidence: float,
 ) -> PreferencePair | None:
     """The pair that the user's own words make; None when they name no other answer."""
-    found = right_answer(signals, known, min_confidence)
+    found = right_answer(signals, known, min_confidence, interaction.answer)
     return None if found is None else build(interaction, rules, found[0], interaction.answer, found[1])
 
 
@@ -95,44 +123,109 @@ def build(
     )  # fmt: skip
 
 
+def contradicted(
+    pairs: Sequence[PreferencePair], vectors: Vectors, users: Mapping[str, str], settings: PairSettings
+) -> set[str]:
+    """Ids of pairs whose short answer nearly all other users contradict on the most similar requests.
+
+    `vectors`: (N, D), row i is the query of pairs[i]; `users`: interaction id -> user. Of the `settings.neighbours`
+    nearest, one a user, a share of `settings.agreement` must name one other answer (Wilson 1972's editing rule, with
+    a vote of that size). Fewer other users contradict nobody.
+    """
+    rows = [i for i, pair in enumerate(pairs) if pair.origin in USERS_OWN and is_short(pair.chosen)]
+    answers = [plain(pairs[i].chosen) for i in rows]
+    owners = [users.get(pairs[i].interaction_id, pairs[i].interaction_id) for i in rows]
+    points, found = vectors[rows], set()
+    for row, i in enumerate(rows):
+        near = _nearest_users(points @ points[row], owners, owners[row], settings.neighbours)
+        answer, votes = Counter(answers[other] for other in near).most_common(1)[0] if near else ("", 0)
+        enough = len(near) == settings.neighbours and votes >= settings.agreement * len(near) - 1e-9
+        if enough and answer != answers[row]:
+            found.add(pairs[i].id)
+    return found
+
+
+def _nearest_users(closeness: Floats, owners: Sequence[str], owner: str, count: int) -> list[int]:
+    """The nearest row of each of the `count` nearest other owners, nearest first."""
+    tried = min(len(owners), FIRST_TRIED * count)
+    while True:
+        part = np.argpartition(-closeness, tried - 1)[:tried]
+        nearest: dict[str, int] = {}
+        for row in part[np.argsort(-closeness[part], kind="stable")].tolist():
+            nearest.setdefault(owners[row], row)
+        rows = [row for name, row in nearest.items() if name != owner]
+        if len(rows) >= count or tried == len(owners):
+            return rows[:count]
+        tried = len(owners)
+
+
+# --- with a teacher ---
+
+
 async def revise(
     interaction: Interaction, rules: Sequence[Rule], teacher: Chat, margin: float
 ) -> PreferencePair | None:
-    """The judge's best of revised and answered afresh, where it beats the original by `margin`; else None."""
+    """The judge's best of revised and answered afresh, where it beats the original by `margin`, 0..1; else None.
+
+    A draw is never enough, whatever the margin. Raises ModelError when the judge gives no verdict.
+    """
     text = "\n".join(f"- {rule.text}" for rule in rules)
     language = language_of(interaction.query)
-    prompt = render("revise", language, query=interaction.query, answer=interaction.answer, rules=text)
-    revised = (await teacher.complete(ChatCall(messages=(Message(role="user", content=prompt),), max_tokens=512))).text
-    system = Message(
-        role="system", content="\n".join([*(m.content for m in interaction.context if m.role == "system"), text])
+    candidates = await _candidates(interaction, text, language, teacher)
+    shares = await asyncio.gather(
+        *(_preference(interaction, text, answer, language, teacher) for answer in candidates.values())
     )
-    turns = tuple(m for m in interaction.context if m.role != "system")
-    asked = ChatCall(messages=(system, *turns, Message(role="user", content=interaction.query)), max_tokens=512)
-    candidates = {"revised": revised, "afresh": (await teacher.complete(asked)).text}
-    votes = {origin: await _preference(interaction, text, answer, teacher) for origin, answer in candidates.items()}
-    best = max(votes, key=lambda origin: votes[origin])
-    if votes[best] <= 0.5 + margin / 2:
+    votes = dict(zip(candidates, shares, strict=True))
+    best = max(votes, key=lambda origin: votes[origin], default=None)
+    if best is None or votes[best] <= 0.5 or 2 * votes[best] - 1 < margin:
         return None
-    shares = cast("Mapping[str, Json]", votes)
-    return build(
-        interaction, rules, candidates[best], interaction.answer, cast("PairOrigin", best), votes[best], shares
-    )
+    told = cast("Mapping[str, Json]", votes)
+    return build(interaction, rules, candidates[best], interaction.answer, best, votes[best], told)
 
 
-async def _preference(interaction: Interaction, rules: str, answer: str, teacher: Chat) -> float:
-    """Share of 1 for `answer` over the original, both orders: 1 preferred twice, 0.5 undecided or swayed by the order."""
-    points = 0.0
-    for ours, first, second in (("A", answer, interaction.answer), ("B", interaction.answer, answer)):
-        prompt = render(
-            "judge", language_of(interaction.query), query=interaction.query, rules=rules, first=first, second=second
+async def _candidates(interaction: Interaction, rules: str, language: Language, teacher: Chat) -> dict[PairOrigin, str]:
+    """Answers that could be better: whole, unlike the original and each other."""
+    prompt = render("revise", language, query=interaction.query, answer=interaction.answer, rules=rules)
+    system = [m.content for m in interaction.context if m.role == "system"]
+    told = Message(role="system", content="\n\n".join([*system, render("afresh", language, rules=rules)]))
+    turns = (m for m in interaction.context if m.role != "system")
+    replies = await asyncio.gather(
+        *(
+            teacher.complete(ChatCall(messages=messages, max_tokens=ANSWER_TOKENS))
+            for messages in (
+                (Message(role="user", content=prompt),),
+                (told, *turns, Message(role="user", content=interaction.query)),
+            )
         )
-        call = ChatCall(messages=(Message(role="user", content=prompt),), schema=VERDICT_SCHEMA, max_tokens=20)
-        reply = await teacher.complete(call)
-        try:
-            verdict = json.loads(reply.text)["better"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ModelError(
-                f"the judge's reply is no verdict: {reply.text[:200]!r}", "use a larger teacher"
-            ) from error
-        points += 0.25 if verdict == "tie" else 0.5 * (verdict == ours)
-    return points
+    )
+    found: dict[PairOrigin, str] = {}
+    origins: tuple[PairOrigin, ...] = ("revised", "afresh")
+    for origin, reply in zip(origins, replies, strict=True):
+        text = reply.text.strip()
+        known = {interaction.answer.strip(), *found.values()}
+        if text and text not in known and reply.finish_reason != "length":
+            found[origin] = text
+    return found
+
+
+async def _preference(interaction: Interaction, rules: str, answer: str, language: Language, teacher: Chat) -> float:
+    """Share of 1 for `answer` over the original, in both orders: 0.5 is undecided, or swayed by the order."""
+    first, second = await asyncio.gather(
+        _verdict(interaction, rules, (answer, interaction.answer), language, teacher),
+        _verdict(interaction, rules, (interaction.answer, answer), language, teacher),
+    )
+    points = {"A": 1.0, "tie": 0.5, "B": 0.0}
+    return (points[first] + 1 - points[second]) / 2
+
+
+async def _verdict(
+    interaction: Interaction, rules: str, answers: tuple[str, str], language: Language, teacher: Chat
+) -> str:
+    """A, B or tie."""
+    prompt = render("judge", language, query=interaction.query, rules=rules, first=answers[0], second=answers[1])
+    call = ChatCall(messages=(Message(role="user", content=prompt),), schema=VERDICT_SCHEMA, max_tokens=VERDICT_TOKENS)
+    reply = await teacher.complete(call)
+    verdict = read_object(reply.text, "verdict").get("better")
+    if verdict not in ("A", "B", "tie"):
+        raise not_valid(reply.text, "verdict")
+    return str(verdict)
