@@ -355,7 +355,8 @@ class Data:
 async def run(folder: Path, weeks: int, seed: int, home: Path) -> dict[str, Json]:
     """All weeks; the figures as after the last one."""
     config = load(None, {"store.url": f"sqlite:///{home / 'weekly.db'}", "store.home": str(home), "serve.poll_s": 1})
-    stream, test, questions = read(folder)
+    stream, tests, questions = read(folder)
+    test = [row for row in tests if cast("int", row["week"]) <= weeks]
     store, tools = build.store(config), build.tools(config, say)
     topics = sorted({row.topic for row in stream if row.topic and row.week <= weeks})
     say(f"the base model answers {len(test)} test messages and {len(questions)} retention questions")

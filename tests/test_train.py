@@ -1,4 +1,4 @@
-"""One real training of a tiny random model: the weights move, the base's do not, the loss falls; and what is refused."""
+"""One real training of a tiny random model: weights move, the base's do not, the loss falls; and what is refused."""
 
 import hashlib
 import json
@@ -87,7 +87,7 @@ def test_too_few_pairs_are_refused(base: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_run_that_learns_nothing_fails_with_the_reason(base: Path, tmp_path: Path) -> None:
-    with pytest.raises(TrainingError, match="did not fall|does not change"):
+    with pytest.raises(TrainingError, match=r"did not fall|does not change"):
         run(job(base, tmp_path, learning_rate=1e-12), lambda line: None)
     assert not [folder for folder in tmp_path.iterdir() if not folder.name.startswith(".")]
 

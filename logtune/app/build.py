@@ -89,14 +89,14 @@ def _embedded(config: Config, progress: Said) -> _Served:
 def _remote(config: Config, progress: Said) -> _Served:
     from logtune.edges.adapter_server import HttpAdapterServer
     from logtune.edges.chat import HttpChat
-    from logtune.edges.local_model import folder_lora_sizes
+    from logtune.edges.lora import folder_rank_1_sizes
     from logtune.edges.weights import base_model
 
     url, model = _url(config), config.model
     folder = base_model(model.base, progress=progress)
     return _Served(
         student=HttpChat(url, model.served_name, api_key_env=model.api_key_env), likelihood=None,
-        adapters=HttpAdapterServer(url), folder=folder, lora_sizes=folder_lora_sizes(folder),
+        adapters=HttpAdapterServer(url), folder=folder, lora_sizes=folder_rank_1_sizes(folder.path),
     )  # fmt: skip
 
 

@@ -70,6 +70,14 @@ def rank_1_sizes(model: PreTrainedModel) -> dict[str, int]:
     return {"all-linear": sum(sizes.values()), "attention": attention}
 
 
+def folder_rank_1_sizes(folder: Path) -> dict[str, int]:
+    """`rank_1_sizes` of a model folder, from its config alone: no weights are read."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return rank_1_sizes(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder)))
+
+
 class LoraLayers:
     """The hooks of one model; outside `using` they do nothing."""
 
