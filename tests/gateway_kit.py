@@ -1,6 +1,7 @@
 """A gateway on a loopback port for tests: scripted engine, real store, real uvicorn; an upstream that plays tricks."""
 
 import asyncio
+import http.client
 import json
 import socket
 import threading
@@ -8,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import uvicorn
 
@@ -169,6 +171,18 @@ def gateway(
     store.close()
 
 
+def post(url: str, path: str, body: bytes, method: str = "POST", **headers: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers (lower-case names) and body of one request."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=WAIT_S)
+    try:
+        connection.request(method, path, body, {"content-type": "application/json", **headers})
+        answer = connection.getresponse()
+        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+    finally:
+        connection.close()
+
+
 def settings(folder: Path, **serve: float) -> Config:
     return build({"store": {"home": str(folder)}, "serve": {"poll_s": 0.02, **serve}})
 
@@ -255,7 +269,7 @@ class Upstream:
         kind = b"text/event-stream" if streamed else b"application/json"
         length = [(b"content-length", b"100000")]
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-type", kind), *length]})
-        part = STREAM[:200] if streamed else WHOLE[:50]
+        part = STREAM[:400] if streamed else WHOLE[:50]
         await send({"type": "http.response.body", "body": part, "more_body": True})
         raise ConnectionResetError("the model server dies")
 

@@ -1,5 +1,4 @@
 import asyncio
-import http.client
 import json
 import os
 import signal
@@ -13,7 +12,7 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-from gateway_kit import BrokenEmbedder, Kit, cluster_of, deploy_expert, deployed, expert, gateway
+from gateway_kit import BrokenEmbedder, Kit, cluster_of, deploy_expert, deployed, expert, gateway, post
 from openai import AsyncOpenAI, OpenAI
 
 from logtune.edges.store import Store
@@ -50,17 +49,6 @@ def ask(kit: Kit, text: str, model: str = "base", **more: object) -> tuple[str, 
         )
     headers = {name: value for name, value in raw.headers.items() if name.startswith("x-logtune-")}
     return str(raw.parse().choices[0].message.content), headers
-
-
-def post(kit: Kit, path: str, body: bytes, method: str = "POST", **headers: str) -> tuple[int, dict[str, str], bytes]:
-    parts = urlsplit(kit.url)
-    connection = http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=30)
-    try:
-        connection.request(method, path, body, {"content-type": "application/json", **headers})
-        answer = connection.getresponse()
-        return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-    finally:
-        connection.close()
 
 
 def adapter_of(kit: Kit, cluster: str) -> str:
@@ -126,7 +114,7 @@ def test_a_stream_gives_every_word_and_its_record_is_put_together(kit: Kit) -> N
 
 def test_a_stream_ends_with_done(kit: Kit) -> None:
     body = {"model": "base", "stream": True, "messages": [{"role": "user", "content": "hi"}]}
-    status, headers, sent = post(kit, "/v1/chat/completions", json.dumps(body).encode())
+    status, headers, sent = post(kit.url, "/v1/chat/completions", json.dumps(body).encode())
     assert status == 200
     assert headers["content-type"].startswith("text/event-stream")
     assert headers["x-logtune-interaction"] == next(kit.store.logs()).id
@@ -307,7 +295,7 @@ def wait_for(kit: Kit, text: str, answer: str) -> None:
     ],
 )  # fmt: skip
 def test_a_bad_request_gets_an_error_in_openais_shape(kit: Kit, body: bytes, status: int, said: str) -> None:
-    got, _, answer = post(kit, "/v1/chat/completions", body)
+    got, _, answer = post(kit.url, "/v1/chat/completions", body)
     error = json.loads(answer)["error"]
     assert got == status
     assert said in error["message"]
@@ -332,7 +320,7 @@ def test_a_bad_request_gets_an_error_in_openais_shape(kit: Kit, body: bytes, sta
 )  # fmt: skip
 def test_what_the_embedded_engine_cannot_do_is_named(kit: Kit, more: dict[str, object], param: str) -> None:
     body = {"model": "base", "messages": [{"role": "user", "content": "x"}], **more}
-    status, _, answer = post(kit, "/v1/chat/completions", json.dumps(body).encode())
+    status, _, answer = post(kit.url, "/v1/chat/completions", json.dumps(body).encode())
     assert status == 400
     assert json.loads(answer)["error"]["param"] == param
 
@@ -356,20 +344,20 @@ def test_the_official_client_raises_its_own_errors(kit: Kit) -> None:
 
 def test_a_body_above_the_limit_is_refused(tmp_path: Path) -> None:
     with gateway(tmp_path, max_body_mb=0.5) as kit:
-        status, _, answer = post(kit, "/v1/chat/completions", b" " * (1 << 20))
+        status, _, answer = post(kit.url, "/v1/chat/completions", b" " * (1 << 20))
         assert status == 413
         assert json.loads(answer)["error"]["code"] == "request_too_large"
-        assert post(kit, "/v1/feedback", b" " * (1 << 20))[0] == 413
+        assert post(kit.url, "/v1/feedback", b" " * (1 << 20))[0] == 413
         assert ask(kit, "still here")[0] == "base: still here"
 
 
 def test_paths_and_methods(kit: Kit) -> None:
-    assert post(kit, "/v1/embeddings", b"{}")[0] == 404
+    assert post(kit.url, "/v1/embeddings", b"{}")[0] == 404
     assert json.loads(get(kit, "/")[2])["error"]["code"] == "unknown_url"
     status, headers, _ = get(kit, "/v1/chat/completions")
     assert (status, headers["allow"]) == (405, "POST, OPTIONS")
-    assert post(kit, "/v1/models", b"", "OPTIONS")[:1] == (204,)
-    status, headers, body = post(kit, "/v1/models", b"", "HEAD")
+    assert post(kit.url, "/v1/models", b"", "OPTIONS")[:1] == (204,)
+    status, headers, body = post(kit.url, "/v1/models", b"", "HEAD")
     assert (status, body, headers["content-type"]) == (200, b"", "application/json")
     assert json.loads(get(kit, "/healthz")[2]) == {"status": "ok"}
     ready = json.loads(get(kit, "/readyz")[2])
@@ -377,7 +365,7 @@ def test_paths_and_methods(kit: Kit) -> None:
 
 
 def get(kit: Kit, path: str) -> tuple[int, dict[str, str], bytes]:
-    return post(kit, path, b"", "GET")
+    return post(kit.url, path, b"", "GET")
 
 
 # what must not be lost
@@ -443,7 +431,7 @@ def test_a_graceful_stop_writes_what_was_waiting(tmp_path: Path) -> None:
 def test_strange_text_is_answered_and_stored(kit: Kit) -> None:
     odd = '"a\\ud800b\\u0000c \u4f60\u597d"'
     body = f'{{"model": "base", "user": "x\\u0007y", "messages": [{{"role": "user", "content": {odd}}}]}}'.encode()
-    status, _, answer = post(kit, "/v1/chat/completions", body)
+    status, _, answer = post(kit.url, "/v1/chat/completions", body)
     assert status == 200
     (record,) = kit.store.logs()
     assert record.request["messages"][0]["content"] == json.loads(odd)

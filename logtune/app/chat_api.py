@@ -19,7 +19,7 @@ from logtune.app.feedback_api import Answers
 from logtune.app.identity import Identity, identify, last_user_text
 from logtune.app.journal import Journal
 from logtune.app.routing import Choice, Router
-from logtune.edges.sse import StreamAssembler, event
+from logtune.edges.sse import LONGEST_LINE, StreamAssembler, event
 from logtune.edges.upstream import BASE, Answer, Backend, UpstreamCall
 from logtune.errors import RequestError
 from logtune.records import Json, LogRecord, new_id
@@ -169,8 +169,11 @@ class ChatApi:
         await respond(send, answer.status, body, answer.content_type, [*_passed(answer), *exchange.headers()])
 
     async def _stream(self, exchange: Exchange, answer: Answer, send: Send) -> None:
-        """Server-sent events: every chunk leaves as it comes, the one that holds the end after the commit."""
-        seen, tail = StreamAssembler(), b""
+        """Server-sent events: every chunk leaves as it comes, the one that holds the end after the commit.
+
+        An unfinished line waits for its rest, so that a stream that breaks off still ends in a well-formed error.
+        """
+        seen, rest = StreamAssembler(), b""
         head = [(b"content-type", answer.content_type.encode("latin-1")), *_passed(answer), *exchange.headers()]
         await send({"type": "http.response.start", "status": answer.status, "headers": head})
         try:
@@ -180,14 +183,15 @@ class ChatApi:
                 if seen.done:
                     _take(exchange, seen)
                     await self._commit(exchange)
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                lines, rest = whole_lines(rest + chunk)
+                await send({"type": "http.response.body", "body": lines, "more_body": True})
         except RequestError as error:
             exchange.error = error.what
-            tail = b"\n\n" + event(error_body(error))
+            rest = b"\n\n" + event(error_body(error))
         finally:
             _take(exchange, seen)
         await self._commit(exchange)
-        await send({"type": "http.response.body", "body": tail, "more_body": False})
+        await send({"type": "http.response.body", "body": rest, "more_body": False})
 
     async def _commit(self, exchange: Exchange) -> None:
         """Store the record, once; the answer goes on when the store fails, and /readyz says so."""
@@ -219,6 +223,12 @@ def read_answer(status: int, body: bytes) -> tuple[dict[str, Json] | None, str |
         return value, None
     shown = body[:200].decode("utf-8", "replace")
     return None, f"the model server answered {status}: {shown}"
+
+
+def whole_lines(stream: bytes) -> tuple[bytes, bytes]:
+    """The bytes up to the last end of a line, and the rest; a line beyond all measure is not waited for."""
+    end = stream.rfind(b"\n") + 1
+    return (stream[:end], stream[end:]) if len(stream) - end <= LONGEST_LINE else (stream, b"")
 
 
 def _take(exchange: Exchange, seen: StreamAssembler) -> None:
