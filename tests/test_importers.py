@@ -6,7 +6,7 @@ import os
 import re
 import tracemalloc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from logtune.edges import json_lines, log_lines
 from logtune.edges.importers import FORMATS, REASONS, detect, import_file, read
 from logtune.edges.store import Reject, Store
-from logtune.errors import InputError
+from logtune.errors import InputError, StoreError
 from logtune.records import Feedback, Json, LogRecord, digest
 from logtune.stages.interactions import answer_text, join, request_messages
 
@@ -540,6 +540,34 @@ def test_a_second_import_adds_nothing(tmp_path: Path, store: Store, dated: bool)
     moved = import_file(store, copy)
     assert (moved.new_logs, moved.new_feedback) == (0, 0)
     assert (list(store.logs()), list(store.feedback())) == before[:2]
+
+
+class FullDisk(Store):
+    """A store whose disk is full from the third batch on."""
+
+    batches = 0
+
+    def add_logs(self, logs: Sequence[LogRecord]) -> int:
+        self.batches += 1
+        if self.batches > 2:
+            raise StoreError("database or disk is full")
+        return super().add_logs(logs)
+
+
+def test_an_import_that_was_broken_off_is_finished_by_the_next(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'records.db'}"
+    path = write(tmp_path, *({**LOG, "id": f"g{number:04d}", "feedback": {"rating": "up"}} for number in range(900)))
+    broken = FullDisk(url)
+    with pytest.raises(StoreError):
+        import_file(broken, path)
+    broken.close()
+    store = Store(url)
+    kept = store.count(LogRecord)
+    assert 0 < kept < 900
+    report = import_file(store, path)
+    assert (report.new_logs, report.known_logs) == (900 - kept, kept)
+    assert store.count(Feedback) == 900
+    store.close()
 
 
 def test_feedback_for_an_unknown_id_is_kept_and_told(tmp_path: Path, store: Store) -> None:

@@ -43,8 +43,16 @@ from logtune.records import (
 )
 
 BIN = Path("/usr/lib/postgresql")
-NUMBERS = count()
 INITDB = shutil.which("initdb") or next((str(path) for path in sorted(BIN.glob("*/bin/initdb"))), None)
+MISSING = (
+    "psycopg is not installed: pip install 'logtune[postgres]'"
+    if importlib.util.find_spec("psycopg") is None
+    else ("" if INITDB else "no PostgreSQL server is installed here")
+)
+ON_DISK = ["file"] if MISSING else ["file", "postgres"]
+NUMBERS = count()
+ROOT = Path(__file__).resolve().parent.parent
+OUTSIDE = {**os.environ, "PYTHONPATH": str(ROOT)}  # for processes that tests start, from whatever folder
 
 
 # every kind of record, with any text a Python string can hold
@@ -126,16 +134,14 @@ class Postgres:
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    if importlib.util.find_spec("psycopg") is None:
-        pytest.skip("psycopg is not installed: pip install 'logtune[postgres]'")
-    if INITDB is None:
-        pytest.skip("no PostgreSQL server is installed here")
+    if MISSING:
+        pytest.skip(MISSING)
     server = Postgres()
     yield server
     server.stop()
 
 
-@pytest.fixture(params=["file", "memory", "postgres"])
+@pytest.fixture(params=["memory", *ON_DISK])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "postgres":
         return str(request.getfixturevalue("postgres").new_url())
@@ -490,10 +496,10 @@ for at in range(number):
 
 def writer(url: str, name: str, number: int) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", WRITER, url, name, str(number)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=OUTSIDE)
 
 
-@pytest.mark.parametrize("url", ["file", "postgres"], indirect=True)
+@pytest.mark.parametrize("url", ON_DISK, indirect=True)
 def test_two_processes_open_a_new_database_and_write_at_once(url: str) -> None:
     both = [writer(url, name, 30) for name in ("a", "b")]
     for process in both:
@@ -507,7 +513,7 @@ def test_two_processes_open_a_new_database_and_write_at_once(url: str) -> None:
     store.close()
 
 
-@pytest.mark.parametrize("url", ["file", "postgres"], indirect=True)
+@pytest.mark.parametrize("url", ON_DISK, indirect=True)
 def test_a_killed_writer_loses_nothing_it_committed(url: str) -> None:
     process = writer(url, "a", 10_000)
     assert process.stdout is not None
@@ -610,9 +616,11 @@ def test_a_damaged_row_is_an_error_with_a_next_step(file_url: str) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become a user who may not write")
 def test_a_folder_that_may_not_be_written_says_what_to_do(tmp_path: Path) -> None:
     Store(f"sqlite:///{tmp_path / 'records.db'}").close()
-    found = [subprocess.run(
-        [sys.executable, "-c", READER, f"sqlite:///{tmp_path / name}", str(tmp_path)], text=True, capture_output=True
-    ) for name in ("records.db", "new.db")]  # fmt: skip
+    commands = [
+        [sys.executable, "-c", READER, f"sqlite:///{tmp_path / name}", str(tmp_path)]
+        for name in ("records.db", "new.db")
+    ]
+    found = [subprocess.run(command, text=True, capture_output=True, env=OUTSIDE) for command in commands]
     assert all("write" in done.stdout for done in found), found
 
 
