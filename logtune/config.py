@@ -125,9 +125,11 @@ class PairSettings(Settings):
     min_support: Positive = 1
     """Distinct users that must have given an answer before others' words are mapped to it."""
     neighbours: Positive = 5
-    """Other users, those with the most similar requests, whose answers an answer is checked against."""
-    agreement: Annotated[float, Field(gt=0.5, le=1)] = 0.8
-    """Share of them that must name one other answer to contradict it."""
+    """Other users, those with the most similar requests, that may contradict an answer."""
+    agreement: Annotated[float, Field(gt=0.5, le=1)] = 0.6
+    """Share of these neighbours that must name one other answer."""
+    unheard: Positive = 20
+    """Users around an answer of whom none may name the same one; with fewer other users nobody is contradicted."""
 
 
 class ClusterSettings(Settings):

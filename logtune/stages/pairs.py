@@ -126,21 +126,24 @@ def build(
 def contradicted(
     pairs: Sequence[PreferencePair], vectors: Vectors, users: Mapping[str, str], settings: PairSettings
 ) -> set[str]:
-    """Ids of pairs whose short answer nearly all other users contradict on the most similar requests.
+    """Ids of pairs whose short answer other users contradict on the most similar requests.
 
     `vectors`: (N, D), row i is the query of pairs[i]; `users`: interaction id -> user. Of the `settings.neighbours`
-    nearest, one a user, a share of `settings.agreement` must name one other answer (Wilson 1972's editing rule, with
-    a vote of that size). Fewer other users contradict nobody.
+    nearest users (each with their nearest request) a share of `settings.agreement` names one other answer, as in
+    Wilson's edited nearest neighbours (1972); and of the `settings.unheard` nearest nobody names the same one, which
+    spares right answers on the border of two topics. Fewer other users contradict nobody.
     """
     rows = [i for i, pair in enumerate(pairs) if pair.origin in USERS_OWN and is_short(pair.chosen)]
     answers = [plain(pairs[i].chosen) for i in rows]
     owners = [users.get(pairs[i].interaction_id, pairs[i].interaction_id) for i in rows]
     points, found = vectors[rows], set()
     for row, i in enumerate(rows):
-        near = _nearest_users(points @ points[row], owners, owners[row], settings.neighbours)
-        answer, votes = Counter(answers[other] for other in near).most_common(1)[0] if near else ("", 0)
-        enough = len(near) == settings.neighbours and votes >= settings.agreement * len(near) - 1e-9
-        if enough and answer != answers[row]:
+        near = _nearest_users(points @ points[row], owners, owners[row], max(settings.neighbours, settings.unheard))
+        told = [answers[other] for other in near]
+        if len(near) < max(settings.neighbours, settings.unheard) or answers[row] in told[: settings.unheard]:
+            continue
+        answer, votes = Counter(told[: settings.neighbours]).most_common(1)[0]
+        if answer != answers[row] and votes >= settings.agreement * settings.neighbours - 1e-9:
             found.add(pairs[i].id)
     return found
 
