@@ -107,9 +107,24 @@ def test_chinese_words_are_counted_without_spaces() -> None:
 
 
 def test_long_words_of_a_user_are_cut_in_sight() -> None:
-    given = [signal("complaint", "one two three four")]
+    given = [signal("constraint", "one two three four")]
     assert extract(interaction(), given, DistillSettings(max_words=3))[0].text == "one two three ..."
     assert extract(interaction(), given, DistillSettings(max_words=4))[0].text == "one two three four"
+
+
+@pytest.mark.parametrize(
+    ("said", "taught"),
+    [
+        ("shut up you stupid machine", False),
+        ("that is complete nonsense", False),
+        ("wrong again", False),
+        ("this is far too long for a text message", True),
+        ("you should name the price first", True),
+        ("same thing but without the greeting", True),
+    ],
+)
+def test_a_complaint_teaches_only_when_it_says_how(said: str, taught: bool) -> None:
+    assert bool(extract(interaction(), [signal("complaint", said)], DistillSettings())) is taught
 
 
 # --- distilled ---

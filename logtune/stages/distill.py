@@ -5,7 +5,7 @@ short affirmative rules (paper, section 3.1), and predicts from the query alone 
 """
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,11 +14,20 @@ from logtune.config import DistillSettings
 from logtune.ports import Chat, ChatCall, Embedder
 from logtune.prompts import CHINESE, language_of, not_valid, read_object, render
 from logtune.records import Interaction, Json, Message, Rule, Signal, identified
+from logtune.stages.grading import normalise
 
 MOST_RULES = 5  # of one interaction (paper, section 3.1)
 RULES_TOKENS = 400  # of a reply; five rules of 40 words with their JSON
 SAME_RULE = 0.9  # cosine similarity from which two rules in words say the same; measured on paraphrases of own rules
 SPOKEN = frozenset({"complaint", "constraint", "correction", "edit", "doubt"})
+LEAST_WORDS = 3
+# what a request for a change is made of, in a few languages; without one of these a complaint is only a complaint
+HOW = re.compile(
+    r"\b(too|only|just give|should|shouldn't|must|instead|rather|without|with(?! me)|please|use|add|leave out|shorter|"
+    r"longer|more|less|fewer|need|want|don't|do not|stop \w+ing|bitte|ohne|nur|zu|trop|sans|plus|moins|demasiado|sin)\b"
+    r"|不要|请|太|应该|更|只要",
+    re.IGNORECASE,
+)
 WORD = re.compile(rf"[{CHINESE}]|[^\s{CHINESE}]+")  # Chinese has no spaces: a character counts as a word
 ANSWER = "Answer: "  # how a rule begins that is a right answer
 
@@ -29,8 +38,15 @@ def extract(interaction: Interaction, signals: Sequence[Signal], settings: Disti
     if corrected:
         best = max(reversed(corrected), key=lambda s: (s.kind == "edit", s.confidence))  # of equals the last
         return [_rule(ANSWER + _shorten(best.correction or "", settings.max_words), interaction, corrected)]
-    asked = [s for s in signals if s.kind in SPOKEN and s.polarity < 0 and len(WORD.findall(s.evidence)) > 1]
+    asked = [
+        s for s in signals if s.kind == "constraint" or (s.kind in SPOKEN and s.polarity < 0 and says_how(s.evidence))
+    ]
     return [_rule(_shorten(s.evidence, settings.max_words), interaction, [s]) for s in asked]
+
+
+def says_how(text: str) -> bool:
+    """Whether a complaint names what should be different; "that is nonsense" teaches nobody anything."""
+    return len(WORD.findall(text)) >= LEAST_WORDS and HOW.search(text) is not None
 
 
 async def distil(
@@ -85,8 +101,10 @@ def merge(rules: Sequence[Rule], users: Mapping[str, str], embedder: Embedder) -
     """
     groups: dict[str, list[Rule]] = defaultdict(list)
     for rule in rules:
-        groups[" ".join(rule.text.casefold().split())].append(rule)
-    worded = [name for name, group in groups.items() if not group[0].text.startswith(ANSWER)]
+        exact = rule.text.casefold().startswith(ANSWER.casefold())
+        # "Card arrival." and "card_arrival" are one answer
+        groups[ANSWER * exact + normalise(rule.text[len(ANSWER) * exact :])].append(rule)
+    worded = [name for name in groups if not name.startswith(ANSWER)]
     vectors = embedder.embed([groups[name][0].text for name in worded])
     firsts: list[str] = []  # names of the groups that others join
     of_firsts = np.empty_like(vectors)
@@ -104,7 +122,7 @@ def _merged(group: Sequence[Rule], users: Mapping[str, str]) -> Rule:
     interactions = tuple(dict.fromkeys(i for rule in group for i in rule.interaction_ids))
     return identified(
         Rule(
-            id="", text=group[0].text, interaction_ids=interactions,
+            id="", text=Counter(rule.text for rule in group).most_common(1)[0][0], interaction_ids=interactions,
             signal_ids=tuple(dict.fromkeys(s for rule in group for s in rule.signal_ids)),
             from_feedback=any(rule.from_feedback for rule in group), covered=None,
             distinct_users=len({users.get(i, i) for i in interactions}),
