@@ -18,7 +18,7 @@ torch = pytest.importorskip("torch", reason="needs the extra local")
 
 from logtune.edges import decoding  # noqa: E402
 from logtune.edges.answers import AnswerText, choose  # noqa: E402
-from logtune.edges.local_model import LocalModel, pick_dtype  # noqa: E402
+from logtune.edges.local_model import LocalModel, folder_lora_sizes, pick_dtype  # noqa: E402
 from logtune.edges.scoring import batches  # noqa: E402
 from logtune.edges.weights import ModelFolder, base_model  # noqa: E402
 from logtune.testing import tiny_model  # noqa: E402
@@ -393,6 +393,7 @@ def test_sizes_are_those_of_peft(model: LocalModel, folder: ModelFolder) -> None
         tuned = get_peft_model(plain, LoraConfig(r=1, target_modules=modules, task_type="CAUSAL_LM"))
         wanted[name] = sum(weight.numel() for weight in tuned.parameters() if weight.requires_grad)
     assert model.lora_sizes() == wanted
+    assert folder_lora_sizes(folder) == wanted
     assert model.base_parameters == folder.parameters
 
 
@@ -489,7 +490,7 @@ def write_small_adapter(path: Path, model: LocalModel, folder: ModelFolder, seed
     weights = {}
     for name, (rows, columns) in model._loras.shapes.items():
         weights[f"base_model.model.{name}.lora_A.weight"] = torch.randn(2, columns) / math.sqrt(columns)
-        weights[f"base_model.model.{name}.lora_B.weight"] = torch.randn(rows, 2) * 0.02
+        weights[f"base_model.model.{name}.lora_B.weight"] = torch.randn(rows, 2) * 0.1
     path.mkdir()
     save_file(weights, path / "adapter_model.safetensors")
     (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))

@@ -12,7 +12,7 @@ from typing import cast
 
 import jinja2
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from logtune.edges import scoring
@@ -38,6 +38,12 @@ def pick_dtype(wanted: str = "auto") -> tuple[torch.dtype, str]:
     if found:
         return torch.bfloat16, f"the processor has {', '.join(found)}"
     return torch.float32, "the processor has neither avx512_bf16 nor amx_bf16"
+
+
+def folder_lora_sizes(folder: ModelFolder) -> dict[str, int]:
+    """`LocalModel.lora_sizes` of a folder whose model serves elsewhere: from its config alone, no weights are read."""
+    with torch.device("meta"):
+        return rank_1_sizes(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder.path)))
 
 
 class LocalModel:

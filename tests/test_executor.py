@@ -1,0 +1,144 @@
+"""Training in a child process: its result, its words, its death; nothing outlives the parent."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from logtune.edges.executor import LocalExecutor, RayExecutor, SystemClock
+from logtune.errors import MissingExtra, TrainingError
+from logtune.ports import TrainingJob, TrainingPair
+from logtune.records import Message
+from logtune.testing import FakeExecutor
+
+TESTS = Path(__file__).parent
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(TESTS))
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> TrainingJob:
+    pair = TrainingPair(id="pair-1", prompt=(Message(role="user", content="hi"),), chosen="yes", rejected="no")
+    return TrainingJob(
+        cluster_id="clu-1", kind="expert", base_path="nowhere", base_fingerprint="hf@1", pairs=(pair,),
+        out_dir=str(tmp_path), rank=2, settings={"epochs": 2},
+    )  # fmt: skip
+
+
+def train(name: str, job: TrainingJob) -> tuple[object, list[str]]:
+    said: list[str] = []
+    return LocalExecutor(f"training_children:{name}", niceness=3).train(job, said.append), said
+
+
+def test_the_child_gives_adapters_and_tells_its_progress(job: TrainingJob) -> None:
+    adapters, said = train("good", job)
+    assert adapters == FakeExecutor().train(job, lambda _: None)
+    assert said == ["train: epoch 1: loss 1.000", "train: epoch 2: loss 0.500"]
+
+
+def test_the_child_is_niced_and_keeps_its_memory(job: TrainingJob) -> None:
+    before = os.nice(0)
+    _, said = train("niced", job)
+    assert said == [f"train: {min(before + 3, 19)} {2**28}"]
+    assert os.nice(0) == before
+    assert "MALLOC_TOP_PAD_" not in os.environ
+
+
+def test_the_trainers_own_words_come_back(job: TrainingJob) -> None:
+    with pytest.raises(TrainingError, match=r"clu-1: the loss did not fall: 1\.0 to 1\.1\n  look at the pairs"):
+        train("refuses", job)
+
+
+def test_a_crash_tells_the_last_lines_of_its_stderr(job: TrainingJob, capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(TrainingError, match=r"ended with code 1 and gave no result(\n    .*)*allocate 9 GB") as caught:
+        train("crashes", job)
+    assert len(caught.value.what.splitlines()) <= 13
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_killed_child_is_an_error_with_its_last_words(job: TrainingJob) -> None:
+    with pytest.raises(TrainingError, match=r"was ended by SIGKILL and gave no result\n    about to die\n  .*memory"):
+        train("is_killed", job)
+
+
+def test_an_unknown_trainer_is_an_error(job: TrainingJob) -> None:
+    with pytest.raises(TrainingError, match="no attribute 'absent'"):
+        train("absent", job)
+
+
+def test_an_interrupt_ends_the_child(job: TrainingJob, tmp_path: Path) -> None:
+    def interrupt(_: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        LocalExecutor("training_children:runs_for_ever").train(job, interrupt)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+def test_a_script_without_main_guard_trains_and_a_killed_parent_takes_its_child_along(
+    job: TrainingJob, tmp_path: Path
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(f"""
+        import sys
+        sys.path.insert(0, {str(TESTS)!r})
+        from logtune.edges.executor import LocalExecutor
+        from logtune.ports import TrainingJob
+        job = TrainingJob(cluster_id="c", kind="expert", base_path="", base_fingerprint="", pairs=(),
+                          out_dir={str(tmp_path)!r}, rank=1, settings={{}})
+        LocalExecutor("training_children:runs_for_ever").train(job, lambda line: print(line, flush=True))
+    """)
+    )
+    environment = {**os.environ, "PYTHONPATH": str(TESTS.parent)}
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, env=environment) as parent:
+        assert parent.stdout is not None
+        assert parent.stdout.readline() == b"train: started\n"
+        parent.send_signal(signal.SIGKILL)
+    child = int((tmp_path / "pid").read_text())
+    with contextlib.suppress(ChildProcessError, ProcessLookupError):
+        descriptor = os.pidfd_open(child)
+        import select
+
+        ready, _, _ = select.select([descriptor], [], [], 60)
+        os.close(descriptor)
+        assert ready, "the child outlived its parent"
+
+
+def test_the_clock_tells_seconds() -> None:
+    assert SystemClock().now() > 1_700_000_000
+
+
+def test_ray_is_an_extra() -> None:
+    with contextlib.suppress(ImportError):
+        import ray  # noqa: F401
+
+        pytest.skip("ray is installed")
+    with pytest.raises(MissingExtra, match=r"'ray' is not installed\n.*logtune\[ray\]"):
+        RayExecutor("training_children:good")
+
+
+@pytest.mark.slow  # starts a local Ray
+def test_ray_trains_tells_and_fails_as_a_child_does(job: TrainingJob) -> None:
+    ray = pytest.importorskip("ray", reason="needs the extra ray")
+    ray.init(num_cpus=1, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": f"{TESTS}:{TESTS.parent}"}})
+    try:
+        said: list[str] = []
+        adapters = RayExecutor("training_children:good").train(job, said.append)
+        assert adapters == FakeExecutor().train(job, lambda _: None)
+        assert said == ["train: epoch 1: loss 1.000", "train: epoch 2: loss 0.500"]
+        with pytest.raises(TrainingError, match="the loss did not fall"):
+            RayExecutor("training_children:refuses").train(job, said.append)
+        with pytest.raises(TrainingError, match="the Ray task of clu-1 failed"):
+            RayExecutor("training_children:is_killed").train(job, said.append)
+    finally:
+        ray.shutdown()

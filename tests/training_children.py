@@ -1,0 +1,48 @@
+"""Trainers that tests run in a child process, by dotted name; nothing here is heavy."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from logtune.errors import TrainingError
+from logtune.ports import TrainingJob
+from logtune.records import Adapter
+from logtune.testing import FakeExecutor
+
+Progress = Callable[[str], None]
+
+
+def good(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+    sys.stdout.write("noise on standard output\n")
+    return FakeExecutor().train(job, progress)
+
+
+def niced(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+    progress(f"{os.nice(0)} {os.environ.get('MALLOC_TOP_PAD_')}")
+    return ()
+
+
+def refuses(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+    raise TrainingError("the loss did not fall: 1.0 to 1.1", "look at the pairs")
+
+
+def crashes(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+    for number in range(100):
+        sys.stderr.write(f"line {number}\n")
+    raise RuntimeError("not enough memory: you tried to allocate 9 GB")
+
+
+def is_killed(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+    sys.stderr.write("about to die\n")
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ()
+
+
+def runs_for_ever(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+    Path(job.out_dir, "pid").write_text(str(os.getpid()))
+    progress("started")
+    while True:
+        time.sleep(0.1)
