@@ -4,8 +4,8 @@
 
 A simulated user who knows the right topic asks through the real gateway and reacts to what the model really answered:
 edits, words that name the topic, mere complaints, thumbs, re-asks, silence; a share of it wrong on purpose. Training
-sees the logs only. After each cycle: exact match on the test messages of all topics seen so far, what the filter dropped,
-the adapters' size, and multiple-choice retention, through the router and with the adapter forced on.
+sees the logs only. After each cycle: exact match on the test messages of all topics seen so far, what the filter
+dropped, the adapters' size, and multiple-choice retention, through the router and with the adapter forced on.
 """
 
 import argparse

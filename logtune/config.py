@@ -315,7 +315,9 @@ def load(path: Path | None = None, overrides: Mapping[str, Json] | None = None) 
         try:
             tree = tomllib.loads(chosen.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{chosen} is not valid TOML: {error}", "logtune init --print shows a valid file") from error
+            raise ConfigError(
+                f"{chosen} is not valid TOML: {error}", "logtune init --print shows a valid file"
+            ) from error
     elif path is not None:
         raise ConfigError(f"there is no config file {path}", "logtune init writes one")
     return build(_merge(_merge(tree, _from_environment()), _nested(overrides or {})), str(chosen))
@@ -343,7 +345,10 @@ def _explain(error: ValidationError, source: str) -> tuple[str, str]:
         close = get_close_matches(str(first["loc"][-1]), allowed, 1)
         guess = f"did you mean '{close[0]}'? " if close else ""
         return f"{source}: unknown key '{key}' (value {first['input']!r})", f"{guess}allowed: {', '.join(allowed)}"
-    return f"{source}: {key} = {first['input']!r} is not allowed: {first['msg']}", "docs/reference/config.md lists all keys"
+    return (
+        f"{source}: {key} = {first['input']!r} is not allowed: {first['msg']}",
+        "docs/reference/config.md lists all keys",
+    )
 
 
 def _merge(low: Mapping[str, Json], high: Mapping[str, Json]) -> dict[str, Json]:

@@ -17,7 +17,7 @@ def assess(
     cluster: Cluster, rules_of: Mapping[str, Sequence[Rule]], known_of: Mapping[str, Sequence[str]],
     pairs: Sequence[PreferencePair], coverage: Coverage, settings: GapSettings,
 ) -> Gap:  # fmt: skip
-    """`rules_of` and `known_of`: interaction id -> its rules, and what the model knew; `pairs`: those of the cluster."""
+    """`rules_of`, `known_of`: interaction id -> its rules, what the model knew; `pairs`: those of the cluster."""
     gaps = [
         min(1 - coverage.covered(rule.text, known_of.get(member, ())) for rule in rules_of[member])
         for member in cluster.interaction_ids
@@ -28,8 +28,8 @@ def assess(
     rule_ids = dict.fromkeys(rule.id for member in cluster.interaction_ids for rule in rules_of.get(member, ()))
     return identified(
         Gap(
-            id="", cluster_id=cluster.id, rule_ids=tuple(rule_ids), novelty=novelty, method=coverage.fingerprint, route=route,
-            reason=reason,
+            id="", cluster_id=cluster.id, rule_ids=tuple(rule_ids), novelty=novelty, method=coverage.fingerprint,
+            route=route, reason=reason,
         )
     )  # fmt: skip
 
