@@ -20,7 +20,7 @@ from logtune.edges.store import Store, UnitResult
 from logtune.edges.upstream import Backend, EmbeddedBackend
 from logtune.errors import StoreError
 from logtune.ports import ChatCall, ChatReply, Embedder, StreamPiece, Vectors
-from logtune.records import Adapter, Cluster, Deployment, LogRecord, identified
+from logtune.records import Adapter, AdapterKind, Cluster, Deployment, LogRecord, identified
 from logtune.testing import MemoryAdapterServer, WordEmbedder
 
 WAIT_S = 30.0  # a hang is a failure, never a slow machine
@@ -29,7 +29,7 @@ WAIT_S = 30.0  # a hang is a failure, never a slow machine
 class ScriptedEngine:
     """An embedded engine that answers `adapter: last message`, word by word; an adapter is what `server` has loaded.
 
-    A message that says `hang` stops before its last word until the client is gone, `crash` fails there.
+    A message with HANG stops before its last word until the client is gone; CRASH fails there, FAIL at once.
     """
 
     def __init__(self, server: MemoryAdapterServer) -> None:
@@ -49,7 +49,7 @@ class ScriptedEngine:
     async def stream(self, call: ChatCall) -> AsyncIterator[StreamPiece]:
         self.calls.append(call)
         said = call.messages[-1].content
-        if "fail" in said:
+        if "FAIL" in said:
             raise StoreError("the engine fell over")
         words = f"{call.model or 'base'}: {said}".split()[: call.max_tokens]
         for number, word in enumerate(words):
@@ -61,9 +61,9 @@ class ScriptedEngine:
         yield StreamPiece(text="", finish_reason="stop", prompt_tokens=prompt, completion_tokens=len(words))
 
     async def _trick(self, said: str) -> None:
-        if "crash" in said:
+        if "CRASH" in said:
             raise StoreError("the engine fell over")
-        if "hang" in said:
+        if "HANG" in said:
             self.hanging.set()
             try:
                 await asyncio.Event().wait()
@@ -187,27 +187,28 @@ def settings(folder: Path, **serve: float) -> Config:
     return build({"store": {"home": str(folder)}, "serve": {"poll_s": 0.02, **serve}})
 
 
-def deploy_expert(store: Store, name: str, query: str, at: float = 1.0, rank: int = 2) -> Deployment:
+def deploy_expert(store: Store, name: str, query: str, at: float = 1.0, rank: int = 2) -> Adapter:
     """A cluster around one query, served by an expert."""
     cluster = cluster_of(name, query)
-    return deployed(store, cluster, expert(cluster, rank), at)
+    adapter = adapter_for(cluster, rank)
+    deployed(store, cluster, adapter, at)
+    return adapter
 
 
-def expert(cluster: Cluster, rank: int = 2) -> Adapter:
+def adapter_for(cluster: Cluster, rank: int = 2, kind: AdapterKind = "expert") -> Adapter:
     return identified(Adapter(
-        id="", cluster_id=cluster.id, pair_ids=(), kind="expert", base="b", rank=rank, parameters=10, sha256="0",
-        path=f"{cluster.name}-{rank}", losses=(), checks={}, epoch=1,
+        id="", cluster_id=cluster.id, pair_ids=(), kind=kind, base="b", rank=rank, parameters=10, sha256="0",
+        path=f"{cluster.name}-{kind}@{rank}", losses=(), checks={}, epoch=1,
     ))  # fmt: skip
 
 
 def deployed(store: Store, cluster: Cluster, adapter: Adapter | None, at: float) -> Deployment:
     """Make `adapter`, or the base model, the one that serves `cluster`."""
     outputs = (cluster, adapter) if adapter else (cluster,)
-    store.commit_units(
-        [UnitResult(stage="test", key=f"{cluster.id}{at}", outputs=outputs, cycle_id="c", config_hash="h", at=at)]
-    )
+    unit = UnitResult(stage="test", key=f"{cluster.id}{at}", outputs=outputs, cycle_id="c", config_hash="h", at=at)
+    store.commit_units([unit])
     deployment = identified(Deployment(
-        id="", cluster_id=cluster.id, cluster_name=cluster.name, candidate="expert" if adapter else "base",
+        id="", cluster_id=cluster.id, cluster_name=cluster.name, candidate=adapter.kind if adapter else "base",
         adapter_id=adapter.id if adapter else None, verdict_id=None, previous_id=None, action="deploy", at=at,
         reason=str(at),
     ))  # fmt: skip

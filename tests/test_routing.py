@@ -2,11 +2,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from gateway_kit import WatchedStore, cluster_of, deploy_expert, deployed, expert
+from gateway_kit import WatchedStore, adapter_for, cluster_of, deploy_expert, deployed
 
-from logtune.app.routing import Router, RoutingTable
+from logtune.app.routing import Choice, Loaded, Router, RoutingTable
 from logtune.ports import Vectors
-from logtune.records import Deployment, identified
+from logtune.records import CandidateKind, Deployment, identified
 from logtune.testing import MemoryAdapterServer, WordEmbedder
 
 LATE = "where is my late parcel"
@@ -34,29 +34,29 @@ def router(store: WatchedStore, server: MemoryAdapterServer | None = None) -> Ro
 
 
 async def test_the_table_is_loaded_from_the_store_with_its_adapters(store: WatchedStore) -> None:
-    adapter = str(deploy_expert(store, "late", LATE).adapter_id)
+    adapter = deploy_expert(store, "late", LATE)
     server = MemoryAdapterServer()
     routing = router(store, server)
     assert (await routing.choose(LATE)).reason == "nothing is deployed"
     assert await routing.refresh()
-    assert server.loaded == {adapter: "adapters/late-2"}
+    assert server.loaded == {adapter.path: f"adapters/{adapter.path}"}
     choice = await routing.choose(LATE)
-    assert (choice.adapter, choice.cluster) == (adapter, "late")
+    assert (choice.adapter, choice.model, choice.cluster) == (adapter.id, adapter.path, "late")
     assert choice.similarity == pytest.approx(1.0)
     assert not await routing.refresh()
     await routing.close()
 
 
 async def test_an_adapter_in_use_is_unloaded_after_its_last_request(store: WatchedStore) -> None:
-    old = str(deploy_expert(store, "late", LATE).adapter_id)
+    old = deploy_expert(store, "late", LATE)
     server = MemoryAdapterServer()
     routing = router(store, server)
     await routing.refresh()
-    with routing.using(old):
+    with routing.using(old.path):
         deployed(store, cluster_of("late", LATE), None, at=2.0)
         assert await routing.refresh()
         assert (await routing.choose(LATE)).adapter is None
-        assert await server.names() == [old]
+        assert await server.names() == [old.path]
     await routing.refresh()
     assert await server.names() == []
     await routing.close()
@@ -72,14 +72,14 @@ async def test_an_adapter_somebody_else_loaded_is_left_alone(store: WatchedStore
 
 
 async def test_a_broken_adapter_is_tried_again(store: WatchedStore) -> None:
-    adapter = str(deploy_expert(store, "late", LATE).adapter_id)
-    server = MemoryAdapterServer(broken=[adapter])
+    adapter = deploy_expert(store, "late", LATE)
+    server = MemoryAdapterServer(broken=[adapter.path])
     routing = router(store, server)
     await routing.refresh()
     assert "could not be loaded" in (await routing.choose(LATE)).reason
     server.broken = frozenset()
     assert not await routing.refresh()
-    assert (await routing.choose(LATE)).adapter == adapter
+    assert (await routing.choose(LATE)).adapter == adapter.id
     await routing.close()
 
 
@@ -97,20 +97,27 @@ async def test_a_query_is_embedded_once(store: WatchedStore) -> None:
 
 def test_what_is_deployed_decides() -> None:
     cluster = cluster_of("late", LATE)
-    adapter = expert(cluster)
+    adapter = adapter_for(cluster)
     (vector,) = WordEmbedder().embed([LATE])
     (far,) = WordEmbedder().embed(["bake bread"])
 
-    def table(candidate: str, state: str = "") -> RoutingTable:
+    def table(candidate: CandidateKind, problem: str = "") -> RoutingTable:
         deployment = identified(Deployment(
             id="", cluster_id=cluster.id, cluster_name="late", candidate=candidate, adapter_id=adapter.id,
             verdict_id=None, previous_id=None, action="deploy", reason="", at=1.0,
         ))  # fmt: skip
-        return RoutingTable(clusters=(cluster,), deployments={cluster.id: deployment}, adapters={adapter.id: state})
+        loaded = {adapter.id: Loaded(name=adapter.path, problem=problem)}
+        return RoutingTable(clusters=(cluster,), deployments={cluster.id: deployment}, adapters=loaded)
 
-    assert table("expert").choose(vector).adapter == adapter.id
+    for kind in ("expert", "critic"):
+        choice = table(kind).choose(vector)
+        assert (choice.kind, choice.adapter, choice.model) == (kind, adapter.id, adapter.path)
     assert table("expert").choose(far).reason == "out of distribution"
-    assert table("expert", "broken").choose(vector).reason == "broken"
+    fallen = table("expert", "broken").choose(vector)
+    assert fallen == Choice(cluster="late", similarity=fallen.similarity, reason="broken")
     assert table("base").choose(vector).reason == "the base model is deployed for late"
-    assert table("critic").choose(vector).reason == "candidate 'critic' cannot be served yet"
+    assert table("rules").choose(vector).reason == "candidate 'rules' cannot be served yet"
+    assert table("expert").live() == (adapter.path,)
     assert table("expert", "broken").live() == ()
+    assert table("expert").asked_for(adapter.id) == table("expert").asked_for(adapter.path)
+    assert table("expert").asked_for("other").model == "other"

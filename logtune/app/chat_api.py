@@ -11,10 +11,11 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from logtune.app.asgi import Headers, Request, Send, error_body, parse_object, respond, respond_json
+from logtune.app.critic import revision
 from logtune.app.feedback_api import Answers
 from logtune.app.identity import Identity, identify, last_user_text
 from logtune.app.journal import Journal
@@ -99,7 +100,7 @@ class ChatApi:
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         try:
             exchange.choice = await self._choose(exchange)
-            with self._router.using(exchange.choice.adapter):
+            with self._router.using(exchange.choice.model):
                 answer = await self._open(exchange)
                 try:
                     await (self._stream if answer.streamed else self._whole)(exchange, answer, send)
@@ -115,47 +116,61 @@ class ChatApi:
         finally:
             await self._commit(exchange)
 
-    def _asks_base(self, exchange: Exchange) -> bool:
-        return exchange.requested in ("", BASE, self._served_name)
-
     async def _choose(self, exchange: Exchange) -> Choice:
         """Route what asks for the base model; a model asked for by name is what the client gets."""
-        if self._asks_base(exchange):
+        if exchange.requested in ("", BASE, self._served_name):
             return await self._router.choose(last_user_text(exchange.body))
-        adapter = exchange.requested if exchange.requested in self._router.table.adapters else None
-        return Choice(adapter=adapter, reason="the request names its model")
+        return self._router.table.asked_for(exchange.requested)
 
     async def _open(self, exchange: Exchange) -> Answer:
-        """The answer of the chosen model; of the base model when the server has lost the chosen adapter."""
-        if not self._asks_base(exchange):
-            return await self._call(exchange, exchange.requested)
+        """The answer of the chosen candidate; of the base model when the server has lost the candidate's adapter."""
         adapter = exchange.choice.adapter
-        answer = await self._routed(exchange, adapter) if adapter else None
-        return answer or await self._call(exchange, self._served_name)
-
-    async def _routed(self, exchange: Exchange, adapter: str) -> Answer | None:
-        """The adapter's answer; None when the server does not know it."""
         try:
-            answer = await self._call(exchange, adapter)
-            if answer.status != 404:
+            answer = await self._candidate(exchange)
+            if adapter is None or answer.status != 404:
                 return answer
             await answer.close()
         except RequestError as error:
-            if error.status != 404:
+            if adapter is None or error.status != 404:
                 raise
-        reason = f"the model server does not know {adapter}; the base model answers"
-        LOG.warning("%s", reason)
-        exchange.choice = replace(exchange.choice, adapter=None, reason=reason)
-        return None
+        self._router.lost(adapter)
+        LOG.warning("the model server has lost %s; the base model answers until it is loaded again", adapter)
+        exchange.choice = exchange.choice.given_up(f"the model server has lost {adapter}")
+        return await self._call(exchange, self._served_name, exchange.body)
 
-    async def _call(self, exchange: Exchange, model: str) -> Answer:
+    async def _candidate(self, exchange: Exchange) -> Answer:
+        model = exchange.choice.model or self._served_name
+        if exchange.choice.kind != "critic":
+            return await self._call(exchange, model, exchange.body)
+
+        async def ask(name: str, body: Mapping[str, Json]) -> Mapping[str, Json]:
+            return await self._part(exchange, name or self._served_name, body)
+
+        revised = await revision(ask, model, exchange.body)
+        if revised is None:
+            exchange.choice = exchange.choice.given_up("a critic reviews plain text alone")
+        return await self._call(exchange, self._served_name, exchange.body if revised is None else revised)
+
+    async def _part(self, exchange: Exchange, model: str, body: Mapping[str, Json]) -> Mapping[str, Json]:
+        """One call on the way to an answer, in one piece; RequestError when the server refuses it."""
+        answer = await self._call(exchange, model, body)
+        try:
+            whole = b"".join([chunk async for chunk in answer.chunks])
+        finally:
+            await answer.close()
+        response, problem = read_answer(answer.status, whole)
+        if response is None:
+            raise RequestError(problem or "no answer", answer.status)
+        return response
+
+    async def _call(self, exchange: Exchange, model: str, body: Mapping[str, Json]) -> Answer:
         exchange.called = model
-        call = UpstreamCall(
-            id=exchange.id, body=exchange.body, raw=exchange.raw, model=model, headers=exchange.client
-        )  # fmt: skip
+        raw = exchange.raw if body is exchange.body else json.dumps(body).encode()
         asked = time.perf_counter()
         try:
-            return await self._backend.open(call)
+            return await self._backend.open(
+                UpstreamCall(id=exchange.id, body=body, raw=raw, model=model, headers=exchange.client)
+            )
         finally:
             exchange.backend_s += time.perf_counter() - asked
 

@@ -4,14 +4,9 @@ path, method -> chat_api | feedback_api | models | health        lifespan: routi
 """
 
 import asyncio
-import ipaddress
 import logging
-import os
-import socket
-import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import ExitStack, closing
 from pathlib import Path
 
 from logtune.app.asgi import Event, Receive, Request, Scope, Send, error_body, parse_object, respond, respond_json
@@ -21,14 +16,13 @@ from logtune.app.journal import Journal
 from logtune.app.routing import Router
 from logtune.config import Config
 from logtune.edges.store import Store
-from logtune.edges.upstream import Backend, EmbeddedBackend, HttpBackend, model_row
-from logtune.errors import ConfigError, LogtuneError, RequestError
+from logtune.edges.upstream import Backend, model_row
+from logtune.errors import LogtuneError, RequestError
 from logtune.ports import AdapterServer, Embedder
 from logtune.records import Json
 
 LOG = logging.getLogger(__name__)
 RECENT_S = 86_400.0  # answers of the last day can be named by the model server's id after a restart
-GRACE_S = 30  # for answers under way when the gateway is told to stop
 Handler = Callable[[Request, Send], Awaitable[None]]
 
 
@@ -200,63 +194,3 @@ def create(store: Store, backend: Backend, embedder: Embedder, adapters: Adapter
     """The gateway as an ASGI app. It needs its lifespan, and closes `backend`; the store stays the caller's."""
     router = Router(store, embedder, adapters, (Path(settings.store.home) / "adapters").resolve())
     return Gateway(store, backend, router, settings)
-
-
-def serve(config: Config) -> None:
-    """Run the gateway until it is interrupted. Raises ConfigError when the address cannot be had."""
-    import uvicorn
-
-    from logtune.app import build
-
-    with ExitStack() as stack:
-        listening = stack.enter_context(_listen(config.serve.host, config.serve.port))
-        store = stack.enter_context(closing(build.store(config)))
-        backend, adapters = _model_server(config, stack)
-        app = create(store, backend, build.embedder(config, _say), adapters, config)
-        _say_where(listening)
-        server = uvicorn.Config(
-            app, lifespan="on", log_level="warning", access_log=False, server_header=False,
-            timeout_graceful_shutdown=GRACE_S,
-        )  # fmt: skip
-        uvicorn.Server(server).run(sockets=[listening])
-
-
-def _model_server(config: Config, stack: ExitStack) -> tuple[Backend, AdapterServer]:
-    """The embedded engine with its models loaded, or the server at model.url; training's parts are not needed here."""
-    from logtune.app import build
-
-    model = config.model
-    if model.engine == "embedded":
-        engine = stack.enter_context(closing(build.engine(config, _say)))
-        return EmbeddedBackend(engine, model.served_name, model.max_new_tokens), engine
-    from logtune.edges.adapter_server import HttpAdapterServer
-
-    if not model.url:
-        raise ConfigError("model.engine is 'openai' and model.url is empty", "set model.url, with /v1")
-    key = os.environ.get(model.api_key_env) if model.api_key_env else None
-    if model.api_key_env and not key:
-        raise ConfigError(
-            f"model.api_key_env names '{model.api_key_env}', which is not set", "set it, or remove the key"
-        )
-    return HttpBackend(model.url, key, config.serve.timeout_s), HttpAdapterServer(model.url)
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        what = f"cannot listen on {host} port {port}: {error.strerror}"
-        raise ConfigError(what, "set serve.host and serve.port, or --port 0 for a free one") from error
-
-
-def _say_where(listening: socket.socket) -> None:
-    host, port = listening.getsockname()[:2]
-    shown = f"[{host}]" if ":" in host else host
-    _say(f"logtune listens on http://{shown}:{port}/v1 (Ctrl-C stops it)")
-    if not ipaddress.ip_address(host).is_loopback:
-        _say("warning: whoever reaches this address can use the model; put a proxy with access control in front")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -11,7 +11,7 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeAlias
 
@@ -22,25 +22,39 @@ from logtune.app.batching import Batcher
 from logtune.edges.store import Store
 from logtune.errors import LogtuneError
 from logtune.ports import AdapterServer, Embedder
-from logtune.records import Adapter, Cluster, Deployment
+from logtune.records import Adapter, CandidateKind, Cluster, Deployment
 from logtune.stages.cluster import route
 
 Row: TypeAlias = npt.NDArray[np.float32]  # a unit vector, shape (D,)
 LOG = logging.getLogger(__name__)
 EMBED_S = 5.0  # a query not embedded by then goes to the base model
 CACHED = 10_000  # choices for recent queries
-SERVED = ("expert",)  # candidates that are one adapter; others need more than a model name
+SERVED = ("expert", "critic")  # candidates with an adapter of their own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
     """Where one request goes, and why."""
 
-    adapter: str | None = None  # adapter id, and its name at the server; None: the base model
+    kind: CandidateKind = "base"
+    adapter: str | None = None  # adapter id; None: the base model
+    model: str = ""  # the adapter's name at the server; "": the base model
     cluster: str | None = None  # name of the cluster; None: out of distribution, or not routed
     arm: str | None = None
     similarity: float | None = None
     reason: str = ""
+
+    def given_up(self, reason: str) -> "Choice":
+        """The base model instead."""
+        return replace(self, kind="base", adapter=None, model="", reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """An adapter at the model server."""
+
+    name: str  # there; immutable
+    problem: str = ""  # why it does not serve; "": it does
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +63,7 @@ class RoutingTable:
 
     clusters: tuple[Cluster, ...] = ()
     deployments: Mapping[str, Deployment] = field(default_factory=dict)  # by cluster id
-    adapters: Mapping[str, str] = field(default_factory=dict)  # adapter id -> "" when it serves, else why it does not
+    adapters: Mapping[str, Loaded] = field(default_factory=dict)  # by adapter id
 
     def choose(self, vector: Row) -> Choice:
         """The candidate of the cluster nearest to a unit vector, shape (D,)."""
@@ -62,18 +76,29 @@ class RoutingTable:
 
     def _deployed(self, cluster: Cluster, similarity: float) -> Choice:
         deployment, name = self.deployments[cluster.id], cluster.name or cluster.id
-        adapter = deployment.adapter_id if deployment.candidate in SERVED else None
-        problem = self.adapters.get(adapter or "", "")
+        base = Choice(cluster=name, similarity=similarity)
         if deployment.candidate not in ("base", *SERVED):
-            problem = f"candidate '{deployment.candidate}' cannot be served yet"
-        if adapter is None or problem:
-            reason = problem or f"the base model is deployed for {name}"
-            return Choice(cluster=name, similarity=similarity, reason=reason)
-        return Choice(adapter=adapter, cluster=name, similarity=similarity, reason=f"deployed for {name}")
+            return replace(base, reason=f"candidate '{deployment.candidate}' cannot be served yet")
+        loaded = self.adapters.get(deployment.adapter_id or "")
+        if deployment.candidate == "base" or loaded is None:
+            return replace(base, reason=f"the base model is deployed for {name}")
+        if loaded.problem:
+            return replace(base, reason=loaded.problem)
+        reason = f"deployed for {name}"
+        return replace(
+            base, kind=deployment.candidate, adapter=deployment.adapter_id, model=loaded.name, reason=reason
+        )  # fmt: skip
+
+    def asked_for(self, model: str) -> Choice:
+        """A model that the request names itself: an adapter by its id or its name, or whatever the server knows."""
+        for adapter, loaded in self.adapters.items():
+            if model in (adapter, loaded.name):
+                return Choice(kind="expert", adapter=adapter, model=loaded.name, reason="the request names its model")
+        return Choice(model=model, reason="the request names its model")
 
     def live(self) -> tuple[str, ...]:
-        """Ids of the adapters that serve."""
-        return tuple(sorted(name for name, problem in self.adapters.items() if not problem))
+        """Names of the adapters that serve."""
+        return tuple(sorted(loaded.name for loaded in self.adapters.values() if not loaded.problem))
 
 
 class Router:
@@ -86,7 +111,7 @@ class Router:
         self._folder = folder  # adapter paths are relative to it
         self._seen: dict[str, str] = {}  # cluster name -> id of the deployment that the table holds
         self._loaded: set[str] = set()  # by this router, so it may unload them
-        self._busy: Counter[str] = Counter()  # requests under way by adapter
+        self._busy: Counter[str] = Counter()  # requests under way by name at the server
         self._choices: OrderedDict[bytes, Choice] = OrderedDict()  # of the present table, by hash of the query
         self._reloading = asyncio.Lock()
         self._embed: Batcher[str, Row] = Batcher("embed", _rows(embedder), most=64)
@@ -106,20 +131,29 @@ class Router:
             return Choice(reason=f"routing failed: {type(error).__name__}: {error}"[:200])
 
     @contextmanager
-    def using(self, adapter: str | None) -> Iterator[None]:
+    def using(self, name: str) -> Iterator[None]:
         """Keep an adapter loaded while a request uses it."""
-        name = adapter or ""
         self._busy[name] += 1
         try:
             yield
         finally:
             self._busy[name] -= 1
+            if not self._busy[name]:
+                del self._busy[name]
+
+    def lost(self, adapter: str) -> None:
+        """The server does not know an adapter of the table: the base model answers until the next look loads it."""
+        adapters = dict(self.table.adapters)
+        if adapter in adapters:
+            adapters[adapter] = replace(adapters[adapter], problem=f"the model server has lost {adapter}")
+            self.table = replace(self.table, adapters=adapters)
+            self._choices.clear()
 
     async def refresh(self) -> bool:
         """Reload when the store's deployments have changed or an adapter is still missing; True when it did."""
         deployments = await asyncio.to_thread(self._store.deployments)
         changed = {name: deployment.id for name, deployment in deployments.items()} != self._seen
-        if changed or any(self.table.adapters.values()):
+        if changed or any(loaded.problem for loaded in self.table.adapters.values()):
             await self.reload(deployments)
         await self._unload_drained()
         return changed
@@ -132,7 +166,7 @@ class Router:
             clusters = await asyncio.to_thread(self._store.load, Cluster, [item.cluster_id for item in active])
             wanted = sorted({item.adapter_id for item in active if item.adapter_id and item.candidate in SERVED})
             adapters = await asyncio.to_thread(self._store.load, Adapter, wanted)
-            states = {adapter.id: await self._loaded_or_why(adapter) for adapter in adapters}
+            states = {adapter.id: await self._load(adapter) for adapter in adapters}
             by_cluster = {item.cluster_id: item for item in active}
             self.table = RoutingTable(clusters=tuple(clusters), deployments=by_cluster, adapters=states)
             self._choices.clear()
@@ -158,27 +192,28 @@ class Router:
             self._choices.popitem(last=False)
         return choice
 
-    async def _loaded_or_why(self, adapter: Adapter) -> str:
-        """Load and probe; "" when the adapter serves."""
-        problem = ""
+    async def _load(self, adapter: Adapter) -> Loaded:
+        """Load and probe. The name is the folder's, which a cycle uses too, so that each adapter is there once."""
+        name, problem = adapter.path, ""
         try:
-            await self._server.load(adapter.id, str(self._folder / adapter.path))
-            if adapter.id not in await self._server.names():
+            await self._server.load(name, str(self._folder / adapter.path))
+            if name not in await self._server.names():
                 problem = f"adapter {adapter.id} is not listed by the model server"
         except LogtuneError as error:
             problem = f"adapter {adapter.id} could not be loaded: {error.what}"
+        before = self.table.adapters.get(adapter.id)
         if not problem:
-            self._loaded.add(adapter.id)
-        elif self.table.adapters.get(adapter.id) != problem:  # said once, though tried at every look
+            self._loaded.add(name)
+        elif before is None or before.problem != problem:  # said once, though tried at every look
             LOG.warning("%s; the base model answers for it", problem)
-        return problem
+        return Loaded(name=name, problem=problem)
 
     async def _unload_drained(self) -> None:
-        for name in sorted(self._loaded - set(self.table.adapters)):
+        wanted = {loaded.name for loaded in self.table.adapters.values()}
+        for name in sorted(self._loaded - wanted):
             if not self._busy[name]:
                 await self._server.unload(name)
                 self._loaded.discard(name)
-                self._busy.pop(name, None)
 
 
 def _rows(embedder: Embedder) -> Callable[[Sequence[str]], list[Row]]:
