@@ -300,7 +300,7 @@ def results() -> str:
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
     lines = [*_weekly(found.get("weekly", {})), *_startup(found.get("startup", {}))]
     if not lines:
-        return "No results are recorded yet; `make bench` measures them on your machine.\n"
+        return "No results are recorded yet; `make bench` writes them.\n"
     return "\n".join(["| figure | measured | aim |", "|---|---|---|", *lines]) + "\n"
 
 
