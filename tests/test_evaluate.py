@@ -237,7 +237,7 @@ def test_too_few_votes_name_the_logs_it_takes():
     found = gate([case(number, user="a") for number in range(30)])
     assert (found.outcome, found.cases, found.wins) == ("not_enough_data", 1, 1)
     assert found.reason.startswith(
-        "1 vote on held-out answers, at least 8 are needed: about 1400 more logs with a known"
+        "1 vote on held-out answers, at least 8 are needed: about 1100 more logs with a known"
     )
     assert numbers(found.guards["answers"])["scored"] == 30
     nothing = gate([case(0, reference=None)])
