@@ -76,6 +76,8 @@ def _write_ahead(connection: sqlite3.Connection) -> None:
             if "locked" not in str(error) or time.monotonic() > end:
                 raise
             time.sleep(0.01)
+        else:
+            return  # a file system without shared memory stays as it was, which is slower but as safe
 
 
 def _begin_sqlite(db: Connection) -> None:
