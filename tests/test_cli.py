@@ -500,3 +500,12 @@ def test_columns_line_up_whatever_the_letters() -> None:
     assert cells("日本") == 4
     assert fit("日本語です", 6) == "日本…"
     assert fit("short", 6) == "short"
+
+
+def test_on_a_terminal_the_widest_column_gives_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "60")
+    lines = table(("id", "text", "more"), [("rule-0123456789", "x" * 200, "y" * 30)])
+    assert max(map(cells, lines)) <= 60
+    assert lines[1].startswith("rule-0123456789  xxx")
+    assert lines[1].count("…") >= 1

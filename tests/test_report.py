@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -165,6 +166,26 @@ def test_a_share_that_cannot_be_known_is_not_a_number(store: Store, tmp_path: Pa
         encoding="utf-8"
     )
     assert "All live adapters together" not in page
+
+
+def test_the_headline_says_plainly_when_nothing_was_learned_or_nothing_passed(store: Store) -> None:
+    sample_cycle.fill(store)
+    found = gather(store)
+    failed = replace(found, groups=found.groups[1:])
+    assert (
+        report.headline(failed)
+        == "4 rules learned from 30 users, but nothing new serves: no candidate passed its gate."
+    )
+    silent = replace(failed, lessons=(), corrected=0)
+    assert report.headline(silent).endswith("from 118 messages of 30 users: nobody said what was wrong.")
+    assert "no reaction was clear enough" in report.headline(replace(silent, corrected=3))
+    assert "users without a name" in report.headline(replace(silent, users=0))
+
+
+def test_guards_and_checks_are_told_in_words() -> None:
+    assert report.in_words({"passed": False, "reason": "12% are empty"}) == "broken, 12% are empty"
+    assert report.in_words({"scored": 32, "lost_unread": {}}) == "scored 32, lost unread none"
+    assert report.in_words(0.123456) == "0.1235"
 
 
 @settings(deadline=None)
