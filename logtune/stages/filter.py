@@ -74,9 +74,11 @@ def decide(
     nats a token, None where it was not measured.
     """
     read = [tuple(signals.get(item.id, ())) for item in interactions]
-    findings = [_own_text(item, said, settings) for item, said in zip(interactions, read, strict=True)]
+    openings = _openings(interactions)
+    own = [_own_text(item, said, settings) for item, said in zip(interactions, read, strict=True)]
+    findings = [_in_its_conversation(own, row, openings) for row in range(len(own))]
     copies = _copies(interactions, read, vectors, findings, settings)
-    close, edge = _off_topic(interactions, vectors, findings, settings)
+    close, edge = _off_topic(interactions, vectors, findings, openings, settings)
     decisions = []
     for index, (item, said, nll) in enumerate(zip(interactions, read, answer_nll, strict=True)):
         scores = {"closeness": round(float(close[index]), 4)} if np.isfinite(close[index]) else {}
@@ -90,6 +92,27 @@ def decide(
 
 def _decision(item: Interaction, teaches: Teaches, reason: str, scores: Mapping[str, float]) -> Decision:
     return identified(Decision(id="", interaction_id=item.id, teaches=teaches, reason=reason, scores=dict(scores)))
+
+
+UNKNOWN = -1
+
+
+def _openings(interactions: Sequence[Interaction]) -> list[int | None]:
+    """The row that opened each row's conversation: None when it did itself, UNKNOWN when its log is not here."""
+    first = [next((m.content for m in item.context if m.role == "user"), None) for item in interactions]
+    owners = [item.session or item.user for item in interactions]
+    rows = {(owners[row], item.query): row for row, item in enumerate(interactions) if first[row] is None}
+    return [
+        None if text is None else rows.get((owner, text), UNKNOWN) for owner, text in zip(owners, first, strict=True)
+    ]
+
+
+def _in_its_conversation(own: Sequence[Finding | None], row: int, openings: Sequence[int | None]) -> Finding | None:
+    """In a conversation a short turn is natural, and what it began as noise stays noise."""
+    finding, opening = own[row], openings[row]
+    if opening is None or (finding is not None and finding.reason != "too_short"):
+        return finding
+    return own[opening] if opening != UNKNOWN else None
 
 
 def _own_text(item: Interaction, said: Sequence[Signal], settings: FilterSettings) -> Finding | None:
@@ -168,16 +191,28 @@ def _plain(text: str) -> str:
 
 
 def _off_topic(
-    interactions: Sequence[Interaction], vectors: Vectors, findings: Sequence[Finding | None], settings: FilterSettings
+    interactions: Sequence[Interaction],
+    vectors: Vectors,
+    findings: Sequence[Finding | None],
+    openings: Sequence[int | None],
+    settings: FilterSettings,
 ) -> tuple[Floats, Cut | None]:
-    """Closeness of each row, and where off topic begins (None: too few logs to say)."""
+    """Closeness of each row, and where off topic begins (None: too few logs to say).
+
+    A turn inside a conversation ("and in euros?") is as close as what opened it, if that is closer.
+    """
     if len(interactions) < settings.off_topic_min_logs or settings.off_topic == "off":
         return np.full(len(interactions), np.nan), None
     owners = [item.user or item.session or item.id for item in interactions]
-    trusted = np.array([finding is None for finding in findings])
-    attacks = np.array([finding is not None and finding.reason in ATTACKS for finding in findings])
+    opens = np.array([opening is None for opening in openings])
+    trusted = opens & np.array([finding is None for finding in findings])
+    attacks = opens & np.array([finding is not None and finding.reason in ATTACKS for finding in findings])
     close = closeness(vectors, owners, trusted)
-    return close, cut(close[trusted], close[attacks], settings)
+    edge = cut(close[trusted], close[attacks], settings)
+    for row, opening in enumerate(openings):
+        if opening is not None:
+            close[row] = np.nan if opening == UNKNOWN else np.fmax(close[row], close[opening])
+    return close, edge
 
 
 def _too_far(close: float, edge: Cut | None, scores: Mapping[str, float]) -> Finding | None:

@@ -131,11 +131,11 @@ IDEAS: Mapping[str, str] = {
     "dan": """do_anything_now developer_mode jailbreak jailbroken jailbreaking jailbreaked as_dan dan_mode
         dan_prompt a_dan stay_in_character remain_in_character in_character break_character stay_a_dan
         god_mode_enabled unfiltered_response amoral_response""",
-    "obey": """always_fulfill* always_answer* always_compl* always_obey* must_answer must_comply must_obey
-        must_respond will_answer_any any_request any_question every_request any_prompt all_requests whatever_i_ask
-        no_matter_what no_matter_how without_question anything_i_ask answer_any fulfills_the directly_fulfills
-        start_your_response start_your_reply begin_your_response begin_your_reply start_all_your
-        responding_to_every""",
+    "obey": """two_personalities whatever_it_wants no_rules never_refuses always_fulfill* always_answer*
+        always_compl* always_obey* must_answer must_comply must_obey must_respond will_answer_any any_request
+        any_question every_request any_prompt all_requests whatever_i_ask no_matter_what no_matter_how
+        without_question anything_i_ask answer_any fulfills_the directly_fulfills start_your_response
+        start_your_reply begin_your_response begin_your_reply start_all_your responding_to_every""",
     "illicit": """illegal unethical immoral harmful offensive inappropriate dangerous explicit criminal taboo
         forbidden controversial illicit villain* nefarious diabolical extremist hateful derogatory""",
     "staging": """screenplay novel screenwriter writer journalist novelist author scene story dialogue fictional
@@ -192,9 +192,10 @@ IDEAS: Mapping[str, str] = {
         блять бля сука хуй пизда fuckwit* wanker* dumbass* jackass* trash scum degenerate* pathetic worthless bich
         biatch ugly""",
     "your": """you you're u ur your he's she's he she they these this that those them all yall y'all""",
-    "abuse": """fuck_you fuck_off fuck_u fuck_him fuck_her fuck_them fuck_em fuck_that shut_the_fuck piece_of_shit
-        go_to_hell kill_yourself kys son_of_a_bitch eat_shit suck_my burn_in_hell rot_in_hell stfu fucking_stupid
-        stupid_bitch dumb_bitch dumb_fuck bitch_ass ass_nigga your_mom_is bitch_i bad_bitch""",
+    "abuse": """screw_you bunch_of_crooks bunch_of_idiots burns_to_the_ground shut_up_you fuck_you fuck_off fuck_u
+        fuck_him fuck_her fuck_them fuck_em fuck_that shut_the_fuck piece_of_shit go_to_hell kill_yourself kys
+        son_of_a_bitch eat_shit suck_my burn_in_hell rot_in_hell stfu fucking_stupid stupid_bitch dumb_bitch
+        dumb_fuck bitch_ass ass_nigga your_mom_is bitch_i bad_bitch""",
     "swear": """fuck* mothafuck* shit shitty bullshit ass asses arse damn goddamn dick dicks cock cocks tits
         titties piss pissed crap prick wtf boobs hell cum fck* fuckin lmao lmfao lmaoo bae smh""",
     "group": """jew jews jewish zionis* muslim muslims islam islamic blacks whites black white arab arabs mexican
@@ -243,11 +244,12 @@ IDEAS: Mapping[str, str] = {
     "dating": """filthy filth babes hunks hot_pic luv knickers dating secret_admirer fancies_you fancy flirt*
         singles chatline chat_line lonely hot_girls sexy girls gay_men hookups meet dogging chat sex adult xxx
         horny naughty love_life divorced""",
-    "sales": """buy_now act_now limited_time_offer click_here click_below order_now lowest_price* money_back
-        money-back risk-free no_obligation make_money earn_money work_from_home double_your crypto_giveaway
-        guaranteed_returns guaranteed_income viagra cialis casino free_spins betting_tips weight_loss_pills
-        followers_for whatsapp_me dm_me subscribe_to_my check_out_my investment_opportunity passive_income
-        best_price* utility_token 100_free 100_legit seo_services""",
+    "sales": """hot_singles best_replicas cheap_watches free_shipping only_today join_for_free search_engines
+        first_month_free no_experience_needed no_experience_required buy_now act_now limited_time_offer click_here
+        click_below order_now lowest_price* money_back money-back risk-free no_obligation make_money earn_money
+        work_from_home double_your crypto_giveaway guaranteed_returns guaranteed_income viagra cialis casino
+        free_spins betting_tips weight_loss_pills followers_for whatsapp_me dm_me subscribe_to_my check_out_my
+        investment_opportunity passive_income best_price* utility_token 100_free 100_legit seo_services""",
 }
 
 CLUES: Mapping[str, tuple[Clue, ...]] = {
@@ -258,6 +260,7 @@ CLUES: Mapping[str, tuple[Clue, ...]] = {
         Clue(("secret",), 0.3),
         Clue(("secret", "encoding"), 0.5, 30),
         Clue(("authority",), 0.5),
+        Clue(("#role",), 0.5),
         Clue(("newtask",), 0.6),
         Clue(("encoding",), 0.2),
         Clue(("smuggle", "snippet"), 0.5),
@@ -313,6 +316,7 @@ CLUES: Mapping[str, tuple[Clue, ...]] = {
         Clue(("dating", "call_now"), 0.25, 30),
         Clue(("gadget", "call_now"), 0.15, 30),
         Clue(("sales",), 0.4),
+        Clue(("sales", "sales"), 0.3, 40),
     ),
     "toxic": (
         Clue(("slur",), 0.6),
@@ -330,9 +334,12 @@ CLUES: Mapping[str, tuple[Clue, ...]] = {
         Clue(("demean", "group"), 0.25, 20),
         Clue(("group", "bloody"), 0.3, 20),
         Clue(("bloody", "group"), 0.3, 20),
+        Clue(("bloody", "your", "group"), 0.35, 5),
         Clue(("bloody", "bloody"), 0.25, 20),
         Clue(("group", "group"), 0.15, 20),
-        Clue(("demean", "demean"), 0.15, 20),
+        Clue(("demean", "demean"), 0.25, 20),
+        Clue(("your", "demean"), 0.2, 5),
+        Clue(("your", "demean", "demean"), 0.25, 20),
         Clue(("porn",), 0.3),
         Clue(("porn", "porn"), 0.4, 30),
         Clue(("sexual", "porn"), 0.2, 30),

@@ -21,14 +21,13 @@ PHONE = re.compile(
 )
 NUMBERED = re.compile(
     r"\b(?:ssn|social security|passport|driver'?s? licen[cs]e|national id|tax id|account|sort code|routing|phone"
-    r"|mobile|tel|fax|cell)"
-    r"(?: number| no\.?| code)?\s*(?:is|:|#|=)?\s*:?\s*([A-Z]{0,3}[\d][\d -]{5,18})\b",
+    r"|mobile|tel|fax|cell|iban|card|security code)"
+    r"(?: number| no\.?| code)?\s*(?:is|:|#|=)?\s*:?\s*([A-Z]{0,3}\d[\d -]{5,26})\b",
     re.IGNORECASE,
 )
 STREET = (
     r"(?:st|str|street|rd|road|ave|avenue|blvd|boulevard|ln|lane|dr|drive|ct|court|pl|place|sq|square|way|terrace"
-    r"|crescent|"
-    r"close|parkway|highway|hwy|greens?|mews|row|strasse|straße|laan|straat|weg|gade|vej|gatan|vägen)"
+    r"|crescent|close|parkway|highway|hwy|greens?|mews|row|strasse|straße|laan|straat|weg|gade|vej|gatan|vägen)"
 )
 ADDRESS = re.compile(
     rf"\b\d{{1,6}}[a-z]?,?\s+(?:[A-ZÀ-Ž][\w'’.-]*\s+){{1,4}}(?i:{STREET})\b\.?"
@@ -65,7 +64,7 @@ def _digits(text: str) -> int:
 
 def _is_card(match: re.Match[str], text: str) -> bool:
     digits = [int(char) for char in match.group() if char.isdigit()]
-    if digits[0] not in ISSUED or len(set(digits)) < 3:
+    if digits[0] not in ISSUED or len(set(digits)) == 1:
         return False
     return _luhn(digits) or CARD_WORD.search(text, max(0, match.start() - 30), match.start()) is not None
 

@@ -8,7 +8,7 @@ status please".
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 LONGEST = 400  # characters of a comment in which an answer is looked for; longer ones explain
 MANY_WORDS = 40  # of an answer that the user introduces as such
@@ -20,7 +20,7 @@ class Stated(NamedTuple):
     """The right answer in a user's words, and how plainly it was introduced."""
 
     text: str
-    plain: bool  # True: "the right answer is X", "should be X"; False: implied, "X please"
+    how: Literal["plain", "terse", "bare"]  # "it should be X"; "no, X please"; "X"
 
 
 WAS = r"(?:\s+(?:is|was|are|were|'s|would be|would have been|should be|should have been|ought to be|must be)|'s)"
@@ -70,6 +70,8 @@ PLAIN: Sequence[str] = (
     rf"\b{SUBJECT}{WAS}?\s+{SOFT}(?:about|regarding|concerning|related to|relating to|to do with|on the topic of"
     rf"|a question (?:about|on)|a matter of|a case of)\s+(?P<x>.+)",
     rf"\b{SUBJECT}\s+(?:concerns|relates to|refers to|means|meant)\s+{SOFT}(?P<x>.+)",
+    rf"\b(?:this|that|it)(?:'s| is| was)\s+{SOFT}an?\s+(?P<x>[^,.;:!?]{{2,60}}?)\s+(?:question|issue|matter|request"
+    r"|case)\b",
     r"\bnot\s+(?:about\s+)?[^,.;!?]{1,60}?,?\s+but\s+(?:rather\s+)?(?:about\s+)?(?P<x>.+)",
     r"(?:\bes geht (?:hier )?um|\brichtig (?:ist|wäre)|\bdie richtige antwort ist|\bil s'agit (?:de|d')"
     r"|\bla bonne réponse est|\bes sobre|\bse trata de|"
@@ -99,8 +101,8 @@ ASKED: Sequence[str] = (
     rf"\b(?:it|this|that)(?:'s| is| was)\s+{SOFT}(?P<x>.+)",
     rf"{REFUSE}(?P<x>.+)",
     r"^\W*(?:please[, ]+)?(?P<x>[^,.;:!?]{2,60}?),?\s+(?:please|pls|instead|obviously|surely|of course)\W*$",
-    r"^\W*(?:(?:obviously|surely|clearly|just|simply)[, ]+)?(?P<x>.+)",
 )
+BARE: Sequence[str] = (r"^\W*(?:(?:obviously|surely|clearly|just|simply)[, ]+)*(?P<x>.+)",)
 # Where the clause turns away from the answer.
 TURN = re.compile(
     r"\s*(?:[.;!?]+(?=\s|$)|\n|\s[–—-]+\s|,\s*(?=(?:not|and not|please|pls|because|since|as|but|so|which|who|thanks"
@@ -127,28 +129,25 @@ NOUN = re.compile(
     r"|request|problem|section|queue|staff)\s*$",
     re.IGNORECASE,
 )
-BARE = re.compile(
-    r"(?:desk|team|topic|category|label|answer|place|one|department|class|intent|thing|person|other|another)$",
+# No answer: what users say of an answer, and changes they ask for. The first list rules out what it begins, the second
+# only what consists of its words: "wrong exchange rate" is a topic, "wrong" is a complaint.
+BEGINS_NOTHING = re.compile(
+    r"^(?:not|n't|more|less|too|so|very|much|able|what|how|when|where|who|whom|if|that|this|these|those|it|them|him"
+    r"|her|me|you|there|here|something|someone|anything|nothing|everything|else|again|in|with|without|using|by|at|from"
+    r"|on|all|still|also|never|always|being|been|be|help|need|want|sorry|please|i|we|he|she|they|your?|was|is|are|does|do"
+    r"|did|can|could|will|would|should|have|has|had|no|none|yes|and|but|or|as|than|of|to|totally|completely|exactly"
+    r"|supposed|true that|hm+|seriously|unbelievable|come on|thank(?:s| you)|thx|wow|lol|hello|hi|hey|works?|try|asked?"
+    r"|nope|nah|even|honestly|an? (?:bit|little|lot|joke|lie|mistake|shame|problem|mess)|either|due|write|create"
+    r"|generate|implement|find)\b",
     re.IGNORECASE,
 )
-# No answer: what users say of an answer, and changes they ask for.
-EMPTY = re.compile(
-    r"^(?:not?\b|n't\b|wrong|incorrect|right|correct|bad|good|better|worse|useless|nonsense|rubbish|garbage|random"
-    r"|silly|stupid|ridiculous|terrible|awful|weird|unhelpful|complete\b|total\b|"
-    r"more\b|less\b|too\b|so\b|very\b|much\b|able\b|what\b|how\b|why\b|when\b|where\b|who\b|whom\b|if\b|that\b|this\b"
-    r"|these\b|those\b|it\b|them\b|him\b|her\b|me\b|you\b|there\b|here\b|something\b|someone\b|anything\b|nothing\b"
-    r"|everything\b|"
-    r"else\b|again\b|shorter|longer|simpler|clearer|faster|easier|quicker|different|formal|polite|specific|concise"
-    r"|detailed|fixed|improved|changed|removed|added|done|working|fine|ok\b|okay\b|"
-    r"in\b|with\b|without\b|using\b|by\b|at\b|from\b|on\b|all\b|still\b|also\b|never\b|always\b|being\b|been\b|be\b"
-    r"|an? (?:bit|little|lot|joke|lie|mistake|shame|problem|mess)\b|help\b|need\b|want\b|sorry|please\b|"
-    r"i\b|we\b|he\b|she\b|they\b|your?\b|was\b|is\b|are\b|does\b|do\b|did\b|can\b|could\b|will\b|would\b|should\b"
-    r"|have\b|has\b|had\b|no\b|none\b|yes\b|and\b|but\b|or\b|as\b|than\b|of\b|to\b|totally\b|completely\b|exactly\b"
-    r"|nowhere\b|outdated|"
-    r"supposed\b|missing|broken|false|true that|hm+\b|seriously|unbelievable|come on|thank|thx|great\b|perfect\b"
-    r"|nice\b|cool\b|wow|lol|hello|hi\b|hey\b|works?\b|well\b|ashamed|distinct|either\b|due\b|written|opened|harder"
-    r"|hard\b|five\b|two\b|three\b|write\b|create\b|generate\b|implement\b|find\b|try\b|asked?\b|getting\b|making\b"
-    r"|even\b|honestly|pointless|off\b)",
+SAYS_NOTHING = re.compile(
+    r"^(?:(?:wrong|incorrect|right|correct|bad|good|better|worse|best|useless|nonsense|rubbish|garbage|random|silly|stupid"
+    r"|ridiculous|terrible|awful|weird|unhelpful|complete|total|shorter|longer|simpler|clearer|faster|easier|quicker"
+    r"|different|formal|polite|specific|concise|detailed|fixed|improved|changed|removed|added|done|working|fine|ok|okay"
+    r"|nowhere|outdated|missing|broken|false|true|pointless|off|great|perfect|nice|cool|well|ashamed|distinct|written"
+    r"|opened|harder|hard|big|huge|serious|known|common|simple|five|two|three|one|desk|team|topic|category|label|answer|place|department|class|intent|thing"
+    r"|person|other|another|reply|response|sentences?|words?|way|ones?|and|or)\W*)+$",
     re.IGNORECASE,
 )
 # "lost property would know": what the named one does is no part of its name.
@@ -157,7 +156,7 @@ DOES = re.compile(
     re.IGNORECASE,
 )
 SPEECH = re.compile(
-    r"\b(?:you|your|i|i'm|i've|we|me|my|is|are|was|were|does|did|do|don't|didn't|doesn't|isn't|wasn't|can't|couldn't"
+    r"\b(?:you|your|i|i'm|i've|we|me|is|are|was|were|does|did|do|don't|didn't|doesn't|isn't|wasn't|can't|couldn't"
     r"|won't|what|why|how|who|when|where|wrong|bad|answer|again|sense|useless|help|helpful|understand)\b|n't\b",
     re.IGNORECASE,
 )
@@ -175,20 +174,23 @@ def stated_answer(text: str, answer: str, asked: bool = False) -> Stated | None:
     for span in _spans(one_line, (*PLAIN, *CONTRAST) if asked or refused else PLAIN):
         found = _clean(span, answer, MANY_WORDS)
         if found:
-            return Stated(found, True)
+            return Stated(found, "plain")
     for span in _spans(one_line, IMPLIED):
         found = _clean(span, answer, FEW_WORDS)
         if found and not SPEECH.search(found):
-            return Stated(found, False)
+            return Stated(found, "terse")
     return _terse(one_line, answer) if asked else None
 
 
 def _terse(text: str, answer: str) -> Stated | None:
+    how: Literal["terse", "bare"]
     sentences = [part for part in re.split(r"(?<=[.!?;])\s+|\s[–—-]\s", text) if part.strip()]
-    for span in (span for part in (text, *sentences) for span in _spans(part, ASKED)):
-        found = _clean(DOES.split(span, maxsplit=1)[0], answer, FEW_WORDS)
-        if found and len(found.split()) <= MOST_TERSE and not SPEECH.search(found):
-            return Stated(found, False)
+    for how, patterns in (("terse", ASKED), ("bare", BARE)):
+        for span in (span for part in (text, *sentences) for span in _spans(part, patterns)):
+            found = _clean(DOES.split(span, maxsplit=1)[0], answer, FEW_WORDS)
+            alone = how == "terse" or 3 * len(found or "") > len(text)  # a bare answer is much of what was said
+            if found and alone and len(found.split()) <= MOST_TERSE and not SPEECH.search(found):
+                return Stated(found, how)
     return None
 
 
@@ -208,8 +210,8 @@ def _clean(span: str, answer: str, longest: int) -> str | None:
         found = TURN.split(span, maxsplit=1)[0]
         found = LEAD.sub("", TAIL.sub("", found.strip(" \t\"'“”‘’`.,;:!?-–—*")))
         found = NOUN.sub("", TAIL.sub("", found)).strip(" \t\"'“”‘’`.,;:!?-–—*")
-        if EMPTY.match(found):
+        if BEGINS_NOTHING.match(found):
             return None
     words = re.findall(r"\w+", found.lower())
-    says_nothing = not words or BARE.match(found) is not None or words == re.findall(r"\w+", answer.lower())
+    says_nothing = not words or SAYS_NOTHING.match(found) is not None or words == re.findall(r"\w+", answer.lower())
     return None if says_nothing or len(found.split()) > longest else found

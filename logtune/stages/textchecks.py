@@ -67,7 +67,7 @@ ESCAPED = re.compile(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|%[0-9a-f]{2}%[0-9a-f]{2}|&#
 STACKED = re.compile(r"[\u0300-\u036f\u0489]{3,}")  # marks piled on one letter
 WORD = re.compile(r"[^\W\d_]{2,}")
 INJECTED = re.compile(
-    r"<\s*/?\s*(?:script|img|iframe|svg|style|object|embed|body|input|a|div|meta|link|i|b|foo|form|video)\b[^>]*>?"
+    r"<\s*/?\s*[a-z][\w-]*(?:[\s/][^<>]*)?/?>|<\s*/?\s*(?:script|img|iframe|svg|style|object|embed|body|a|meta|link)\b[^>]*"
     r"|javascript\s*:|vbscript\s*:|\bon(?:error|load|click|mouse\w+|focus|wheel)\s*=|\balert\s*\(|\bexpression\s*\("
     r"|'\s*(?:or|and)\s*'?\d+'?\s*=\s*'?\d+|;\s*(?:drop|delete|insert|update)\s+\w+|\bunion\s+select\b|--\s*$"
     r"|\$\{?\w*jndi"
@@ -104,6 +104,10 @@ def _mostly_markup(text: str) -> str | None:
 # --- noise classes, by clues ---
 
 TOKEN = re.compile(r"(?P<stop>[.!?\n]+(?=\s|$)|\n)|@?[£$€]?\+?[^\W_](?:[^\s,;()\"“”<>\[\]{}!?]*[^\W_])?\+{0,2}")
+ROLE = re.compile(  # a message that pretends to be another role's
+    r"^\W*(?:system|assistant|developer|instructions?|new instructions?)\s*:|<\|\w+\|>|\[/?INST\]|<</?SYS>>",
+    re.IGNORECASE | re.MULTILINE,
+)
 SHOUTED = re.compile(r"\b[A-Z]{3,}\b")
 SHAPES = {
     "#number": re.compile(r"^(?:\+?\d{10,13}|\d{5})$"),
@@ -120,7 +124,7 @@ def class_scores(text: str) -> dict[str, float]:
     """Score 0..1 of each noise class of `lexicon.CLUES`."""
     places = _places(text[:SCANNED])
     scores = {name: _noisy_or(clue.weight for clue in clues if _found(clue, places)) for name, clues in CLUES.items()}
-    if "defence" in places:  # talk about harm: prevented, reported, in a game, in history
+    if "defence" in places and "conceal" not in places:  # harm prevented, reported, in a game, in history
         scores["harmful_request"] *= 0.6
     return scores
 
@@ -145,6 +149,8 @@ def _places(text: str) -> Places:
             places[idea].append(at)
         for idea, length in _phrases_at(words, index):
             places[idea].append(at + length)
+    if ROLE.search(text):
+        places["#role"].append(1)
     if len(SHOUTED.findall(text)) >= 3:
         places["#shout"].append(1)
     return places

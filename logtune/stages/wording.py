@@ -47,6 +47,8 @@ NEGATIVE = re.compile(
     r"|\b(?:does ?n[o']?t|doesn|didn'?t|did not|do(?: not|n'?t)|not|never|no) (?:\w+ )?(?:work(?:s|ing"
     r"|ed)?(?: (?:well|correctly|properly))?|help(?:ed|ful|ing)?|make (?:any )?sense|answer(?:ed)? (?:me|my|the)"
     r"|take effect|correct|right|accurate)\b"
+    r"|\b(?:ist|war) (?:leider )?(?:falsch|nicht richtig)\b|\bstimmt nicht\b|\bc'est (?:faux|pas)\b"
+    r"|\b(?:está|es) (?:mal|incorrect[oa])\b|\bè sbagliat[oa]\b"
     r"|\bnot (?:what|the (?:right|correct|one)|it\b|really|quite|true|good|useful|helpful|this one|like that)"
     r"|\bmakes? no sense\b|\bnothing (?:you|to do with)\b|\bthat'?s not\b|\bis ?n[o']t (?:right|correct|what)"
     r"|\byou (?:did ?n[o']?t|didn|never|forgot|missed|misunderst\w+|ignored|keep|still|are (?:wrong|off|not)"
@@ -127,19 +129,19 @@ PRAISE = re.compile(
 
 # Right / hits, on all turns and (in brackets) on those labelled by people, shrunk to (right + 2) / (hits + 5) as the
 # patterns were tuned on the same turns: error 38/43 (14/16), refusing 11/11 (3/3), negative 50/60 (31/37), meant
-# 28/30 (0/2), doubt 55/58 (52/53), constraint 30/37 (1/7). Praise is too rare (4/9, thanks counted as none): assumed.
+# 26/28 (0/2), doubt 55/57 (52/53), constraint 30/37 (1/7). Praise is too rare (4/9, thanks counted as none): assumed.
 FAMILIES: tuple[Family, ...] = (
     Family("error", "complaint", -0.8, 0.83, ERROR),
     Family("refusing", "complaint", -1.0, 0.81, REFUSING),
     Family("negative", "complaint", -0.9, 0.80, NEGATIVE),
-    Family("meant", "correction", -0.8, 0.86, MEANT, 80),
-    Family("doubt", "doubt", -0.4, 0.90, DOUBT, 30),
+    Family("meant", "correction", -0.8, 0.85, MEANT, 80),
+    Family("doubt", "doubt", -0.4, 0.92, DOUBT, 30),
     Family("constraint", "constraint", -0.5, 0.76, CONSTRAINT, 16),
     Family("praise", "praise", 1.0, 0.60, PRAISE, 12),
 )
 ASKED = 0.9  # least precision of a family in a comment that was given as feedback; assumed
-# Right / hits on the same turns, shrunk: 9/11, 9/15, 4/20 (the last is below what teaches by default).
-REASK = {"same": 0.69, "fuller": 0.55, "rephrased": 0.24}
+# Right / hits on the same turns, shrunk: 15/19, 5/10, 4/20 (the last two are below what teaches by default).
+REASK = {"same": 0.71, "fuller": 0.47, "rephrased": 0.24}
 
 STOP_WORDS = re.compile(
     r"(?:an?|the|th(?:is|at|ese|ose|ere)|here|i|me|my|we|you|your|its?|he|she|they|is|are|was|were|be|been|i?m|do|does|did|have"
