@@ -1,10 +1,14 @@
 """The demo's path: its parts with fakes in a second, the whole with the embedded model (slow)."""
 
+import asyncio
+from contextlib import nullcontext
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from logtune.app import demo, demo_sample
+from logtune.app.asgi import Receive, Scope, Send
 from logtune.errors import InputError, ModelError
 from logtune.ports import ChatCall
 from logtune.testing import ScriptedChat
@@ -73,3 +77,40 @@ def test_somebody_elses_settings_are_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not written by the demo"):
         demo.prepare(tmp_path, {})
     assert file.read_text(encoding="utf-8") == "[store]\n"
+
+
+class Echo:
+    """An ASGI app that remembers its life."""
+
+    def __init__(self, breaks: bool = False) -> None:
+        self.life: list[str] = []
+        self.breaks = breaks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        while scope["type"] == "lifespan":
+            self.life.append(str((await receive())["type"]))
+            ends = "failed" if self.breaks else "complete"
+            await send({"type": f"{self.life[-1]}.{ends}"})
+            if self.life[-1] == "lifespan.shutdown" or self.breaks:
+                return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"here"})
+
+
+@pytest.mark.parametrize("problem", [None, asyncio.CancelledError, ModelError])
+async def test_the_gateway_listens_on_loopback_and_is_shut_down_whatever_happens(problem: type | None) -> None:
+    app = Echo()
+    with pytest.raises(problem) if problem else nullcontext():
+        async with demo.listening(app) as url, aiohttp.ClientSession() as client:
+            assert url.startswith("http://127.0.0.1:")
+            async with client.get(url) as reply:
+                assert await reply.text() == "here"
+            if problem:
+                raise problem("stop")
+    assert app.life == ["lifespan.startup", "lifespan.shutdown"]
+
+
+async def test_a_gateway_that_cannot_start_is_a_known_error() -> None:
+    with pytest.raises(ModelError, match="did not start"):
+        async with demo.listening(Echo(breaks=True)):
+            pass

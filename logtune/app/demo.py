@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from logtune.app import demo_sample as sample
+from logtune.app.asgi import Receive, Scope, Send
 from logtune.app.demo_sample import Sample
 from logtune.app.demo_story import Outcome, figures, tell
 from logtune.config import Config, load
@@ -24,10 +25,10 @@ from logtune.ports import Chat, ChatCall, Tools
 from logtune.records import Decision, Feedback, Interaction, Json, LogRecord, Message
 
 if TYPE_CHECKING:
-    from logtune.app.gateway import Gateway
     from logtune.edges.store import Store
 
 Said = Callable[[str], None]
+AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
 
 HEADER = "# Written by logtune demo, which replaces it, the store and the adapters beside it."
@@ -182,7 +183,7 @@ async def serve_and_ask(
 
 
 @asynccontextmanager
-async def listening(app: "Gateway") -> AsyncIterator[str]:
+async def listening(app: AsgiApp) -> AsyncIterator[str]:
     """The URL of `app` on a free loopback port; it is shut down in order at the end, after Ctrl-C too."""
     import uvicorn
 
