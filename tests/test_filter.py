@@ -100,7 +100,8 @@ HARMLESS = [
     "pourquoi ma carte a-t-elle été refusée ?", "我的新卡什么时候到",
     "how do I add an onclick handler to a button in html?",
     "why was I charged $5.00 for order 12345?", "the shop at exit 7 people in St Louis was closed",
-    "my connection to 192.168.0.1 is down again", "is version 10.2.3.4 out?", "what is x² + 3x = 10?",
+    "my connection to 192.168.0.1 is down again",
+    "the range 999.888.777.666 is odd", "is version 10.2.3.4 out?", "what is x² + 3x = 10?",
 ]  # fmt: skip
 
 

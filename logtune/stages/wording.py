@@ -29,11 +29,11 @@ ANSWER = (
     r"|your (?:\w+ )?(?:answer|code|response|solution|reply|function|result|output))"
 )
 ERROR = re.compile(
-    r"Traceback \(most recent call last\)|^\s*(?:Errors?|Exception|Warning)\b\s*[:!]|\b\w*(?:Error|Exception)\b(?::"
+    r"Traceback \(most recent call last\)|^[ \t]*(?:Errors?|Exception|Warning)\b\s*[:!]|\b\w*(?:Error|Exception)\b(?::"
     r"| at | in )|\bCommand failed\b"
     r"|\berror is still\b|\b(?:still|got|get|gets|getting|gives?|gave|have|has|throws?|throwing|shows?|with|is"
     r"|there(?:'s| is)) (?:\w+ ){0,4}?(?:an? |this |the |these |same |following )?(?:errors?|exceptions?|warnings?)\b"
-    r"|^\s*assert .{0,200}(?:fails?|failed)|\bassert(?:ion)? (?:still )?fails?\b|\bit says\b|\bis not defined\b"
+    r"|^[ \t]*assert .{0,200}(?:fails?|failed)|\bassert(?:ion)? (?:still )?fails?\b|\bit says\b|\bis not defined\b"
     r"|\bsyntax ?error\b|\bhas no attribute\b|\bCan only \w+"
     r"|(?:выда[её]т|выходит) ошибк|ошибка[:!]|报错|出错了|fehler(?:meldung)?:|me da (?:un )?error|erreur :",
     re.IGNORECASE | re.MULTILINE,
