@@ -181,7 +181,7 @@ def evaluate_adapters(cycle: Cycle) -> Iterator[Unit]:
         inputs = (plan.cluster.id, baseline or "base", asked, *(a.id for a in adapters))
         if plan.blocked:
             yield Unit((*inputs, plan.blocked), given([_undecided(plan, baseline)]))
-        elif adapters:
+        elif adapters and baseline not in {adapter.id for adapter in adapters}:  # nothing new was trained: it serves
             yield Unit(inputs, _gate(cycle, plan, adapters, baseline))
 
 

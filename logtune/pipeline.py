@@ -84,7 +84,6 @@ def run_cycle(
     counts = asyncio.run(_stages(store, cycle, config, progress))
     receipt = _receipt(store, cycle, row, counts)
     store.close_cycle(row.id, tools.clock.now(), _as_json(receipt))
-    progress(receipt.summary)
     return receipt
 
 

@@ -87,6 +87,8 @@ def test_a_second_cycle_does_nothing_again(store: Store) -> None:
     assert len(executor.jobs) == trained
     for stage in ("interactions", "signals", "filter", "distill", "pairs"):
         assert receipt.stages[stage]["done"] == 0, stage
+    assert receipt.exit_code == OK
+    assert "what served keeps serving" in receipt.summary
     assert live(store) == before
 
 
