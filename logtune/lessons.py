@@ -32,7 +32,7 @@ def signals(cycle: Cycle) -> Iterator[Unit]:
     """A unit an interaction: its feedback and what its user said next."""
     for item in cycle.board.all(Interaction):
         given = [cycle.feedback[name] for name in item.feedback_ids]
-        inputs = (item.id, *(digest([f.kind, f.value, f.comment, f.correction]) for f in given))
+        inputs = (item.id, *(digest([f.kind, f.value, f.comment, f.correction, f.supersedes]) for f in given))
 
         async def work(item: Interaction = item, given: Sequence[Feedback] = given) -> Sequence[Derived]:
             return reading.read(item, given, cycle.config.signals)

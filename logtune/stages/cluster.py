@@ -1,4 +1,4 @@
-"""Query and rule vectors -> Cluster*: what one adapter learns together, with stable names, and centroids for the router.
+"""Query and rule vectors -> Cluster*: what one adapter learns together, its stable name, and centroids for the router.
 
 Topics come from average linkage on the cosine distance of v = normalise([query ; rules]), cut where resampling changes
 the grouping least, so that no threshold depends on the number of logs; method `ward` is the paper's (threshold 4.0).
@@ -8,30 +8,40 @@ query-only centroid a topic, because a new request has no rules yet (paper, sect
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import squareform
 
 from logtune.config import ClusterSettings
 from logtune.ports import Vectors
 from logtune.records import Cluster, digest, identified
 
 Labels = npt.NDArray[np.int64]  # (N,), a group number each
+Floats = npt.NDArray[np.float64]
 RESAMPLES = 8
 RESAMPLE_SHARE = 0.8
-STABLE = 0.6  # mean adjusted Rand index; below it no cut is better than one group
+MOST_LINKED = 2000  # rows that are linked, as that takes their square in time and memory; others join the nearest topic
+# Chosen on messages of 1, 5, 10 and 20 banking intents and on planted topics: 35 of 36 single topics stay one, two are
+# always two, and the finest cut as good as the best lets a tenth of the foreign queries pass the router.
+STABLE = 0.75  # mean adjusted Rand index; below it no cut is better than one group
+AS_STABLE = 0.05  # a lower index by this much is no worse
+MOST_LOOSE = 1 / 3  # share of rows that may belong to no topic
 CUTS = tuple(np.round(np.arange(0.25, 1.0, 0.05), 2).tolist())  # cosine distances tried
 SMALLEST_TOPIC = 3
-STOP_WORDS = frozenset(
-    "a an and are as at be been but by can could did do does for from get got had has have how i if in is it its me my no "
-    "not of on or so that the their them there they this to was we were what when where which who why will with would you "
-    "your please help need want just still".split()
-)
+ONE_GROUP = 2.0  # the largest cosine distance
+NEAR_ENOUGH = 0.25  # by how much likeness of centroids counts less than members in common
+STOP_WORDS = frozenset({
+    "a", "an", "and", "are", "as", "at", "be", "been", "but", "by", "can", "could", "did", "do", "does", "for", "from",
+    "get", "got", "had", "has", "have", "help", "how", "i", "if", "in", "is", "it", "its", "just", "me", "my", "need",
+    "no", "not", "of", "on", "or", "please", "so", "still", "that", "the", "their", "them", "there", "they", "this",
+    "to", "want", "was", "we", "were", "what", "when", "where", "which", "who", "why", "will", "with", "would", "you",
+    "your",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,14 +53,15 @@ class Routed:
 
 
 def group(
-    ids: Sequence[str], queries: Sequence[str], query_vectors: Vectors, rule_vectors: Vectors, settings: ClusterSettings,
-    max_clusters: int, previous: Sequence[Cluster] = (),
+    ids: Sequence[str], queries: Sequence[str], query_vectors: Vectors, rule_vectors: Vectors,
+    settings: ClusterSettings, max_clusters: int, previous: Sequence[Cluster] = (),
 ) -> list[Cluster]:  # fmt: skip
     """Clusters of the interactions `ids` (row i of both (N, D) arrays is ids[i]), largest first; [] for no members."""
     if not ids:
         return []
-    topics = _topics(_joint(query_vectors, rule_vectors), settings)
-    parts = _parts(topics, _joint(query_vectors, rule_vectors), settings, max_clusters)
+    joint = _unit(np.concatenate([query_vectors, rule_vectors], axis=1))
+    topics = _topics(joint, settings)
+    parts = _parts(topics, joint, settings.min_size, max_clusters)
     found = [
         _cluster(np.flatnonzero(parts == part), ids, queries, query_vectors, topics, settings.radius_quantile)
         for part in np.unique(parts)
@@ -58,54 +69,94 @@ def group(
     return _named(sorted(found, key=lambda c: (-len(c.interaction_ids), c.interaction_ids)), previous, settings.match)
 
 
+class Routes:
+    """Clusters made ready for many queries."""
+
+    def __init__(self, clusters: Sequence[Cluster]) -> None:
+        self._rows = [(cluster, np.asarray(cluster.centroids, np.float32)) for cluster in clusters]
+
+    def nearest(self, vector: npt.NDArray[np.float32]) -> Routed:
+        """The cluster with the centroid nearest to a unit query vector (D,); None beyond that cluster's radius.
+
+        Clusters of another embedder (of another D) are left out.
+        """
+        best, similarity = None, -1.0
+        for cluster, centroids in self._rows:
+            nearest = float(np.max(centroids @ vector)) if centroids.shape[1] == len(vector) else -1.0
+            if nearest > similarity:
+                best, similarity = cluster, nearest
+        inside = best is not None and similarity >= best.radius
+        return Routed(best if inside else None, similarity)
+
+
 def route(clusters: Sequence[Cluster], vector: npt.NDArray[np.float32]) -> Routed:
-    """The cluster with the centroid nearest to a unit query vector (D,); None beyond that cluster's radius."""
-    best, similarity = None, -1.0
-    for cluster in clusters:
-        nearest = float(np.max(np.asarray(cluster.centroids, np.float32) @ vector))
-        if nearest > similarity:
-            best, similarity = cluster, nearest
-    inside = best is not None and similarity >= best.radius
-    return Routed(best if inside else None, similarity)
+    """Where one query goes, as by `Routes`."""
+    return Routes(clusters).nearest(vector)
 
 
-def _joint(query_vectors: Vectors, rule_vectors: Vectors) -> Vectors:
-    joined = np.concatenate([query_vectors, rule_vectors], axis=1)
-    norms = np.linalg.norm(joined, axis=1, keepdims=True)
-    return cast("Vectors", joined / np.where(norms == 0, 1, norms))
+# --- topics ---
 
 
 def _topics(vectors: Vectors, settings: ClusterSettings) -> Labels:
     """A topic number for each row."""
+    if settings.method == "ward" and len(vectors) > 1:
+        return _cut(cast("Floats", linkage(vectors, "ward")), settings.threshold)
     if len(vectors) < 2 * SMALLEST_TOPIC:
         return np.zeros(len(vectors), np.int64)
-    if settings.method == "ward":
-        return cast("Labels", fcluster(linkage(vectors, "ward"), settings.threshold, "distance").astype(np.int64))
-    tree = linkage(_distances(vectors), "average")
-    return _absorb(_cut(tree, _stable_cut(vectors, tree)), vectors, SMALLEST_TOPIC)
+    rows = _some(np.random.default_rng(0), len(vectors), min(len(vectors), MOST_LINKED))
+    linked = vectors[rows]
+    distances = _distances(linked)
+    tree = _average(distances)
+    found = _absorb(_cut(tree, _stable_cut(distances, tree)), linked, SMALLEST_TOPIC)
+    if len(rows) == len(vectors):
+        return found
+    topics = cast("Labels", np.unique(found)[np.argmax(vectors @ _means(found, linked).T, axis=1)])
+    topics[rows] = found
+    return topics
 
 
-def _distances(vectors: Vectors) -> npt.NDArray[np.float64]:
-    return cast("npt.NDArray[np.float64]", np.clip(pdist(vectors, "cosine"), 0, None))
+def _some(generator: np.random.Generator, count: int, wanted: int) -> Labels:
+    """Rows drawn without replacement, in order."""
+    return np.sort(generator.choice(count, wanted, replace=False))
 
 
-def _cut(tree: npt.NDArray[np.float64], distance: float) -> Labels:
+def _distances(vectors: Vectors) -> Floats:
+    """Cosine distances of unit vectors, shape (N, N)."""
+    wide = vectors.astype(np.float64)
+    return cast("Floats", np.clip(1 - wide @ wide.T, 0, ONE_GROUP))
+
+
+def _average(distances: Floats) -> Floats:
+    """The tree of average linkage of an (N, N) array."""
+    return cast("Floats", linkage(squareform(distances, checks=False), "average"))
+
+
+def _cut(tree: Floats, distance: float) -> Labels:
     return cast("Labels", fcluster(tree, distance, "distance").astype(np.int64))
 
 
-def _stable_cut(vectors: Vectors, tree: npt.NDArray[np.float64]) -> float:
-    """The cosine distance whose grouping changes least when a fifth of the rows is left out; 2.0 (one group) if all do."""
+def _stable_cut(distances: Floats, tree: Floats) -> float:
+    """The finest of the cuts whose groups change least when a fifth of the rows is left out.
+
+    Coarse cuts are as stable as fine ones but tell the router less. ONE_GROUP when every grouping changes too much.
+    """
     generator = np.random.default_rng(0)
     scores = dict.fromkeys(CUTS, 0.0)
     for _ in range(RESAMPLES):
-        rows = np.sort(generator.choice(len(vectors), int(len(vectors) * RESAMPLE_SHARE), replace=False))
-        smaller = linkage(_distances(vectors[rows]), "average")
+        rows = _some(generator, len(distances), int(len(distances) * RESAMPLE_SHARE))
+        smaller = _average(distances[np.ix_(rows, rows)])
         for cut in CUTS:
-            whole, part = _cut(tree, cut)[rows], _cut(smaller, cut)
-            several = 1 < len(np.unique(part)) <= len(rows) // SMALLEST_TOPIC
-            scores[cut] += adjusted_rand(whole, part) / RESAMPLES if several else 0.0
-    best = max(CUTS, key=lambda cut: scores[cut])
-    return best if scores[best] >= STABLE else 2.0
+            part = _settled(_cut(smaller, cut))
+            if len(np.unique(part[part >= 0])) > 1 and np.mean(part < 0) <= MOST_LOOSE:
+                scores[cut] += adjusted_rand(_settled(_cut(tree, cut))[rows], part) / RESAMPLES
+    best = max(scores.values())
+    return next(cut for cut in CUTS if scores[cut] >= best - AS_STABLE) if best >= STABLE else ONE_GROUP
+
+
+def _settled(groups: Labels) -> Labels:
+    """Group numbers from 0; -1 for all rows of groups smaller than SMALLEST_TOPIC, as chance makes and unmakes those."""
+    _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    return cast("Labels", np.where(sizes[codes] >= SMALLEST_TOPIC, codes, -1))
 
 
 def adjusted_rand(one: Labels, other: Labels) -> float:
@@ -122,44 +173,57 @@ def adjusted_rand(one: Labels, other: Labels) -> float:
     return 1.0 if most == expected else (both - expected) / (most - expected)
 
 
-def _parts(topics: Labels, vectors: Vectors, settings: ClusterSettings, max_clusters: int) -> Labels:
+# --- clusters ---
+
+
+def _parts(topics: Labels, vectors: Vectors, min_size: int, max_clusters: int) -> Labels:
     """A cluster number for each row: topics joined, nearest first, until they are few and large enough."""
-    parts = _absorb(topics, vectors, settings.min_size)
-    names = np.unique(parts)
-    if len(names) > max(1, max_clusters):
-        means = _means(parts, vectors)
-        joined = fcluster(linkage(_distances(means), "average"), max(1, max_clusters), "maxclust")
-        parts = np.asarray([joined[np.searchsorted(names, part)] for part in parts], np.int64)
-        parts = _absorb(parts, vectors, settings.min_size)
-    return parts
+    parts = _absorb(topics, vectors, min_size)
+    names, codes = np.unique(parts, return_inverse=True)
+    if len(names) <= max(1, max_clusters):
+        return parts
+    joined = fcluster(_average(_distances(_means(parts, vectors))), max(1, max_clusters), "maxclust")
+    return cast("Labels", joined.astype(np.int64)[codes])
 
 
 def _absorb(groups: Labels, vectors: Vectors, least: int) -> Labels:
-    """Groups smaller than `least` join the one with the nearest mean, smallest first; one group stays whatever its size."""
-    groups = groups.copy()
-    while True:
-        names, sizes = np.unique(groups, return_counts=True)
-        if len(names) == 1 or sizes.min() >= least:
-            return groups
-        means = _means(groups, vectors)
+    """Groups smaller than `least` join the one with the nearest mean, smallest first; the last one may be smaller."""
+    names, codes, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    sums, sizes = _sums(codes, vectors, len(names)), counts.astype(np.float64)  # inf: gone
+    for _ in range(len(names) - 1):
         small = int(np.argmin(sizes))
-        closeness = means @ means[small]
-        closeness[small] = -np.inf
-        groups[groups == names[small]] = names[int(np.argmax(closeness))]
+        if sizes[small] >= least:
+            break
+        closeness = _unit(sums) @ sums[small]
+        closeness[np.isinf(sizes)] = closeness[small] = -np.inf
+        into = int(np.argmax(closeness))
+        sums[into] += sums[small]
+        sizes[into] += sizes[small]
+        sizes[small] = np.inf
+        codes[codes == small] = into
+    return names[codes]
+
+
+def _sums(codes: Labels, vectors: Vectors, count: int) -> Vectors:
+    """(count, D): the sum of each group's rows; every code 0..count-1 occurs."""
+    order = np.argsort(codes, kind="stable")
+    starts = np.searchsorted(codes[order], np.arange(count))
+    return cast("Vectors", np.add.reduceat(vectors[order], starts, axis=0))
 
 
 def _means(groups: Labels, vectors: Vectors) -> Vectors:
-    means = np.stack([vectors[groups == name].mean(axis=0) for name in np.unique(groups)])
-    return cast("Vectors", means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12))
+    """Unit means of the groups, in the order of their names."""
+    names, codes = np.unique(groups, return_inverse=True)
+    return _unit(_sums(codes, vectors, len(names)))
+
+
+def _unit(vectors: Vectors) -> Vectors:
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return cast("Vectors", vectors / np.maximum(norms, 1e-12))
 
 
 def _cluster(
-    rows: npt.NDArray[np.int64],
-    ids: Sequence[str],
-    queries: Sequence[str],
-    vectors: Vectors,
-    topics: Labels,
-    quantile: float,
+    rows: Labels, ids: Sequence[str], queries: Sequence[str], vectors: Vectors, topics: Labels, quantile: float
 ) -> Cluster:
     centroids = _means(topics[rows], vectors[rows])
     closeness = _closeness(topics[rows], vectors[rows])
@@ -170,22 +234,20 @@ def _cluster(
     )  # fmt: skip
 
 
-def _closeness(topics: Labels, vectors: Vectors) -> npt.NDArray[np.float32]:
+def _closeness(topics: Labels, vectors: Vectors) -> Floats:
     """(N,): each row's similarity to the nearest topic mean that it is no part of itself, as a new query is no part.
 
     With a row in its own topic's mean the radius would be too narrow, the more so the smaller the topics.
     """
-    names, sizes = np.unique(topics, return_counts=True)
-    sums = np.stack([vectors[topics == name].sum(axis=0) for name in names])
-    found = np.empty(len(vectors), np.float32)
-    for row, vector in enumerate(vectors):
-        own = np.searchsorted(names, topics[row])
-        others = sums.copy()
-        others[own] -= vector
-        norms = np.linalg.norm(others, axis=1)
-        usable = norms > 1e-6
-        found[row] = (others[usable] @ vector / norms[usable]).max() if usable.any() else 1.0
-    return found
+    names, codes = np.unique(topics, return_inverse=True)
+    sums, rows = _sums(codes, vectors, len(names)), np.arange(len(vectors))
+    closeness = (vectors @ _unit(sums).T).astype(np.float64)
+    without = sums[codes] - vectors
+    norms = np.linalg.norm(without, axis=1)
+    alone = norms < 1e-6
+    own = np.einsum("nd,nd->n", without, vectors) / np.where(alone, 1, norms)
+    closeness[rows, codes] = np.where(alone, -1.0 if len(names) > 1 else 1.0, own)
+    return cast("Floats", closeness.max(axis=1))
 
 
 def _label(queries: Sequence[str]) -> str:
@@ -200,37 +262,25 @@ def _named(clusters: Sequence[Cluster], previous: Sequence[Cluster], match: floa
     named: list[Cluster] = []
     for cluster in clusters:
         old = max(free.values(), key=lambda o: _overlap(cluster, o), default=None)
-        if old is not None and _overlap(cluster, old) < match:
-            old = None
-        if old is not None:
-            del free[old.name]
-            if (cluster.interaction_ids, cluster.centroids, cluster.radius) == (
-                old.interaction_ids,
-                old.centroids,
-                old.radius,
-            ):
-                named.append(old)  # nothing new: the same record, so that nothing after it is done again
-                continue
-        label = "-".join(cluster.label.split()[:2])
-        name = old.name if old else f"{label}-{digest([cluster.label, cluster.interaction_ids], 4)}"
-        named.append(
-            identified(
-                Cluster(
-                    id="", interaction_ids=cluster.interaction_ids, centroids=cluster.centroids, radius=cluster.radius,
-                    label=cluster.label, previous_id=old.id if old else None, name=re.sub(r"[^a-z0-9-]", "x", name),
-                )
-            )
-        )  # fmt: skip
+        if old is None or _overlap(cluster, old) < match:
+            words = "-".join(cluster.label.split()[:2])
+            name = f"{words}-{digest([cluster.label, cluster.interaction_ids], 4)}"
+            named.append(identified(replace(cluster, name=re.sub(r"[^a-z0-9-]", "x", name))))
+            continue
+        del free[old.name]
+        same = _content(cluster) == _content(old)  # nothing new: the same record, and nothing after it is done again
+        named.append(old if same else identified(replace(cluster, previous_id=old.id, name=old.name)))
     return named
 
 
+def _content(cluster: Cluster) -> tuple[object, ...]:
+    return cluster.interaction_ids, cluster.centroids, cluster.radius
+
+
 def _overlap(new: Cluster, old: Cluster) -> float:
-    """Share of the old members that are in the new cluster; failing members (they age out), likeness of the centroids."""
+    """Share of the old members that are in the new cluster; failing members (they age out), likeness of centroids."""
     shared = len(set(new.interaction_ids) & set(old.interaction_ids)) / max(1, len(old.interaction_ids))
+    if len(new.centroids[0]) != len(old.centroids[0]):  # another embedder
+        return shared
     near = np.asarray(new.centroids, np.float32) @ np.asarray(old.centroids, np.float32).T
-    return max(shared, float(near.max(axis=0).mean()) - 0.25)
-
-
-def members_of(clusters: Sequence[Cluster]) -> Mapping[str, str]:
-    """Interaction id -> cluster id."""
-    return {member: cluster.id for cluster in clusters for member in cluster.interaction_ids}
+    return max(shared, float(near.max(axis=0).mean()) - NEAR_ENOUGH)

@@ -1,0 +1,41 @@
+"""How each kind of candidate answers: one call for base and expert, three for a critic."""
+
+import pytest
+
+from logtune.ports import ChatCall
+from logtune.records import Message
+from logtune.stages.answer import answer, critic_prompt, critique
+from logtune.testing import ScriptedChat
+
+PROMPT = (Message(role="system", content="Be brief."), Message(role="user", content="Where is my parcel?"))
+
+
+@pytest.mark.parametrize(("kind", "model"), [("base", ""), ("expert", "parcels-expert@1")])
+async def test_base_and_expert_answer_in_one_call(kind: str, model: str) -> None:
+    student = ScriptedChat("late")
+    assert await answer(student, "expert" if kind == "expert" else "base", model, PROMPT, 7) == "late"
+    (call,) = student.calls
+    assert (call.messages, call.model, call.max_tokens, call.temperature) == (PROMPT, model, 7, 0.0)
+
+
+async def test_a_critic_takes_three_calls_and_speaks_only_in_the_second() -> None:
+    student = ScriptedChat(["I do not know.", "1. Name the topic.", "late_parcel"])
+    assert await answer(student, "critic", "parcels-critic@1", PROMPT, 9) == "late_parcel"
+    draft, critic, revise = student.calls
+    assert [call.model for call in student.calls] == ["", "parcels-critic@1", ""]
+    assert draft.messages == PROMPT
+    assert critic.messages == critic_prompt("Where is my parcel?", "I do not know.")
+    assert revise.messages[0] == PROMPT[0]
+    assert "1. Name the topic." in revise.messages[-1].content
+    assert "I do not know." in revise.messages[-1].content
+
+
+def test_what_a_critic_learns_to_say_is_numbered() -> None:
+    assert critique(["Name the topic.", "Be brief."]) == "1. Name the topic.\n2. Be brief."
+
+
+def test_a_critic_is_asked_the_same_in_training_and_serving() -> None:
+    (message,) = critic_prompt("q $x {y}", "a")
+    assert message.role == "user"
+    assert "q $x {y}" in message.content
+    assert isinstance(ChatCall(messages=(message,)), ChatCall)
