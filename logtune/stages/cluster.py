@@ -154,7 +154,7 @@ def _stable_cut(distances: Floats, tree: Floats) -> float:
 
 
 def _settled(groups: Labels) -> Labels:
-    """Group numbers from 0; -1 for all rows of groups smaller than SMALLEST_TOPIC, as chance makes and unmakes those."""
+    """Group numbers from 0; -1 for rows of groups smaller than SMALLEST_TOPIC: chance makes and unmakes those."""
     _, codes, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     return cast("Labels", np.where(sizes[codes] >= SMALLEST_TOPIC, codes, -1))
 
