@@ -2,8 +2,9 @@
 
 Each linear layer has one hook. The adapters of a batch are stacked along the rank, so that a layer costs two small
 matrix products however many adapters there are, and a row's mask keeps the others' ranks at zero:
-y = W x + B ((A x) * mask), with A (R, in), B (out, R), R the sum of the ranks. PEFT's own mixed batches install and
-remove a hook a layer a pass and gather rows an adapter: the numbers are in docs/log.md.
+y = W x + B ((A x) * mask), with A (R, in), B (out, R), R the sum of the ranks. PEFT's own mixed batches install
+and remove a hook a layer a pass and gather rows an adapter. Measured with SmolLM2-135M, one thread, the base and 3
+adapters of rank 2 in 16 rows: a decoding step 184 ms (PEFT 312, no adapters 170), 24 prompt tokens 1.7 s (2.2, 1.4).
 """
 
 import json
