@@ -157,7 +157,7 @@ class GapSettings(Settings):
     reflect_at: Share = 0.45
     """Gap from which a cluster is reflective (paper, section 3.3)."""
     users_answers: Share = 0.5
-    """Share of chosen answers written by users above which a cluster is primary whatever its gap; above 1 never."""
+    """Share of chosen answers written by users above which a cluster is primary whatever its gap; with 1 none."""
 
 
 class TrainSettings(Settings):

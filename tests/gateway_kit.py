@@ -5,7 +5,7 @@ import http.client
 import json
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +16,11 @@ import uvicorn
 from logtune.app.asgi import Receive, Request, Scope, Send
 from logtune.app.gateway import Gateway, create
 from logtune.config import Config, build
-from logtune.edges.store import Store, UnitResult
-from logtune.edges.upstream import Backend, EmbeddedBackend
+from logtune.edges.store import Store, TargetKind, UnitResult
+from logtune.edges.upstream import STREAM_TYPE, Answer, Backend, EmbeddedBackend, UpstreamCall
 from logtune.errors import StoreError
 from logtune.ports import ChatCall, ChatReply, Embedder, StreamPiece, Vectors
-from logtune.records import Adapter, AdapterKind, Cluster, Deployment, LogRecord, identified
+from logtune.records import Adapter, AdapterKind, Cluster, Deployment, Json, LogRecord, identified
 from logtune.testing import MemoryAdapterServer, WordEmbedder
 
 WAIT_S = 30.0  # a hang is a failure, never a slow machine
@@ -90,6 +90,21 @@ class WatchedStore(Store):
             self._written.notify_all()
         return new
 
+    def known(self, kind: TargetKind, targets: Sequence[str]) -> set[str]:
+        if self.broken:
+            raise StoreError("the disk is full")
+        return super().known(kind, targets)
+
+    def deployments(self) -> dict[str, Deployment]:
+        if self.broken:
+            raise StoreError("the disk is full")
+        return super().deployments()
+
+    def logs(self, since: float = 0.0) -> Iterator[LogRecord]:
+        if self.broken:
+            raise StoreError("the disk is full")
+        return super().logs(since)
+
     def wait(self, count: int = 1) -> list[LogRecord]:
         """The records, once there are `count`."""
         with self._written:
@@ -101,12 +116,29 @@ class WatchedStore(Store):
 
 
 class BrokenEmbedder(WordEmbedder):
-    """Fails on every text but the warm-up."""
+    """Fails on every text."""
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        if list(texts) != ["warm up"]:
-            raise RuntimeError("no vectors today")
-        return super().embed(texts)
+        raise RuntimeError("no vectors today")
+
+
+class OddBackend:
+    """Fails in a way that nobody foresaw: at once, or in the middle of a stream."""
+
+    async def open(self, call: UpstreamCall) -> Answer:
+        if not call.body.get("stream"):
+            raise KeyError("a bug")
+        return Answer(status=200, content_type=STREAM_TYPE, chunks=self._chunks())
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        yield chunk_line({"content": "so far"})
+        raise KeyError("a bug")
+
+    async def models(self) -> list[dict[str, Json]]:
+        return []
+
+    async def close(self) -> None:
+        pass
 
 
 class _Server(uvicorn.Server):
@@ -157,7 +189,7 @@ class Kit:
 @contextmanager
 def gateway(
     folder: Path, *, backend: Backend | None = None, server: MemoryAdapterServer | None = None,
-    embedder: Embedder | None = None, deploy: Sequence[tuple[str, str]] = (), **serve: float,
+    embedder: Embedder | None = None, deploy: Sequence[tuple[str, str]] = (), broken: bool = False, **serve: float,
 ) -> Iterator[Kit]:  # fmt: skip
     """A running gateway; `deploy` holds (cluster name, example query) of clusters with an expert each."""
     store = WatchedStore(f"sqlite:///{folder / 'logtune.db'}")
@@ -165,6 +197,7 @@ def gateway(
     engine = ScriptedEngine(server)
     for name, query in deploy:
         deploy_expert(store, name, query)
+    store.broken = broken
     app = create(
         store, backend or EmbeddedBackend(engine), embedder or WordEmbedder(), server, settings(folder, **serve)
     )

@@ -2,6 +2,7 @@
 
 import pytest
 
+from logtune.errors import ModelError
 from logtune.ports import ChatCall
 from logtune.records import Message
 from logtune.stages.answer import answer, critic_prompt, critique
@@ -28,6 +29,36 @@ async def test_a_critic_takes_three_calls_and_speaks_only_in_the_second() -> Non
     assert revise.messages[0] == PROMPT[0]
     assert "1. Name the topic." in revise.messages[-1].content
     assert "I do not know." in revise.messages[-1].content
+
+
+async def test_the_conversation_before_is_known_to_the_draft_and_the_revision() -> None:
+    before = (*PROMPT[:1], Message(role="user", content="Hello"), Message(role="assistant", content="Hi!"))
+    student = ScriptedChat(["draft", "1. Be kind.", "better"])
+    assert await answer(student, "critic_prompt", "", (*before, PROMPT[-1]), 9) == "better"
+    assert student.calls[0].messages[:3] == student.calls[2].messages[:3] == before
+    assert len(student.calls[1].messages) == 1
+
+
+async def test_a_critic_with_nothing_to_say_leaves_the_draft() -> None:
+    student = ScriptedChat(["draft", " \n"])
+    assert await answer(student, "critic", "c@1", PROMPT, 9) == "draft"
+
+
+async def test_a_kind_that_cannot_answer_yet_says_so() -> None:
+    with pytest.raises(ModelError, match="'rules' cannot answer yet"):
+        await answer(ScriptedChat("x"), "rules", "", PROMPT, 9)
+
+
+async def test_no_answer_is_an_error() -> None:
+    with pytest.raises(ModelError, match="down"):
+        await answer(ScriptedChat([ModelError("down")]), "base", "", PROMPT, 9)
+
+
+async def test_a_chinese_request_is_criticised_in_chinese() -> None:
+    student = ScriptedChat(["草稿", "1. 简短。", "好"])
+    assert await answer(student, "critic", "c@1", (Message(role="user", content="我的包裹在哪里"),), 9) == "好"
+    assert "请用编号的规则" in student.calls[1].messages[0].content
+    assert "请改写" in student.calls[2].messages[0].content
 
 
 def test_what_a_critic_learns_to_say_is_numbered() -> None:

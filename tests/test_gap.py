@@ -1,5 +1,7 @@
 """The gap by hand: the minimum over a log's rules, the mean over the logs, and what it routes to."""
 
+from dataclasses import replace
+
 import pytest
 
 from logtune.config import GapSettings
@@ -14,8 +16,10 @@ class Table:
 
     def __init__(self, known: dict[str, float]) -> None:
         self.known = known
+        self.asked: list[tuple[str, object]] = []
 
     def covered(self, rule: str, known: object) -> float:
+        self.asked.append((rule, known))
         return self.known.get(rule, 0.0) if known else 0.0
 
 
@@ -58,6 +62,42 @@ def test_users_own_answers_are_primary_whatever_the_gap() -> None:
     assert (found.novelty, found.route) == (1.0, "primary")
     assert found.reason.startswith("67% of the better answers are the users' own")
     assert assess(CLUSTER, RULES, KNOWN, pairs[2:], Table({}), GapSettings()).route == "reflective"
+
+
+@pytest.mark.parametrize(
+    ("share", "origins", "route"),
+    [
+        (0.5, ["edit", "revised"], "reflective"),  # above half, not half
+        (0.5, ["edit", "edit", "revised"], "primary"),
+        (1.0, ["edit"], "reflective"),  # the paper knows no such exception
+        (0.0, ["edit", "revised", "revised"], "primary"),
+        (0.0, ["revised"], "reflective"),
+        (0.0, [], "reflective"),
+    ],
+)
+def test_the_share_of_users_own_answers(share: float, origins: list[str], route: str) -> None:
+    pairs = [pair(number, origin) for number, origin in enumerate(origins)]
+    assert assess(CLUSTER, RULES, KNOWN, pairs, Table({}), GapSettings(users_answers=share)).route == route
+
+
+def test_an_answer_stated_in_words_is_a_users_own() -> None:
+    stated = replace(pair(1, "edit"), origin="stated")
+    assert assess(CLUSTER, RULES, KNOWN, [stated], Table({}), GapSettings()).route == "primary"
+
+
+def test_the_same_rule_and_answer_is_measured_once_and_nothing_known_covers_nothing() -> None:
+    rules = {name: [rule("r1")] for name in "abc"}
+    table = Table({"r1": 1.0})
+    found = assess(CLUSTER, rules, {"a": ["k"], "b": ["k"]}, (), table, GapSettings())
+    assert found.novelty == pytest.approx(1 / 3, abs=1e-4)  # 0, 0 and 1 for c, of which nothing is known
+    assert table.asked == [("r1", ("k",)), ("r1", ())]
+    assert found.rule_ids == ("rule-r1",)
+
+
+def test_rules_of_other_clusters_do_not_count() -> None:
+    found = assess(CLUSTER, {**RULES, "z": [rule("r9")]}, KNOWN, (), Table({"r9": 1.0}), GapSettings())
+    assert found.novelty == 1.0
+    assert "rule-r9" not in found.rule_ids
 
 
 def test_without_rules_there_is_nothing_to_measure() -> None:

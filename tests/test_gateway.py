@@ -1,4 +1,5 @@
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-from gateway_kit import BrokenEmbedder, Kit, adapter_for, cluster_of, deploy_expert, deployed, gateway, post
+from gateway_kit import BrokenEmbedder, Kit, OddBackend, adapter_for, cluster_of, deploy_expert, deployed, gateway, post
 from openai import AsyncOpenAI, OpenAI
 
 from logtune.edges.store import Store
@@ -283,7 +284,7 @@ def test_an_embedder_that_fails_sends_everything_to_the_base_model(tmp_path: Pat
 def test_vectors_of_another_size_send_everything_to_the_base_model(tmp_path: Path) -> None:
     with gateway(tmp_path, deploy=DEPLOYED, embedder=WordEmbedder(size=32)) as kit:
         assert ask(kit, LATE)[0] == f"base: {LATE}"
-        assert next(kit.store.logs()).route_reason.startswith("routing failed: ")
+        assert next(kit.store.logs()).route_reason == "no deployed cluster was made with this embedder"
 
 
 def test_an_adapter_that_the_server_has_lost_is_loaded_again(tmp_path: Path) -> None:
@@ -468,6 +469,41 @@ def test_a_graceful_stop_writes_what_was_waiting(tmp_path: Path) -> None:
     again = Store(f"sqlite:///{tmp_path / 'logtune.db'}")
     assert again.count(LogRecord) == 1
     again.close()
+
+
+def test_a_store_that_fails_leaves_the_routing_table_in_place(routed: Kit) -> None:
+    routed.store.broken = True
+    for _ in range(20):  # several looks at the store
+        assert ask(routed, LATE)[0].startswith("late_parcel-expert@2")
+    assert post(routed.url, "/v1/feedback", b'{"session": "s", "rating": "up"}')[0] == 202
+
+
+def test_a_gateway_starts_while_its_store_fails(tmp_path: Path) -> None:
+    with gateway(tmp_path, broken=True, deploy=DEPLOYED) as kit:
+        assert ask(kit, LATE)[0] == f"base: {LATE}"
+        kit.store.broken = False
+        wait_for(kit, LATE, lambda text: text.startswith("late_parcel-expert@2"))
+
+
+def test_what_nobody_foresaw_is_a_500_and_is_recorded(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "x"}]}
+    with gateway(tmp_path, backend=OddBackend()) as kit:
+        status, _, answer = post(kit.url, "/v1/chat/completions", json.dumps(body).encode())
+        assert (status, json.loads(answer)["error"]["type"]) == (500, "server_error")
+        with pytest.raises(http.client.IncompleteRead):  # an answer under way breaks off where all can see it
+            post(kit.url, "/v1/chat/completions", json.dumps({**body, "stream": True}).encode())
+        records = kit.store.wait(2)
+    assert [record.error for record in records] == ["the gateway stopped: KeyError"] * 2
+    assert records[1].response is not None
+    assert "/v1/chat/completions failed" in caplog.text
+
+
+def test_a_client_that_leaves_during_its_request_costs_nothing(kit: Kit) -> None:
+    parts = urlsplit(kit.url)
+    with socket.create_connection((str(parts.hostname), parts.port)) as connection:
+        connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
+    assert ask(kit, "still here")[0] == "base: still here"
+    assert kit.store.count(LogRecord) == 1
 
 
 def test_strange_text_is_answered_and_stored(kit: Kit) -> None:

@@ -14,7 +14,7 @@ from typing import Literal, cast, get_args
 
 from logtune.app.journal import Journal
 from logtune.edges.store import Store
-from logtune.errors import RequestError
+from logtune.errors import RequestError, StoreError
 from logtune.records import Feedback, FeedbackKind, Json, digest, new_id
 
 TargetKind = Literal["record", "session", "user"]
@@ -79,7 +79,10 @@ class FeedbackApi:
         own = OWN_ANSWER.fullmatch(named)
         guesses = [self._answers.find(named), own[1] if own else None, named] if kind == "record" else [named]
         candidates = [guess for guess in guesses if guess]
-        known = await asyncio.to_thread(self._store.known, kind, candidates)
+        try:
+            known = await asyncio.to_thread(self._store.known, kind, candidates)
+        except StoreError:  # a store that fails must not cost the feedback
+            known = set()
         return next((guess for guess in candidates if guess in known), candidates[0]), bool(known)
 
 

@@ -1,6 +1,6 @@
 """Which model answers a request: nearest cluster, then what is deployed there.
 
-last user message -> vector -> stages.cluster.route -> RoutingTable -> Choice
+last user message -> vector -> stages.cluster.Routes -> RoutingTable -> Choice
 
 Routing never fails a request: whatever goes wrong sends it to the base model, and the reason is recorded.
 """
@@ -12,6 +12,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypeAlias
 
@@ -23,7 +24,7 @@ from logtune.edges.store import Store
 from logtune.errors import LogtuneError
 from logtune.ports import AdapterServer, Embedder
 from logtune.records import Adapter, CandidateKind, Cluster, Deployment
-from logtune.stages.cluster import route
+from logtune.stages.cluster import Routes
 
 Row: TypeAlias = npt.NDArray[np.float32]  # a unit vector, shape (D,)
 LOG = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Loaded:
     problem: str = ""  # why it does not serve; "": it does
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class RoutingTable:
     """What is deployed, as one value that is swapped as a whole."""
 
@@ -69,10 +70,16 @@ class RoutingTable:
         """The candidate of the cluster nearest to a unit vector, shape (D,)."""
         if not self.clusters:
             return Choice(reason="nothing is deployed")
-        routed = route(self.clusters, vector)
+        routed = self._routes.nearest(vector)
         if routed.cluster is None:
-            return Choice(similarity=routed.similarity, reason="out of distribution")
+            alien = routed.similarity <= -1.0  # what `nearest` says when it could compare with none
+            reason = "no deployed cluster was made with this embedder" if alien else "out of distribution"
+            return Choice(similarity=None if alien else routed.similarity, reason=reason)
         return self._deployed(routed.cluster, routed.similarity)
+
+    @cached_property
+    def _routes(self) -> Routes:
+        return Routes(self.clusters)
 
     def _deployed(self, cluster: Cluster, similarity: float) -> Choice:
         deployment, name = self.deployments[cluster.id], cluster.name or cluster.id

@@ -6,6 +6,7 @@ feedback where a teacher wrote them, else the answer it gave.
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from statistics import fmean
 
 from logtune.config import GapSettings
@@ -18,8 +19,13 @@ def assess(
     pairs: Sequence[PreferencePair], coverage: Coverage, settings: GapSettings,
 ) -> Gap:  # fmt: skip
     """`rules_of`, `known_of`: interaction id -> its rules, what the model knew; `pairs`: those of the cluster."""
+
+    @cache  # many logs share a rule and an answer, and each measure is a pass of a model
+    def gap_of(rule: str, known: tuple[str, ...]) -> float:
+        return 1 - coverage.covered(rule, known)
+
     gaps = [
-        min(1 - coverage.covered(rule.text, known_of.get(member, ())) for rule in rules_of[member])
+        min(gap_of(rule.text, tuple(known_of.get(member, ()))) for rule in rules_of[member])
         for member in cluster.interaction_ids
         if rules_of.get(member)
     ]
@@ -39,7 +45,7 @@ def _route(novelty: float | None, pairs: Sequence[PreferencePair], settings: Gap
     measured = (
         "no rules to measure" if novelty is None else f"novelty {novelty:.2f}, threshold {settings.reflect_at:.2f}"
     )
-    if own >= settings.users_answers and pairs:
+    if own > settings.users_answers:
         # the gap guards against answers that the model itself could not judge; users' own answers need no such guard
         return "primary", f"{own:.0%} of the better answers are the users' own; {measured}"
     if novelty is not None and novelty >= settings.reflect_at:
