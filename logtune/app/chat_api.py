@@ -204,7 +204,8 @@ class ChatApi:
             exchange.error = error.what
             rest = b"\n\n" + event(error_body(error))
         finally:
-            _take(exchange, seen)
+            exchange.response = seen.completion()
+        _take(exchange, seen)
         await self._commit(exchange)
         await send({"type": "http.response.body", "body": rest, "more_body": False})
 
