@@ -1,8 +1,10 @@
 """A chat model behind an OpenAI-compatible endpoint: calls under way at once up to a limit, typed failures, retries."""
 
 import asyncio
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from logtune.errors import ConfigError, ModelError
@@ -14,58 +16,102 @@ if TYPE_CHECKING:
 
 TRIES = 4
 FIRST_WAIT_S = 0.5  # doubled after each try
-PASSING = frozenset({408, 429, 500, 502, 503, 504})  # answers that may be better next time
+LONGEST_WAIT_S = 60.0  # a server that asks for more is tried again all the same
+PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # answers that may be better next time
+HINTS = {
+    401: "check the key and the setting api_key_env",
+    403: "check the key and the setting api_key_env",
+    404: "check the url (with /v1) and the model's name",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """What calls of one event loop share."""
+
+    session: "aiohttp.ClientSession"
+    limit: asyncio.Semaphore
+    holder: AsyncGenerator["aiohttp.ClientSession", None]  # closes the session when the loop ends
 
 
 class HttpChat:
-    """Calls `POST {url}/chat/completions`; a session a call's event loop, closed with it."""
+    """Calls `POST {url}/chat/completions`. Connections are kept for the event loop's life and closed with it."""
 
     def __init__(
-        self, url: str, model: str, *, api_key_env: str | None = None, max_concurrency: int = 8, timeout_s: float = 60.0
-    ) -> None:
+        self, url: str, model: str, *, api_key_env: str | None = None, max_concurrency: int = 8,
+        timeout_s: float = 60.0, first_wait_s: float = FIRST_WAIT_S,
+    ) -> None:  # fmt: skip
         self._url = url.rstrip("/") + "/chat/completions"
         self._model = model
         self._headers = _headers(api_key_env)
-        self._limit = asyncio.Semaphore(max_concurrency)
+        self._max_concurrency = max_concurrency
         self._timeout_s = timeout_s
+        self._first_wait_s = first_wait_s
+        self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
 
     async def complete(self, call: ChatCall) -> ChatReply:
-        """The model's answer; raises ModelError with the endpoint's words after TRIES failed tries."""
+        """The model's answer; raises ModelError with the endpoint's words, at once or after TRIES failed tries."""
         import aiohttp
 
-        body = self._body(call)
-        async with self._limit, aiohttp.ClientSession(headers=self._headers) as session:
+        line, body = await self._line(), self._body(call)
+        async with line.limit:  # waiting to try again takes a place too: the server has asked for less
             for tried in range(1, TRIES + 1):
                 try:
-                    return await self._once(session, body)
-                except (aiohttp.ClientConnectionError, TimeoutError, _PassingError) as error:
+                    return await self._once(line.session, body)
+                except aiohttp.InvalidURL as error:
+                    raise ModelError(f"{self._url} is no URL", "set the url to http://HOST:PORT/v1") from error
+                except (aiohttp.ClientError, TimeoutError, _PassingError) as error:
                     if tried == TRIES:
-                        raise ModelError(
-                            f"{self._url} gave no answer in {TRIES} tries: {type(error).__name__} {error}",
-                            "check that the server runs, and teacher.timeout_s",
-                        ) from error
-                    await asyncio.sleep(FIRST_WAIT_S * 2 ** (tried - 1))
+                        raise self._gave_up(error) from error
+                    await asyncio.sleep(self._wait_s(tried, error))
         raise AssertionError("unreachable: the last try returns or raises")
+
+    async def close(self) -> None:
+        """Close the connections of this event loop; the next call opens new ones."""
+        line = self._lines.pop(asyncio.get_running_loop(), None)
+        if line is not None:
+            await line.holder.aclose()
+
+    async def _line(self) -> _Line:
+        loop = asyncio.get_running_loop()
+        for ended in [known for known in self._lines if known.is_closed()]:
+            del self._lines[ended]
+        if loop not in self._lines:
+            # an async generator is closed by the loop when it ends (asyncio.run, uvicorn and pytest do so)
+            holder = _held_session(self._headers)
+            session = await anext(holder)
+            self._lines.setdefault(loop, _Line(session, asyncio.Semaphore(self._max_concurrency), holder))
+        return self._lines[loop]
 
     async def _once(self, session: "aiohttp.ClientSession", body: Mapping[str, Json]) -> ChatReply:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
         async with session.post(self._url, json=body, timeout=timeout) as response:
-            text = await response.text()
+            text = await response.text(errors="replace")
             if response.status in PASSING:
-                raise _PassingError(f"status {response.status}: {text[:200]}")
+                raise _PassingError(f"status {response.status}: {text[:200]}", response.headers.get("Retry-After"))
             if response.status != 200:
                 raise ModelError(
                     f"{self._url} refused the call with status {response.status}: {text[:300]}",
-                    "check the model's name",
+                    HINTS.get(response.status, "check the model's name and its context length"),
                 )
-            return _reply(cast("Mapping[str, Json]", await response.json()))
+            return _reply(text)
+
+    def _gave_up(self, error: Exception) -> ModelError:
+        said = f"{type(error).__name__.lstrip('_')} {error}".strip()
+        return ModelError(
+            f"{self._url} gave no answer in {TRIES} tries: {said}", "check that the server runs, and its timeout_s"
+        )
+
+    def _wait_s(self, tried: int, error: Exception) -> float:
+        asked = error.wait_s if isinstance(error, _PassingError) else 0.0
+        return min(max(asked, self._first_wait_s * 2.0 ** (tried - 1)), LONGEST_WAIT_S)
 
     def _body(self, call: ChatCall) -> dict[str, Json]:
         body: dict[str, Json] = {
-            "model": call.model or self._model, "max_tokens": call.max_tokens, "temperature": call.temperature,
-            "top_p": call.top_p, "seed": call.seed,
+            "model": self._model if call.model in ("", "base") else call.model, "max_tokens": call.max_tokens,
+            "temperature": call.temperature, "top_p": call.top_p, "seed": call.seed,
             "messages": [{"role": m.role, "content": m.content} for m in call.messages],
         }  # fmt: skip
         if call.stop:
@@ -77,7 +123,20 @@ class HttpChat:
 
 
 class _PassingError(Exception):
-    """The server was busy or failed for the moment."""
+    """The server was busy or failed for the moment; `wait_s` is how long it asks to be left alone."""
+
+    def __init__(self, what: str, retry_after: str | None = None) -> None:
+        super().__init__(what)
+        number = (retry_after or "").strip()
+        self.wait_s = float(number) if number.replace(".", "", 1).isdecimal() else 0.0  # a date is not read
+
+
+async def _held_session(headers: Mapping[str, str]) -> AsyncGenerator["aiohttp.ClientSession", None]:
+    import aiohttp
+
+    connector = aiohttp.TCPConnector(limit=0)  # the limit is ours
+    async with aiohttp.ClientSession(headers=headers, connector=connector) as session:
+        yield session
 
 
 def _headers(api_key_env: str | None) -> dict[str, str]:
@@ -91,18 +150,24 @@ def _headers(api_key_env: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _reply(body: Mapping[str, Json]) -> ChatReply:
+def _reply(text: str) -> ChatReply:
     try:
-        choice = cast("list[dict[str, Json]]", body["choices"])[0]
-        content = cast("dict[str, Json]", choice["message"])["content"]
-        usage = cast("dict[str, int]", body.get("usage") or {})
-    except (KeyError, IndexError, TypeError) as error:
+        body = json.loads(text)
+        choice = body["choices"][0]
+        content = choice["message"]["content"]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise ModelError(
-            f"the reply is no chat completion: {str(body)[:200]}", "check that the url ends with /v1"
+            f"the reply is no chat completion: {text[:200]}", "check that the url ends with /v1"
         ) from error
     if not isinstance(content, str):
-        raise ModelError(f"the reply has no text: {str(body)[:200]}", "check the model's settings")
+        raise ModelError(f"the reply has no text: {text[:200]}", "check the model's settings")
+    usage = body.get("usage")
+    counts = cast("Mapping[str, Json]", usage) if isinstance(usage, dict) else {}
     return ChatReply(
         text=content, finish_reason=str(choice.get("finish_reason") or "stop"),
-        prompt_tokens=usage.get("prompt_tokens", 0), completion_tokens=usage.get("completion_tokens", 0),
+        prompt_tokens=_count(counts.get("prompt_tokens")), completion_tokens=_count(counts.get("completion_tokens")),
     )  # fmt: skip
+
+
+def _count(value: Json) -> int:
+    return value if isinstance(value, int) else 0
