@@ -53,9 +53,10 @@ class HttpChat:
         """The model's answer; raises ModelError with the endpoint's words, at once or after TRIES failed tries."""
         import aiohttp
 
-        line, body = await self._line(), self._body(call)
+        line, body, tried = await self._line(), self._body(call), 0
         async with line.limit:  # waiting to try again takes a place too: the server has asked for less
-            for tried in range(1, TRIES + 1):
+            while True:
+                tried += 1
                 try:
                     return await self._once(line.session, body)
                 except aiohttp.InvalidURL as error:
@@ -64,7 +65,6 @@ class HttpChat:
                     if tried == TRIES:
                         raise self._gave_up(error) from error
                     await asyncio.sleep(self._wait_s(tried, error))
-        raise AssertionError("unreachable: the last try returns or raises")
 
     async def close(self) -> None:
         """Close the connections of this event loop; the next call opens new ones."""
