@@ -188,7 +188,14 @@ def test_sampling_draws_from_the_nucleus_alone() -> None:
     assert drawn(1.0) == {0, 1, 2, 3}
     assert drawn(0.7) == {0, 1}
     assert drawn(1e-6) == {0}
-    assert choose(scores, 0.0, 1.0, generator) == 0
+    assert drawn(0.0) == {0}
+    for coldest in (0.0, 1e-30, -1.0, float("nan")):
+        assert choose(scores, coldest, 1.0, generator) == 0
+
+
+async def test_odd_settings_of_one_request_fail_no_other(model: LocalModel) -> None:
+    odd = [ask("a", temperature=1e-30), ask("b", temperature=1.0, top_p=0.0), ask("c", temperature=1.0, seed=-(2**70))]
+    assert len(await asyncio.gather(*(model.complete(call) for call in [*odd, ask("d")]))) == 4
 
 
 async def test_more_requests_than_rows_are_all_answered(model: LocalModel) -> None:

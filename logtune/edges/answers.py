@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+COLDEST = 1e-4  # below, scores divided by the temperature leave float32's range, and the highest always wins anyway
 UNFINISHED = "\ufffd"  # what a decoder gives for bytes that are not yet a whole character
 
 
@@ -12,12 +13,12 @@ def choose(scores: Tensor, temperature: float, top_p: float, generator: torch.Ge
     """The next token: the highest score at temperature 0, else drawn from the smallest set of tokens whose probability
     reaches top_p (nucleus sampling, arXiv 1904.09751). `scores`: (vocabulary,), float32.
     """
-    if temperature <= 0:
+    if not temperature > COLDEST:
         return int(scores.argmax())
     chances = torch.softmax(scores / temperature, dim=-1)
     if top_p < 1:
         ordered, order = chances.sort(descending=True)
-        ordered[ordered.cumsum(0) - ordered >= top_p] = 0
+        ordered[1:][(ordered.cumsum(0) - ordered)[1:] >= top_p] = 0
         return int(order[torch.multinomial(ordered, 1, generator=generator)])
     return int(torch.multinomial(chances, 1, generator=generator))
 

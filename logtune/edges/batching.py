@@ -160,7 +160,7 @@ class Batcher:
         self._leave()
 
     def _row(self, job: Job) -> Row:
-        generator = torch.Generator(device=self._passes.device).manual_seed(job.call.seed)
+        generator = torch.Generator(device=self._passes.device).manual_seed(job.call.seed % 2**63)
         text = AnswerText(self._decode, job.call.stop)
         return Row(job=job, text=text, generator=generator, length=len(job.prompt))
 

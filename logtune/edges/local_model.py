@@ -85,12 +85,11 @@ class LocalModel:
 
     async def complete(self, call: ChatCall) -> ChatReply:
         """Answer one call; ModelError for an unknown adapter, a prompt longer than the context, or a JSON schema."""
-        async for piece in self._pieces(call, streams=False):
-            return ChatReply(
-                text=piece.text, finish_reason=piece.finish_reason or "stop", prompt_tokens=piece.prompt_tokens,
-                completion_tokens=piece.completion_tokens,
-            )  # fmt: skip
-        raise ModelError("the model gave no answer", "try again")
+        (piece,) = [piece async for piece in self._pieces(call, streams=False)]
+        return ChatReply(
+            text=piece.text, finish_reason=piece.finish_reason or "stop", prompt_tokens=piece.prompt_tokens,
+            completion_tokens=piece.completion_tokens,
+        )  # fmt: skip
 
     def stream(self, call: ChatCall) -> AsyncGenerator[StreamPiece]:
         """The answer as it is made; the last piece has the finish reason. Closing it frees its row. Errors as above."""
