@@ -110,6 +110,35 @@ async def test_prompts_of_different_lengths_in_one_batch_get_what_transformers_g
     assert all(reply.completion_tokens <= 12 and reply.prompt_tokens > 20 for reply in replies)
 
 
+def of_family(name: str, path: Path) -> ModelFolder:
+    """The tiny model's tokenizer with random weights of another family."""
+    import transformers
+
+    tiny_model(path)
+    torch.manual_seed(0)
+    config = getattr(transformers, f"{name}Config")(
+        vocab_size=259, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=8, initializer_range=0.2, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+    )  # fmt: skip
+    family = name.removesuffix("Text")
+    getattr(transformers, f"{family}ForCausalLM")(config).save_pretrained(path)
+    return base_model(str(path))
+
+
+@pytest.mark.parametrize("name", ["Qwen2", "Qwen3", "Phi3"])
+async def test_other_families_get_what_transformers_gives(name: str, tmp_path: Path) -> None:
+    folder = of_family(name, tmp_path)
+    model = LocalModel(folder, dtype="float32")
+    replies = await asyncio.gather(*(model.complete(ask(query)) for query in QUERIES))
+    model.close()
+    assert [reply.text for reply in replies] == [reference(folder, prompt(query), 12) for query in QUERIES]
+
+
+def test_a_model_that_forgets_its_past_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="models of full attention, this one has .*sliding_attention"):
+        LocalModel(of_family("Gemma3Text", tmp_path))
+
+
 async def test_an_adapter_answers_as_it_does_under_peft(
     model: LocalModel, folder: ModelFolder, adapters: dict[str, Path]
 ) -> None:
