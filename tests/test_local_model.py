@@ -135,7 +135,7 @@ async def test_other_families_get_what_transformers_gives(name: str, tmp_path: P
 
 
 def test_a_model_that_forgets_its_past_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match="models of full attention, this one has .*sliding_attention"):
+    with pytest.raises(ModelError, match=r"models of full attention, this one has .*sliding_attention"):
         LocalModel(of_family("Gemma3Text", tmp_path))
 
 
