@@ -1,7 +1,9 @@
 """Clusters: planted topics are found at every scale, small ones join, names last, and the router knows its limits."""
 
+import json
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logtune.config import ClusterSettings, build
+from logtune.edges.vectors import LocalEmbedder
+from logtune.edges.weights import embedder_model
 from logtune.ports import Vectors
 from logtune.records import Cluster
 from logtune.stages.cluster import MOST_LINKED, Routed, Routes, adjusted_rand, group, route
 
+STREAM = Path(__file__).parents[2] / "shared/data/weekly_stream_banking77/stream.jsonl"
 WARD = build({"preset": "uno"}).cluster
 OPEN = ClusterSettings(min_size=3)
 MANY = 99
@@ -86,6 +91,12 @@ def test_a_few_stragglers_are_no_topics_and_join_one() -> None:
     found = grouped(vectors)
     assert sum(len(c.interaction_ids) for c in found) == 62
     assert len(found) == 2
+
+
+def test_a_few_that_are_nearly_equal_are_no_topics_of_all_the_rest() -> None:
+    axes = topics([1] * 4, dimension=300)
+    vectors = np.concatenate([np.repeat(axes, 4, axis=0), topics([1] * 40, seed=7, dimension=300)])
+    assert len(grouped(vectors)) == 1
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
@@ -162,6 +173,15 @@ def test_small_topics_join_the_nearest_cluster() -> None:
     assert [len(c.centroids) for c in found] == [2, 1]  # the router still knows both topics
 
 
+def test_what_has_joined_looks_for_the_next_from_its_new_middle() -> None:
+    """8 at 0 and 9 at 50 degrees have their mean at 28: nearer to those at -53 than to those at 110."""
+    angles = np.repeat(np.radians([0.0, 50.0, 110.0, -53.0]), [8, 9, 20, 20])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    assert [len(c.interaction_ids) for c in grouped(vectors)] == [20, 20, 9, 8]
+    found = grouped(vectors, ClusterSettings(min_size=18))
+    assert sorted(members(found), key=len) == [list(range(17, 37)), [*range(17), *range(37, 57)]]
+
+
 def test_a_whole_smaller_than_the_least_size_is_one_cluster() -> None:
     (only,) = grouped(topics([12, 12]), ClusterSettings(min_size=40))
     assert len(only.interaction_ids) == 24
@@ -234,10 +254,13 @@ def test_a_cluster_in_which_nothing_is_new_is_the_same_record() -> None:
 
 def test_other_members_about_the_same_keep_the_name_and_another_topic_does_not() -> None:
     old = grouped(topics([30, 30]))
-    shifted = [replace(c, interaction_ids=tuple(f"old-{name}" for name in c.interaction_ids)) for c in old]
+    shifted = [
+        replace(c, name=f"kept-{i}", interaction_ids=tuple(f"old-{name}" for name in c.interaction_ids))
+        for i, c in enumerate(old)
+    ]
     assert [c.name for c in grouped(topics([30, 30]), previous=shifted)] == [c.name for c in shifted]
     elsewhere = grouped(topics([30, 30], seed=9), previous=shifted)
-    assert not {c.name for c in elsewhere} & {c.name for c in old}
+    assert not {c.name for c in elsewhere} & {c.name for c in (*shifted, *old)}
 
 
 def test_of_two_parts_of_an_old_cluster_the_larger_keeps_the_name() -> None:
@@ -302,12 +325,36 @@ def test_the_radius_counts_a_member_as_if_it_were_new() -> None:
     assert only.radius == 1.0
 
 
+def test_of_two_topics_of_one_member_each_would_be_far_from_the_other() -> None:
+    chosen = WARD.model_copy(update={"threshold": 1.0})
+    (only,) = grouped(np.eye(2, 4, dtype=np.float32), chosen, 1)
+    assert (len(only.centroids), only.radius) == (2, 0.0)
+
+
 @pytest.mark.parametrize(("quantile", "least", "most"), [(0.0, 0.99, 1.0), (0.2, 0.75, 0.85)])
 def test_so_many_new_queries_of_a_topic_are_inside(quantile: float, least: float, most: float) -> None:
     vectors = topics([800])
     found = grouped(vectors[:400], ClusterSettings(radius_quantile=quantile))
     inside = np.mean([hit.cluster is not None for hit in routed(found, vectors[400:])])
     assert least <= inside <= most
+
+
+@pytest.mark.slow  # the real embedder on 480 messages
+@pytest.mark.skipif(not STREAM.exists(), reason="needs ../shared/data/weekly_stream_banking77")
+@pytest.mark.parametrize("weeks", [1, 2, 4])
+def test_the_intents_of_real_messages_are_the_topics(weeks: int) -> None:
+    """Measured: 6, 10 and 20 topics for 5, 10 and 20 intents; a coarser cut is as stable and routes far worse."""
+    lines = map(json.loads, STREAM.read_text(encoding="utf-8").splitlines())
+    rows = [row for row in lines if row["gold_intent"] and row["week"] <= weeks]
+    embedder = LocalEmbedder(embedder_model("all-minilm-l6-v2"))
+    rules = embedder.embed([f"Answer: {row['gold_intent']}" for row in rows])
+    ids, texts = [row["id"] for row in rows], [row["text"] for row in rows]
+    (only,) = group(ids, texts, embedder.embed(texts), rules, ClusterSettings(), 1)
+    assert 5 * weeks <= len(only.centroids) <= 5 * weeks + 5
+    assert only.radius > 0.45
+    foreign = embedder.embed(["How do I bake a sponge cake?", "Which planet is the largest?", "Write a haiku."])
+    assert all(hit.cluster is None for hit in routed([only], foreign))
+    assert route([only], embedder.embed(["My new card has still not come"])[0]).cluster is only
 
 
 # --- adjusted Rand index ---

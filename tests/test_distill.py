@@ -92,7 +92,7 @@ def test_without_an_answer_each_wish_is_a_rule() -> None:
         signal("complaint", "bad"),
         signal("complaint", "差"),
         signal("praise", "very good answer", polarity=1.0),
-        signal("doubt", "are you sure", polarity=0.0),
+        signal("doubt", "should it not be more", polarity=0.0),
         signal("reask", "where is my card"),
         signal("regenerate", "regenerate it"),
     ],

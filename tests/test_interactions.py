@@ -123,6 +123,13 @@ def test_several_answers_to_one_request_each_get_their_own_follow_up() -> None:
     assert said_after(found) == {"first": ["still wrong"], "again": [], "next": []}
 
 
+def test_of_equal_answers_the_last_is_the_one_on_the_users_screen() -> None:
+    found = by_log(
+        [log("1", "q", "a", user="u"), log("2", "q", "a", 5, user="u"), log("3", ["q", "a", "no"], "b", 9, user="u")]
+    )
+    assert said_after(found) == {"1": [], "2": ["no"], "3": []}
+
+
 def test_an_answer_made_again_does_not_say_the_users_words_twice() -> None:
     talk = ["q", "a", "wrong"]
     found = by_log([log("1", "q", "a", user="u"), log("2", talk, "b", 1, user="u"), log("3", talk, "c", 2, user="u")])

@@ -110,9 +110,7 @@ def _topics(vectors: Vectors, settings: ClusterSettings) -> Labels:
     found = _absorb(_cut(tree, _stable_cut(distances, tree)), linked, SMALLEST_TOPIC)
     if len(rows) == len(vectors):
         return found
-    topics = cast("Labels", np.unique(found)[np.argmax(vectors @ _means(found, linked).T, axis=1)])
-    topics[rows] = found
-    return topics
+    return cast("Labels", np.unique(found)[np.argmax(vectors @ _means(found, linked).T, axis=1)])
 
 
 def _some(generator: np.random.Generator, count: int, wanted: int) -> Labels:
