@@ -299,6 +299,12 @@ def test_feedback_on_a_session_name_that_two_users_have_goes_to_the_one_who_gave
     assert (found["1"].feedback_ids, found["2"].feedback_ids) == ((), ("f",))
 
 
+def test_feedback_of_nobody_in_particular_goes_to_the_last_answer_whoever_got_it() -> None:
+    logs = [log("1", "q", "a", 0, session="s"), log("2", "p", "b", 1, user="u", session="s")]
+    found = by_log(logs, [feedback("f", "s", 9, target_kind="session")])
+    assert (found["1"].feedback_ids, found["2"].feedback_ids) == ((), ("f",))
+
+
 def test_logs_without_session_are_nobodys_session() -> None:
     found = by_log([log("1", "q", "a")], [feedback("f", "", 9, target_kind="session")])
     assert found["1"].feedback_ids == ()
