@@ -10,20 +10,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
+from logtune.config_gateway import Count, Positive, RedactSettings, ServeSettings, Settings
 from logtune.errors import ConfigError
 from logtune.records import Json, digest
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
-
-
-class Settings(BaseModel):
-    """Base of every section: frozen, unknown keys are errors."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class StoreSettings(Settings):
@@ -233,23 +226,6 @@ class DeploySettings(Settings):
     """True: a candidate that passed its gate must also win a live A/B test."""
 
 
-class ServeSettings(Settings):
-    """The gateway."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on."""
-    port: Annotated[int, Field(ge=0, le=65535)] = 8090
-    """Port to listen on; 0 picks a free one."""
-    batch_wait_ms: Annotated[float, Field(ge=0)] = 5.0
-    """How long the embedded engine waits for company before it starts a batch."""
-    max_body_mb: Annotated[float, Field(gt=0)] = 16.0
-    """Larger request bodies are refused (413)."""
-    timeout_s: Annotated[float, Field(gt=0)] = 600.0
-    """Seconds without a byte from the model server after which a request fails (504)."""
-    poll_s: Annotated[float, Field(gt=0)] = 2.0
-    """How often the gateway looks for new deployments."""
-
-
 class CycleSettings(Settings):
     """The runner."""
 
@@ -278,12 +254,13 @@ class Config(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     deploy: DeploySettings = DeploySettings()
     serve: ServeSettings = ServeSettings()
+    redact: RedactSettings = RedactSettings()
     cycle: CycleSettings = CycleSettings()
 
     @property
     def config_hash(self) -> str:
-        """Hash of every setting that changes what is learned (not where it is kept or served)."""
-        return digest(self.model_dump(mode="json", exclude={"store", "serve"}))
+        """Hash of every setting that changes what is learned from given records (not how they are kept or served)."""
+        return digest(self.model_dump(mode="json", exclude={"store", "serve", "redact"}))
 
 
 # The paper's choices (arXiv 2602.06470, sections 3 and 4), where they differ from our defaults.

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from logtune.config import Config, Settings
+from logtune.config import Config
+from logtune.config_gateway import Settings
 from logtune.errors import LogtuneError, TooManyFailures
 from logtune.ports import Tools
 from logtune.records import Derived, Failure, Feedback, LogRecord, digest, identified

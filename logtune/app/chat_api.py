@@ -10,7 +10,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -69,14 +69,18 @@ class Exchange:
 
 
 class ChatApi:
-    """Answers chat requests; `served_name` is the base model's name at the backend."""
+    """Answers chat requests; `served_name` is the base model's name at the backend, `done` hears of every exchange."""
 
-    def __init__(self, backend: Backend, router: Router, journal: Journal, answers: Answers, served_name: str) -> None:
+    def __init__(
+        self, backend: Backend, router: Router, journal: Journal, answers: Answers, served_name: str,
+        done: Callable[[Exchange], None],
+    ) -> None:  # fmt: skip
         self._backend = backend
         self._router = router
         self._journal = journal
         self._answers = answers
         self._served_name = served_name
+        self._done = done
 
     async def post(self, request: Request, limit: int, send: Send) -> None:
         """Read one request of at most `limit` bytes, answer it, and stop when the client goes away."""
@@ -115,6 +119,7 @@ class ChatApi:
             raise
         finally:
             await self._commit(exchange)
+            self._done(exchange)
 
     async def _choose(self, exchange: Exchange) -> Choice:
         """Route what asks for the base model; a model asked for by name is what the client gets."""

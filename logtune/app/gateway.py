@@ -10,19 +10,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from logtune.app.asgi import Event, Receive, Request, Scope, Send, error_body, parse_object, respond, respond_json
-from logtune.app.chat_api import ChatApi
-from logtune.app.feedback_api import Answers, FeedbackApi
-from logtune.app.journal import Journal
+from logtune.app.chat_api import Exchange
+from logtune.app.lane import Lane
 from logtune.app.routing import Router
 from logtune.config import Config
 from logtune.edges.store import Store
-from logtune.edges.upstream import Backend, model_row
-from logtune.errors import LogtuneError, RequestError
+from logtune.edges.upstream import Backend
+from logtune.errors import RequestError
 from logtune.ports import AdapterServer, Embedder
-from logtune.records import Json
 
 LOG = logging.getLogger(__name__)
-RECENT_S = 86_400.0  # answers of the last day can be named by the model server's id after a restart
 Handler = Callable[[Request, Send], Awaitable[None]]
 
 
@@ -30,16 +27,10 @@ class Gateway:
     """The ASGI app; made by `create`."""
 
     def __init__(self, store: Store, backend: Backend, router: Router, settings: Config) -> None:
-        self._store = store
         self._backend = backend
-        self._router = router
-        self._journal = Journal(store)
-        self._answers = Answers()
-        self._chat = ChatApi(backend, router, self._journal, self._answers, settings.model.served_name)
-        self._feedback = FeedbackApi(store, self._journal, self._answers)
+        self._main = Lane(store, backend, router, settings, self._done)
         self._limit = int(settings.serve.max_body_mb * 2**20)
         self._poll_s = settings.serve.poll_s
-        self._served_name = settings.model.served_name
         self._ready = False
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._post_chat},
@@ -110,12 +101,7 @@ class Gateway:
                 return
 
     async def _start(self) -> "asyncio.Task[None]":
-        await self._look()
-        try:
-            await self._router.warm()
-        except Exception:  # requests meet it too, and go to the base model
-            LOG.exception("the embedder does not work; every request goes to the base model")
-        await asyncio.to_thread(self._remember_answers)
+        await self._main.start()
         self._ready = True
         return asyncio.create_task(self._poll())
 
@@ -124,28 +110,20 @@ class Gateway:
         if polling is not None:
             polling.cancel()
             await asyncio.gather(polling, return_exceptions=True)
-        await self._journal.close()
-        await self._router.close()
+        await self._main.stop()
         await self._backend.close()
 
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
-            await self._look()
+            await self._main.look()
 
-    async def _look(self) -> None:
-        """Follow the store's deployments; the table in place stays when that fails."""
-        try:
-            await self._router.refresh()
-        except Exception as error:  # noqa: BLE001  serving goes on, the next look tries again
-            LOG.warning("the routing table could not be refreshed: %s", error)
+    def _done(self, exchange: Exchange) -> None:
+        """One exchange has ended: what is counted, traced and logged of it hangs here."""
 
-    def _remember_answers(self) -> None:
-        try:
-            for record in self._store.logs(time.time() - RECENT_S):
-                self._answers.note(record.response, record.id)
-        except LogtuneError as error:
-            LOG.warning("earlier answers cannot be named by the model server's id: %s", error)
+    def _lane(self, request: Request) -> Lane:
+        """The lane of whoever asks."""
+        return self._main
 
     # what is small
 
@@ -153,41 +131,30 @@ class Gateway:
         await respond_json(send, 200, {"status": "ok"})
 
     async def _readyz(self, request: Request, send: Send) -> None:
-        ready = self._ready and not self._journal.problem
+        journal = self._main.journal
+        ready = self._ready and not journal.problem
         await respond_json(send, 200 if ready else 503, {
-            "status": "ready" if ready else "not ready", "store": self._journal.problem or "ok",
-            "waiting": self._journal.waiting, "lost": self._journal.lost,
-            "adapters": list(self._router.table.live()),
+            "status": "ready" if ready else "not ready", "store": journal.problem or "ok",
+            "waiting": journal.waiting, "lost": journal.lost, "adapters": list(self._main.router.table.live()),
         })  # fmt: skip
 
     async def _post_chat(self, request: Request, send: Send) -> None:
-        await self._chat.post(request, self._limit, send)
+        await self._lane(request).chat.post(request, self._limit, send)
 
     async def _post_feedback(self, request: Request, send: Send) -> None:
         body = parse_object(await request.body(self._limit))
-        status, answer = await self._feedback.post(body, time.time())
+        status, answer = await self._lane(request).feedback.post(body, time.time())
         await respond_json(send, status, answer)
 
     async def _models(self, request: Request, send: Send) -> None:
-        await respond_json(send, 200, {"object": "list", "data": list(await self._rows())})
+        await respond_json(send, 200, {"object": "list", "data": list(await self._lane(request).rows())})
 
     async def _model(self, request: Request, send: Send) -> None:
         name = request.path.removeprefix("/v1/models/")
-        row = next((row for row in await self._rows() if row.get("id") == name), None)
+        row = next((row for row in await self._lane(request).rows() if row.get("id") == name), None)
         if row is None:
             raise RequestError(f"the model {name[:80]!r} does not exist", 404, param="model", code="model_not_found")
         await respond_json(send, 200, row)
-
-    async def _rows(self) -> list[dict[str, Json]]:
-        """The backend's models, and what is deployed beside them."""
-        try:
-            rows = await self._backend.models()
-        except RequestError as error:
-            LOG.warning("the model server lists no models: %s", error)
-            rows = [model_row(self._served_name, 0)]
-        listed = {row.get("id") for row in rows}
-        live = [name for name in self._router.table.live() if name not in listed]
-        return [*rows, *(model_row(name, 0, self._served_name) for name in live)]
 
 
 def create(store: Store, backend: Backend, embedder: Embedder, adapters: AdapterServer, settings: Config) -> Gateway:

@@ -1,0 +1,77 @@
+"""One project's way through the gateway: its store, routing table, journal and answers. Projects share nothing else.
+
+Gateway -> Lane -> chat | feedback | model rows        its life: routing table in place .. journal flushed
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from typing import TypeAlias
+
+from logtune.app.chat_api import ChatApi, Exchange
+from logtune.app.feedback_api import Answers, FeedbackApi
+from logtune.app.journal import Journal
+from logtune.app.routing import Router
+from logtune.config import Config
+from logtune.edges.store import Store
+from logtune.edges.upstream import Backend, model_row
+from logtune.errors import LogtuneError, RequestError
+from logtune.records import Json
+
+LOG = logging.getLogger(__name__)
+RECENT_S = 86_400.0  # answers of the last day can be named by the model server's id after a restart
+Done: TypeAlias = Callable[[Exchange], None]  # told of every exchange once it has ended
+
+
+class Lane:
+    """Holds the parts of one project; the store and the backend stay the caller's."""
+
+    def __init__(self, store: Store, backend: Backend, router: Router, settings: Config, done: Done) -> None:
+        self.store = store
+        self.router = router
+        self.journal = Journal(store)
+        self.answers = Answers()
+        self.chat = ChatApi(backend, router, self.journal, self.answers, settings.model.served_name, done)
+        self.feedback = FeedbackApi(store, self.journal, self.answers)
+        self._backend = backend
+        self._served_name = settings.model.served_name
+
+    async def start(self) -> None:
+        """Put the routing table in place, and make what the first request would wait for."""
+        await self.look()
+        try:
+            await self.router.warm()
+        except Exception:  # requests meet it too, and go to the base model
+            LOG.exception("the embedder does not work; every request goes to the base model")
+        await asyncio.to_thread(self._remember_answers)
+
+    async def stop(self) -> None:
+        """Write what waits."""
+        await self.journal.close()
+        await self.router.close()
+
+    async def look(self) -> None:
+        """Follow the store's deployments; the table in place stays when that fails."""
+        try:
+            await self.router.refresh()
+        except Exception as error:  # noqa: BLE001  serving goes on, the next look tries again
+            LOG.warning("the routing table could not be refreshed: %s", error)
+
+    async def rows(self) -> list[dict[str, Json]]:
+        """The backend's models, and what is deployed beside them."""
+        try:
+            rows = await self._backend.models()
+        except RequestError as error:
+            LOG.warning("the model server lists no models: %s", error)
+            rows = [model_row(self._served_name, 0)]
+        listed = {row.get("id") for row in rows}
+        live = [name for name in self.router.table.live() if name not in listed]
+        return [*rows, *(model_row(name, 0, self._served_name) for name in live)]
+
+    def _remember_answers(self) -> None:
+        try:
+            for record in self.store.logs(time.time() - RECENT_S):
+                self.answers.note(record.response, record.id)
+        except LogtuneError as error:
+            LOG.warning("earlier answers cannot be named by the model server's id: %s", error)

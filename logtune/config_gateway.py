@@ -1,0 +1,92 @@
+"""Settings of the gateway: where it listens, whom it lets in, what it keeps, and how long it waits."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Megabytes = Annotated[float, Field(gt=0)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+Personal = Literal["email", "phone", "card", "iban", "ip", "key"]
+
+
+class Settings(BaseModel):
+    """Base of every section: frozen, unknown keys are errors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class ServeSettings(Settings):
+    """The gateway."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Another one than loopback is refused until there is a key (logtune keys create)."""
+    port: Port = 8090
+    """Port to listen on; 0 picks a free one."""
+    workers: Positive = 1
+    """Processes that answer, on one port and one store; more than one needs a model server of its own (model.url)."""
+    admin: Literal["on", "off"] = "on"
+    """on: /metrics and administration on a port of their own."""
+    admin_host: str = "127.0.0.1"
+    """Address of the administration; another one than loopback needs a token."""
+    admin_port: Port = 8091
+    """Port of the administration; 0 picks a free one."""
+    admin_token_env: str = "LOGTUNE_ADMIN_TOKEN"
+    """Environment variable that holds the token of the administration."""
+    keys: Literal["auto", "always", "never"] = "auto"
+    """auto: clients need a key once one was created; never: whoever reaches the port may ask."""
+    cors_origins: tuple[str, ...] = ()
+    """Origins whose pages may call the gateway, such as https://app.example.com; ["*"] lets every page."""
+    max_body_mb: Megabytes = 16.0
+    """Larger request bodies are refused (413)."""
+    max_header_kb: Positive = 32
+    """Larger request heads are refused (431)."""
+    receive_timeout_s: Seconds = 30.0
+    """Seconds in which a request must have arrived (408)."""
+    max_concurrent: Positive = 2000
+    """Requests under way at once; more are refused (503)."""
+    max_concurrent_per_key: Count = 0
+    """Requests under way at once for one key; more are refused (429); 0 sets no limit."""
+    rate_per_minute: Count = 0
+    """Requests of one key in a minute; more are refused (429); 0 sets no limit; a key's own limit wins."""
+    timeout_s: Seconds = 600.0
+    """Seconds without a byte from the model server after which a request fails (504)."""
+    connect_timeout_s: Seconds = 10.0
+    """Seconds for a connection to the model server (504)."""
+    retries: Count = 2
+    """How often a request is sent again when the model server cannot have begun it."""
+    max_connections: Count = 0
+    """Connections to the model server; 0 sets no limit."""
+    keep_alive_s: Seconds = 3.0
+    """How long an idle connection to the model server is kept; less than the server keeps it."""
+    batch_wait_ms: Annotated[float, Field(ge=0)] = 5.0
+    """How long the embedded engine waits for company before it starts a batch."""
+    poll_s: Seconds = 2.0
+    """How often the gateway looks for new deployments, keys, and adapters that the model server has lost."""
+    router: Literal["auto", "full", "static"] = "auto"
+    """full: the embedder for every query; static: token vectors distilled from it; auto: static beside a server."""
+    commit_wait_ms: Annotated[float, Field(gt=0)] = 1000.0
+    """How long an answer waits for the store before its record goes to the spool instead."""
+    queue_records: Positive = 10_000
+    """Records that may wait for the store in memory; more go to the spool."""
+    queue_mb: Megabytes = 64.0
+    """Size of the records that may wait for the store in memory; more go to the spool."""
+    spool_mb: Megabytes = 256.0
+    """Size of the spool on disk, which keeps records while the store is down."""
+    spool_full: Literal["drop_new", "drop_old", "refuse"] = "drop_new"
+    """What a full spool does: lose the new records, lose the oldest, or refuse requests (503)."""
+    log_format: Literal["text", "json"] = "text"
+    """How the gateway's own log is written; it never holds texts of users or models."""
+    otel_url: str | None = None
+    """OTLP endpoint (HTTP) for OpenTelemetry GenAI spans; empty: none."""
+
+
+class RedactSettings(Settings):
+    """What is cut out of records before they exist; the model still reads the whole text."""
+
+    kinds: tuple[Personal, ...] = ("email", "phone", "card", "iban", "ip", "key")
+    """Kinds that a placeholder replaces, such as [email]; an empty list keeps everything."""
+    names: Literal["off", "presidio"] = "off"
+    """presidio: names of people too, by Presidio's recogniser (pip install 'logtune[presidio]')."""
