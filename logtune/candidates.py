@@ -4,7 +4,7 @@ A unit names in its inputs every id its result depends on; the runner skips thos
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -28,8 +28,9 @@ from logtune.records import (
 )
 from logtune.runner import Cycle, Unit
 from logtune.stages import answer, deploy, distill, evaluate, experiment, gap
+from logtune.stages import pairs as pairing
 from logtune.stages.train import rank_for
-from logtune.views import given, max_tokens, pairs_of, prompt_of, rules_by_interaction, signals_of
+from logtune.views import given, max_tokens, pairs_of, prompt_of, rules_by_interaction, signals_of, users_of
 
 SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
 
@@ -86,16 +87,24 @@ class _Plan:
 def _plans(cycle: Cycle) -> list[_Plan]:
     gaps = {g.cluster_id: g for g in cycle.board.all(Gap)}
     groups = cycle.board.all(Cluster)
-    return [_plan(cycle, group, gaps[group.id], len(groups)) for group in groups if group.id in gaps]
+    wrong = _contradicted(cycle)
+    return [_plan(cycle, group, gaps[group.id], len(groups), wrong) for group in groups if group.id in gaps]
 
 
-def _plan(cycle: Cycle, group: Cluster, measured: Gap, clusters: int) -> _Plan:
+def _contradicted(cycle: Cycle) -> set[str]:
+    """Ids of the pairs that other users contradict: they train nothing."""
+    pairs = cycle.board.all(PreferencePair)
+    vectors = cycle.tools.embedder.embed([pair.prompt[-1].content for pair in pairs])
+    return pairing.contradicted(pairs, vectors, users_of(cycle), cycle.config.pairs)
+
+
+def _plan(cycle: Cycle, group: Cluster, measured: Gap, clusters: int, wrong: Set[str]) -> _Plan:
     settings = cycle.config
     kind: AdapterKind = "critic" if measured.route == "reflective" else "expert"
     members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
     sides = evaluate.split(members, settings.evaluate, SPLIT_SALT)
     learners = {item.id for item in sides.train}
-    pairs = [p for p in pairs_of(cycle, group) if p.interaction_id in learners]
+    pairs = [p for p in pairs_of(cycle, group) if p.interaction_id in learners and p.id not in wrong]
     lessons = _lessons(cycle, kind, pairs)
     share = settings.train.budget * cycle.tools.base_parameters / clusters
     rank = rank_for(share, cycle.tools.lora_sizes.get(settings.train.target_modules, 1), settings.train.max_rank)

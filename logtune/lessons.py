@@ -80,7 +80,7 @@ def distill_rules(cycle: Cycle) -> Iterator[Unit]:
 
         async def work(item: Interaction = item, found: Sequence[Signal] = found) -> Sequence[Derived]:
             if teacher is not None:
-                return await distill.distil(item, found, teacher)
+                return await distill.distil(item, found, teacher, cycle.config.distill)
             return distill.extract(item, found, cycle.config.distill)
 
         yield Unit((item.id, *(s.id for s in found)), work)
