@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 from gateway_kit import WatchedStore, adapter_for, cluster_of, deploy_expert, deployed
 
-from logtune.app.routing import Choice, Loaded, Router, RoutingTable
+from logtune.app.adapters import Adapters, Loaded
+from logtune.app.routing import Choice, Router, RoutingTable
 from logtune.ports import Vectors
 from logtune.records import CandidateKind, Deployment, identified
 from logtune.testing import MemoryAdapterServer, WordEmbedder
@@ -30,7 +31,7 @@ def store(tmp_path: Path) -> WatchedStore:
 
 
 def router(store: WatchedStore, server: MemoryAdapterServer | None = None) -> Router:
-    return Router(store, CountingEmbedder(), server or MemoryAdapterServer(), Path("adapters"))
+    return Router(store, CountingEmbedder(), Adapters(server or MemoryAdapterServer(), Path("adapters")))
 
 
 async def test_the_table_is_loaded_from_the_store_with_its_adapters(store: WatchedStore) -> None:
@@ -52,7 +53,7 @@ async def test_an_adapter_in_use_is_unloaded_after_its_last_request(store: Watch
     server = MemoryAdapterServer()
     routing = router(store, server)
     await routing.refresh()
-    with routing.using(old.path):
+    with routing.adapters.using(old.path):
         deployed(store, cluster_of("late", LATE), None, at=2.0)
         assert await routing.refresh()
         assert (await routing.choose(LATE)).adapter is None
@@ -86,7 +87,7 @@ async def test_a_broken_adapter_is_tried_again(store: WatchedStore) -> None:
 async def test_a_query_is_embedded_once(store: WatchedStore) -> None:
     deploy_expert(store, "late", LATE)
     embedder = CountingEmbedder()
-    routing = Router(store, embedder, MemoryAdapterServer(), Path("adapters"))
+    routing = Router(store, embedder, Adapters(MemoryAdapterServer(), Path("adapters")))
     await routing.refresh()
     for text in (LATE, "something else", LATE, "  "):
         await routing.choose(text)

@@ -104,7 +104,7 @@ class ChatApi:
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         try:
             exchange.choice = await self._choose(exchange)
-            with self._router.using(exchange.choice.model):
+            with self._router.adapters.using(exchange.choice.model):
                 answer = await self._open(exchange)
                 try:
                     await (self._stream if answer.streamed else self._whole)(exchange, answer, send)

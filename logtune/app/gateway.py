@@ -9,6 +9,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
+from logtune.app.adapters import Adapters
 from logtune.app.asgi import Event, Receive, Request, Scope, Send, error_body, parse_object, respond, respond_json
 from logtune.app.chat_api import Exchange
 from logtune.app.lane import Lane
@@ -159,5 +160,6 @@ class Gateway:
 
 def create(store: Store, backend: Backend, embedder: Embedder, adapters: AdapterServer, settings: Config) -> Gateway:
     """The gateway as an ASGI app. It needs its lifespan, and closes `backend`; the store stays the caller's."""
-    router = Router(store, embedder, adapters, (Path(settings.store.home) / "adapters").resolve())
+    loaded = Adapters(adapters, (Path(settings.store.home) / "adapters").resolve())
+    router = Router(store, embedder, loaded)
     return Gateway(store, backend, router, settings)

@@ -8,21 +8,19 @@ Routing never fails a request: whatever goes wrong sends it to the base model, a
 import asyncio
 import hashlib
 import logging
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
+from logtune.app.adapters import Adapters, Loaded
 from logtune.app.batching import Batcher
 from logtune.edges.store import Store
-from logtune.errors import LogtuneError
-from logtune.ports import AdapterServer, Embedder
+from logtune.ports import Embedder
 from logtune.records import Adapter, CandidateKind, Cluster, Deployment
 from logtune.stages.cluster import Routes
 
@@ -48,14 +46,6 @@ class Choice:
     def given_up(self, reason: str) -> "Choice":
         """The base model instead."""
         return replace(self, kind="base", adapter=None, model="", reason=reason)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """An adapter at the model server."""
-
-    name: str  # there; immutable
-    problem: str = ""  # why it does not serve; "": it does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,14 +101,11 @@ class RoutingTable:
 class Router:
     """Holds the table, refreshes it from the store, and embeds queries off the event loop."""
 
-    def __init__(self, store: Store, embedder: Embedder, server: AdapterServer, folder: Path) -> None:
+    def __init__(self, store: Store, embedder: Embedder, adapters: Adapters) -> None:
         self.table = RoutingTable()
+        self.adapters = adapters
         self._store = store
-        self._server = server
-        self._folder = folder  # adapter paths are relative to it
         self._seen: dict[str, str] = {}  # cluster name -> id of the deployment that the table holds
-        self._loaded: set[str] = set()  # by this router, so it may unload them
-        self._busy: Counter[str] = Counter()  # requests under way by name at the server
         self._choices: OrderedDict[bytes, Choice] = OrderedDict()  # of the present table, by hash of the query
         self._reloading = asyncio.Lock()
         self._embed: Batcher[str, Row] = Batcher("embed", _rows(embedder), most=64)
@@ -137,17 +124,6 @@ class Router:
             LOG.exception("routing failed")
             return Choice(reason=f"routing failed: {type(error).__name__}: {error}"[:200])
 
-    @contextmanager
-    def using(self, name: str) -> Iterator[None]:
-        """Keep an adapter loaded while a request uses it."""
-        self._busy[name] += 1
-        try:
-            yield
-        finally:
-            self._busy[name] -= 1
-            if not self._busy[name]:
-                del self._busy[name]
-
     def lost(self, adapter: str) -> None:
         """The server does not know an adapter of the table: the base model answers until the next look loads it."""
         adapters = dict(self.table.adapters)
@@ -162,7 +138,7 @@ class Router:
         changed = {name: deployment.id for name, deployment in deployments.items()} != self._seen
         if changed or any(loaded.problem for loaded in self.table.adapters.values()):
             await self.reload(deployments)
-        await self._unload_drained()
+        await self.adapters.unload_drained(loaded.name for loaded in self.table.adapters.values())
         return changed
 
     async def reload(self, deployments: Mapping[str, Deployment] | None = None) -> None:
@@ -173,7 +149,7 @@ class Router:
             clusters = await asyncio.to_thread(self._store.load, Cluster, [item.cluster_id for item in active])
             wanted = sorted({item.adapter_id for item in active if item.adapter_id and item.candidate in SERVED})
             adapters = await asyncio.to_thread(self._store.load, Adapter, wanted)
-            states = {adapter.id: await self._load(adapter) for adapter in adapters}
+            states = await self.adapters.load(adapters, self.table.adapters)
             by_cluster = {item.cluster_id: item for item in active}
             self.table = RoutingTable(clusters=tuple(clusters), deployments=by_cluster, adapters=states)
             self._choices.clear()
@@ -198,29 +174,6 @@ class Router:
         if len(self._choices) > CACHED:
             self._choices.popitem(last=False)
         return choice
-
-    async def _load(self, adapter: Adapter) -> Loaded:
-        """Load and probe. The name is the folder's, which a cycle uses too, so that each adapter is there once."""
-        name, problem = adapter.path, ""
-        try:
-            await self._server.load(name, str(self._folder / adapter.path))
-            if name not in await self._server.names():
-                problem = f"adapter {adapter.id} is not listed by the model server"
-        except LogtuneError as error:
-            problem = f"adapter {adapter.id} could not be loaded: {error.what}"
-        before = self.table.adapters.get(adapter.id)
-        if not problem:
-            self._loaded.add(name)
-        elif before is None or before.problem != problem:  # said once, though tried at every look
-            LOG.warning("%s; the base model answers for it", problem)
-        return Loaded(name=name, problem=problem)
-
-    async def _unload_drained(self) -> None:
-        wanted = {loaded.name for loaded in self.table.adapters.values()}
-        for name in sorted(self._loaded - wanted):
-            if not self._busy[name]:
-                await self._server.unload(name)
-                self._loaded.discard(name)
 
 
 def _rows(embedder: Embedder) -> Callable[[Sequence[str]], list[Row]]:
