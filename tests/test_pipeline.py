@@ -208,5 +208,20 @@ def test_every_held_out_user_is_kept_out_of_training(store: Store) -> None:
     assert not learned & held
 
 
+def test_an_answer_that_all_others_contradict_trains_nothing(store: Store) -> None:
+    wrong = [sample_log(f"wrong-{i}", "where is my refund", "general_question", f"liar-{i}", 2e9 + i) for i in range(3)]
+    store.add_logs(wrong)
+    store.put_feedback(
+        [Feedback(id=f"w{i}", target=f"wrong-{i}", at=2.1e9, kind="edit", correction=f"lie_{i}") for i in range(3)]
+    )
+    executor = FakeExecutor()
+    pipeline.run_cycle(store, tools(executor=executor), CONFIG)
+    made = {pair.chosen for pair in store.list(PreferencePair, limit=10_000)}
+    trained = {pair.chosen for job in executor.jobs for pair in job.pairs}
+    assert {"lie_0", "lie_1", "lie_2"} <= made
+    assert trained
+    assert not any(answer.startswith("lie_") for answer in trained)
+
+
 def test_config_is_typed() -> None:
     assert isinstance(CONFIG, Config)
