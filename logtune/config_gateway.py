@@ -27,6 +27,8 @@ class ServeSettings(Settings):
     """Port to listen on; 0 picks a free one."""
     workers: Positive = 1
     """Processes that answer, on one port and one store; more than one needs a model server of its own (model.url)."""
+    embedded_workers: Literal["refuse", "allow"] = "refuse"
+    """allow: several workers with the embedded engine, of which each loads the model and its adapters for itself."""
     admin: Literal["on", "off"] = "on"
     """on: /metrics and administration on a port of their own."""
     admin_host: str = "127.0.0.1"
@@ -45,6 +47,12 @@ class ServeSettings(Settings):
     """Larger request heads are refused (431)."""
     receive_timeout_s: Seconds = 30.0
     """Seconds in which a request must have arrived (408)."""
+    max_open: Positive = 10_000
+    """Connections of clients open at once in one process, idle ones too; more are refused (503)."""
+    drain_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds at shutdown in which /readyz says 503 and requests are still taken, for a load balancer to notice."""
+    grace_s: Seconds = 30.0
+    """Seconds at shutdown in which answers under way may finish."""
     max_concurrent: Positive = 2000
     """Requests under way at once; more are refused (503)."""
     max_concurrent_per_key: Count = 0
@@ -79,6 +87,8 @@ class ServeSettings(Settings):
     """What a full spool does: lose the new records, lose the oldest, or refuse requests (503)."""
     log_format: Literal["text", "json"] = "text"
     """How the gateway's own log is written; it never holds texts of users or models."""
+    access_log: Literal["off", "on"] = "off"
+    """on: one line for each request: method, path, status, milliseconds, interaction."""
     otel_url: str | None = None
     """OTLP endpoint (HTTP) for OpenTelemetry GenAI spans; empty: none."""
 
