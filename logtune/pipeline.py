@@ -13,6 +13,7 @@ from logtune.config import Config
 from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.errors import NOT_PASSED, OK
 from logtune.ports import Tools
+from logtune.prompts import VERSION as PROMPTS
 from logtune.records import (
     Adapter,
     Cluster,
@@ -40,18 +41,18 @@ STAGES: tuple[Stage, ...] = (
           settings=lambda c: (c.signals,), phases=(lessons.signals,)),
     Stage(name="filter", version="2", reads=(Interaction, Signal), writes=(Decision,),
           settings=lambda c: (c.filter, c.embedder), phases=(lessons.filter_noise,)),
-    Stage(name="distill", version="2", reads=(Interaction, Signal, Decision), writes=(Rule,),
+    Stage(name="distill", version=f"2.{PROMPTS}", reads=(Interaction, Signal, Decision), writes=(Rule,),
           settings=lambda c: (c.distill, c.teacher), phases=(lessons.distill_rules, lessons.merge_rules)),
-    Stage(name="pairs", version="2", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
+    Stage(name="pairs", version=f"2.{PROMPTS}", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
           settings=lambda c: (c.pairs, c.teacher), phases=(lessons.make_pairs,)),
     Stage(name="cluster", version="2", reads=(Interaction, Rule), writes=(Cluster,),
           settings=lambda c: (c.cluster, c.embedder), phases=(lessons.cluster,)),
-    Stage(name="gap", version="2", reads=(Cluster, Rule, PreferencePair), writes=(Gap,),
+    Stage(name="gap", version=f"2.{PROMPTS}", reads=(Cluster, Rule, PreferencePair), writes=(Gap,),
           settings=lambda c: (c.gap, c.teacher), phases=(candidates.measure_gaps,)),
-    Stage(name="train", version="2", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False, together=1,
-          settings=lambda c: (c.train, c.evaluate), phases=(candidates.train,)),
-    Stage(name="evaluate", version="1", reads=(Cluster, Adapter, Interaction, Signal), writes=(Evaluation,), together=1,
-          settings=lambda c: (c.evaluate,), phases=(candidates.evaluate_adapters,)),
+    Stage(name="train", version=f"2.{PROMPTS}", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False,
+          together=1, settings=lambda c: (c.train, c.evaluate), phases=(candidates.train,)),
+    Stage(name="evaluate", version=f"1.{PROMPTS}", reads=(Cluster, Adapter, Interaction, Signal), writes=(Evaluation,),
+          together=1, settings=lambda c: (c.evaluate,), phases=(candidates.evaluate_adapters,)),
     Stage(name="experiment", version="1", reads=(Evaluation,), writes=(Verdict,),
           settings=lambda c: (c.deploy,), phases=(candidates.judge_experiments,)),
     Stage(name="deploy", version="1", reads=(Verdict, Cluster, Adapter), writes=(Deployment,),

@@ -28,6 +28,7 @@ class ChatCall:
     seed: int = 0
     stop: tuple[str, ...] = ()
     schema: Mapping[str, Json] | None = None  # JSON schema that the answer must follow
+    purpose: str = ""  # what the call is for, such as distill or judge: costs are counted by it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,7 +12,10 @@ from logtune.errors import ConfigError, ModelError
 from logtune.prompts import PROMPTS, Language, language_of, read_object, render
 
 NAMES = sorted({name for name, _ in PROMPTS})
-ALL = {"query": "Q?", "answer": "A.", "feedback": "F!", "rules": "- R", "count": "3", "first": "one", "second": "two"}
+ALL = {
+    "query": "Q?", "answer": "A.", "feedback": "F!", "rules": "- R", "count": "3", "first": "one", "second": "two",
+    "problem": "no JSON",
+}  # fmt: skip
 
 
 def variables(text: str) -> set[str]:

@@ -12,8 +12,9 @@ import numpy as np
 
 from logtune.config import DistillSettings
 from logtune.ports import Chat, ChatCall, Embedder
-from logtune.prompts import CHINESE, language_of, not_valid, read_object, render
+from logtune.prompts import CHINESE, language_of, render
 from logtune.records import Interaction, Json, Message, Rule, Signal, identified
+from logtune.stages.asking import Rules, ask
 from logtune.stages.grading import normalise
 
 MOST_RULES = 5  # of one interaction (paper, section 3.1)
@@ -63,7 +64,8 @@ async def distil(
     language = language_of(interaction.query)
     prompt = render("distill", language, query=interaction.query, answer=interaction.answer, feedback=feedback)
     most = (settings or DistillSettings()).max_words
-    return [_rule(_shorten(text, most), interaction, spoken) for text in await _ask(teacher, prompt, MOST_RULES)]
+    texts = await _ask(teacher, prompt, MOST_RULES, "distill")
+    return [_rule(_shorten(text, most), interaction, spoken) for text in texts]
 
 
 def _reaction(signal: Signal) -> str:
@@ -74,18 +76,14 @@ def _reaction(signal: Signal) -> str:
 
 async def predict(query: str, teacher: Chat, count: int) -> list[str]:
     """Rules that the teacher would follow without feedback; what the model already knows."""
-    return await _ask(teacher, render("predict", language_of(query), query=query, count=str(count)), count)
+    return await _ask(teacher, render("predict", language_of(query), query=query, count=str(count)), count, "predict")
 
 
-async def _ask(teacher: Chat, prompt: str, most: int) -> list[str]:
-    asked = Message(role="user", content=prompt)
-    reply = await teacher.complete(ChatCall(messages=(asked,), schema=_schema(most), max_tokens=RULES_TOKENS))
-    rules = read_object(reply.text, "rules JSON").get("rules")
-    if not isinstance(rules, list):
-        raise not_valid(reply.text, "rules JSON")
-    texts = [" ".join(rule.split()) for rule in rules if isinstance(rule, str)]
-    if len(texts) < len(rules):
-        raise not_valid(reply.text, "rules JSON")
+async def _ask(teacher: Chat, prompt: str, most: int, purpose: str) -> list[str]:
+    asked = (Message(role="user", content=prompt),)
+    call = ChatCall(messages=asked, schema=_schema(most), max_tokens=RULES_TOKENS, purpose=purpose)
+    found = await ask(teacher, call, Rules, "rules JSON")
+    texts = [" ".join(rule.split()) for rule in found.rules]
     return list(dict.fromkeys(text for text in texts if text))[:most]
 
 

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from logtune.config import PairSettings
 from logtune.ports import Chat, ChatCall, Vectors
-from logtune.prompts import CHINESE, Language, language_of, not_valid, read_object, render
+from logtune.prompts import CHINESE, Language, language_of, render
 from logtune.records import Interaction, Json, Message, PairOrigin, PreferencePair, Rule, Signal, identified
+from logtune.stages.asking import Better, ask
 
 Floats = npt.NDArray[np.float32]
 VERDICT_SCHEMA: Mapping[str, Json] = {
@@ -194,10 +195,10 @@ async def _candidates(interaction: Interaction, rules: str, language: Language, 
     turns = (m for m in interaction.context if m.role != "system")
     replies = await asyncio.gather(
         *(
-            teacher.complete(ChatCall(messages=messages, max_tokens=ANSWER_TOKENS))
-            for messages in (
-                (Message(role="user", content=prompt),),
-                (told, *turns, Message(role="user", content=interaction.query)),
+            teacher.complete(ChatCall(messages=messages, max_tokens=ANSWER_TOKENS, purpose=purpose))
+            for purpose, messages in (
+                ("revise", (Message(role="user", content=prompt),)),
+                ("afresh", (told, *turns, Message(role="user", content=interaction.query))),
             )
         )
     )
@@ -226,9 +227,6 @@ async def _verdict(
 ) -> str:
     """A, B or tie."""
     prompt = render("judge", language, query=interaction.query, rules=rules, first=answers[0], second=answers[1])
-    call = ChatCall(messages=(Message(role="user", content=prompt),), schema=VERDICT_SCHEMA, max_tokens=VERDICT_TOKENS)
-    reply = await teacher.complete(call)
-    verdict = read_object(reply.text, "verdict").get("better")
-    if verdict not in ("A", "B", "tie"):
-        raise not_valid(reply.text, "verdict")
-    return str(verdict)
+    asked = (Message(role="user", content=prompt),)
+    call = ChatCall(messages=asked, schema=VERDICT_SCHEMA, max_tokens=VERDICT_TOKENS, purpose="judge")
+    return (await ask(teacher, call, Better, "verdict")).better
