@@ -14,6 +14,8 @@
 Usage errors (exit 2) come from the command-line parser, an interrupt exits with 130.
 """
 
+from collections.abc import Mapping
+
 OK, KNOWN_ERROR, USAGE, NOT_PASSED, INTERRUPTED = 0, 1, 2, 3, 130
 
 
@@ -37,13 +39,17 @@ class InputError(LogtuneError):
 
 
 class RequestError(InputError):
-    """A request that the gateway refuses, with the HTTP status of the answer; `param` is the field at fault."""
+    """A request that the gateway refuses, with status and headers of the answer; `param` is the field at fault."""
 
-    def __init__(self, what: str, status: int = 400, *, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self, what: str, status: int = 400, *, param: str | None = None, code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:  # fmt: skip
         super().__init__(what)
         self.status = status
         self.param = param
         self.code = code
+        self.headers = headers or {}
 
 
 class StoreError(LogtuneError):

@@ -5,6 +5,7 @@ Scope, Receive, Send -> Request; respond(), error_body()
 A framework would add a dependency and a millisecond, and buffers what a gateway has to pass on as it comes.
 """
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ class Request:
     path: str
     headers: Mapping[str, str]
     receive: Receive
+    project: str = "default"  # whose it is, once access has said so
+    receive_s: float | None = None  # seconds in which the body must have come; None: however long
 
     @classmethod
     def of(cls, scope: Scope, receive: Receive) -> "Request":
@@ -40,7 +43,15 @@ class Request:
         return cls(str(scope["method"]), str(scope["path"]), headers, receive)
 
     async def body(self, limit: int) -> bytes:
-        """The whole body; RequestError 413 above `limit` bytes, ConnectionError when the client goes first."""
+        """The whole body; RequestError 413 above `limit` bytes, 408 when slow, ConnectionError when the client goes."""
+        try:
+            async with asyncio.timeout(self.receive_s):
+                return await self._whole(limit)
+        except TimeoutError as error:
+            what = f"the request body had not arrived after {self.receive_s:g} s"
+            raise RequestError(what, 408, code="request_timeout", headers={"connection": "close"}) from error
+
+    async def _whole(self, limit: int) -> bytes:
         chunks, size, more = list[bytes](), 0, True
         while more and size <= limit + DRAINED:
             event = await self.receive()
