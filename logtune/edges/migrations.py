@@ -121,3 +121,13 @@ def m001_records(db: Connection) -> None:
         "CREATE TABLE rejects (file {text}, line INTEGER, reason {text}, excerpt {text} NOT NULL, "
         "detail {text} NOT NULL, PRIMARY KEY (file, line, reason))",
     )
+
+
+@migration
+def m002_keys(db: Connection) -> None:
+    """Client keys of the gateway."""
+    _run(
+        db,
+        "CREATE TABLE keys (id {text} PRIMARY KEY, name {text} NOT NULL, project {text} NOT NULL, "
+        "hash {text} NOT NULL, created_at {real} NOT NULL, revoked_at {real}, rate_per_minute INTEGER)",
+    )

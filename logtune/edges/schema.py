@@ -119,6 +119,10 @@ live = Table(
     "live", metadata, _text("cluster_name", key=True), Column("number", Integer, primary_key=True),
     _text("deployment_id"), _text("cycle_id"),
 )  # fmt: skip
+keys = Table(
+    "keys", metadata, _text("id", key=True), _text("name"), _text("project"), _text("hash"),
+    Column("created_at", Double, nullable=False), Column("revoked_at", Double), Column("rate_per_minute", Integer),
+)  # fmt: skip
 rejects = Table(
     "rejects", metadata, _text("file", key=True), Column("line", Integer, primary_key=True), _text("reason", key=True),
     _text("excerpt"), _text("detail"),

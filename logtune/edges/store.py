@@ -76,14 +76,14 @@ class Store:
 
     def add_logs(self, logs: Sequence[LogRecord]) -> int:
         """Keep new log records; known ids are left alone. Returns how many were new."""
-        with self._transaction(write=True) as db:
+        with self.transaction(write=True) as db:
             return len(insert_new(db, TABLES[LogRecord], [encode(log) for log in logs]))
 
     def put_feedback(self, items: Sequence[Feedback]) -> int:
         """Keep feedback, replacing what has the same id. Returns how many were new or changed."""
         rows = {item.id: encode(item) for item in items}
         table = TABLES[Feedback]
-        with self._transaction(write=True) as db:
+        with self.transaction(write=True) as db:
             old = dict(pairs_in(db, table, ("id", "body"), list(rows)))
             changed = [row for name, row in rows.items() if old.get(name) != row["body"]]
             insert_or_replace(db, table, changed)
@@ -91,13 +91,13 @@ class Store:
 
     def add_rejects(self, rejects: Sequence[Reject]) -> None:
         """Remember lines that could not be used; the same line of the same file is kept once."""
-        with self._transaction(write=True) as db:
+        with self.transaction(write=True) as db:
             insert_new(db, schema.rejects, [asdict(reject) for reject in rejects])
 
     def rejects(self, limit: int = 50) -> builtins.list[Reject]:
         """Rejected lines, by file and line."""
         table = schema.rejects
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(select(table).order_by(table.c.file, table.c.line, table.c.reason).limit(limit))
             return [Reject(**row._mapping) for row in rows]
 
@@ -112,12 +112,12 @@ class Store:
     def known(self, kind: TargetKind, targets: Sequence[str]) -> set[str]:
         """Which of the `targets` of feedback exist: ids of log records, sessions or users."""
         column = {"record": "id", "session": "session", "user": "user"}[kind]
-        with self._transaction() as db:
+        with self.transaction() as db:
             return {name for name, _ in pairs_in(db, TABLES[LogRecord], (column, column), targets)}
 
     def feedback_by_id(self, ids: Sequence[str]) -> dict[str, Feedback]:
         """Those of the feedback that are in the store, by id."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             found = dict(pairs_in(db, TABLES[Feedback], ("id", "body"), ids))
         return {name: decode(Feedback, body) for name, body in found.items()}
 
@@ -127,7 +127,7 @@ class Store:
         """The record of any kind with this id, or with the only id that starts so; None: there is none."""
         if not record_id:
             return None
-        with self._transaction() as db:
+        with self.transaction() as db:
             found = [(kind, *row) for kind, table in TABLES.items() for row in _starting(db, table, record_id)]
         exact = [match for match in found if match[1] == record_id]
         if not exact and len(found) > 1:
@@ -141,12 +141,12 @@ class Store:
         query = select(table.c.body).order_by(table.c.at.desc(), table.c.id).limit(limit)
         if cycle_id is not None:
             query = query.where(_of_cycle(kind, cycle_id))
-        with self._transaction() as db:
+        with self.transaction() as db:
             return [decode(kind, row.body) for row in db.execute(query)]
 
     def load(self, kind: type[R], ids: Sequence[str]) -> builtins.list[R]:
         """The records with these ids, in the order of `ids`; StoreError names one that is missing."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             bodies = dict(pairs_in(db, TABLES[kind], ("id", "body"), ids))
         missing = next((name for name in ids if name not in bodies), None)
         if missing is not None:
@@ -158,20 +158,20 @@ class Store:
 
     def count(self, kind: type[Record]) -> int:
         """How many records of a kind there are."""
-        with self._transaction() as db:
+        with self.transaction() as db:
             return db.execute(select(func.count()).select_from(TABLES[kind])).scalar_one()
 
     def parents(self, record_id: str) -> builtins.list[str]:
         """Ids the record rests on, in the order its fields name them."""
         table = schema.lineage
-        with self._transaction() as db:
+        with self.transaction() as db:
             query = select(table.c.parent).where(table.c.child == record_id).order_by(table.c.position)
             return builtins.list(db.execute(query).scalars())
 
     def children(self, record_id: str) -> builtins.list[str]:
         """Ids of the records that rest on this one."""
         table = schema.lineage
-        with self._transaction() as db:
+        with self.transaction() as db:
             query = select(table.c.child).where(table.c.parent == record_id).order_by(table.c.child)
             return builtins.list(db.execute(query).scalars())
 
@@ -187,7 +187,7 @@ class Store:
         made, out = schema.units, schema.unit_outputs
         joined = made.outerjoin(out, (made.c.stage == out.c.stage) & (made.c.key == out.c.key))
         query = select(made.c.key, out.c.kind, out.c.record_id).select_from(joined).where(made.c.stage == stage)
-        with self._transaction() as db:
+        with self.transaction() as db:
             for part in parts(keys):
                 for row in db.execute(query.where(made.c.key.in_(part)).order_by(made.c.key, out.c.position)):
                     done.setdefault(row.key, []).extend([(row.kind, row.record_id)] if row.kind else [])
@@ -195,7 +195,7 @@ class Store:
 
     def commit_units(self, units: Sequence[UnitResult]) -> None:
         """Keep outputs, lineage and keys of finished units, all or nothing; existing records are left alone."""
-        with self._transaction(write=True) as db:
+        with self.transaction(write=True) as db:
             made = [(unit.outputs, (unit.cycle_id, unit.config_hash, unit.at)) for unit in units]
             _insert_derived(db, [(record, origin) for records, origin in made for record in records])
             rows = [{name: getattr(unit, name) for name in UNIT_COLUMNS} for unit in units]
@@ -207,14 +207,14 @@ class Store:
 
     def use_units(self, cycle_id: str, units: Sequence[tuple[str, str]]) -> None:
         """Say that this cycle rests on these finished units, by (stage, key)."""
-        with self._transaction(write=True) as db:
+        with self.transaction(write=True) as db:
             insert_new(db, schema.cycle_units, [_used(cycle_id, stage, key) for stage, key in units])
 
     # cycles and deployments
 
     def open_cycle(self, row: CycleRow) -> None:
         """Remember a cycle that has begun."""
-        with self._transaction(write=True) as db:
+        with self.transaction(write=True) as db:
             if not insert_new(db, schema.cycles, [{**asdict(row), "receipt": to_json(row.receipt)}]):
                 raise StoreError(f"the cycle '{row.id}' is already in {self._name}", "logtune status shows it")
 
@@ -226,7 +226,7 @@ class Store:
         """Remember that a cycle has ended, and what it says of itself."""
         table = schema.cycles
         change = table.update().where(table.c.id == cycle_id).values(ended_at=at, receipt=to_json(receipt))
-        with self._transaction(write=True) as db:
+        with self.transaction(write=True) as db:
             if not db.execute(change).rowcount:
                 raise StoreError(f"there is no cycle '{cycle_id}' in {self._name}", "logtune status lists the cycles")
 
@@ -237,7 +237,7 @@ class Store:
     def deploy(self, deployment: Deployment, cycle_id: str) -> None:
         """Make a deployment the one that holds for its cluster name; again at once, it changes nothing."""
         live = schema.live
-        with self._transaction(write=True) as db:
+        with self.transaction(write=True) as db:
             config = db.execute(select(schema.cycles.c.config_hash).where(schema.cycles.c.id == cycle_id)).scalar()
             _insert_derived(db, [(deployment, (cycle_id, config or "", deployment.at))])
             query = select(live).where(live.c.cluster_name == deployment.cluster_name)
@@ -251,14 +251,14 @@ class Store:
         live, table = schema.live, TABLES[Deployment]
         newest = select(live.c.cluster_name, func.max(live.c.number)).group_by(live.c.cluster_name)
         query = select(live.c.cluster_name, table.c.body).join_from(live, table, live.c.deployment_id == table.c.id)
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(query.where(tuple_(live.c.cluster_name, live.c.number).in_(newest)))
             return {row.cluster_name: decode(Deployment, row.body) for row in rows}
 
     def _cycles(self, condition: ColumnElement[bool] | None, limit: int) -> builtins.list[CycleRow]:
         table = schema.cycles
         query = select(table).order_by(table.c.started_at.desc(), table.c.id.desc()).limit(limit)
-        with self._transaction() as db:
+        with self.transaction() as db:
             rows = db.execute(query if condition is None else query.where(condition))
             return [CycleRow(**{**row._mapping, "receipt": json.loads(row.receipt)}) for row in rows]
 
@@ -268,7 +268,7 @@ class Store:
         query = select(table.c.at, table.c.id, table.c.body).order_by(table.c.at, table.c.id).limit(CHUNK)
         condition = [] if since is None else [table.c.at >= since]
         while True:
-            with self._transaction() as db:
+            with self.transaction() as db:
                 rows = db.execute(query.where(*condition)).all()
             yield from (decode(kind, row.body) for row in rows)
             if len(rows) < CHUNK:
@@ -276,7 +276,8 @@ class Store:
             at, name = rows[-1].at, rows[-1].id
             condition = [table.c.at >= at, or_(table.c.at > at, table.c.id > name)]
 
-    def _transaction(self, *, write: bool = False) -> AbstractContextManager[Connection]:
+    def transaction(self, *, write: bool = False) -> AbstractContextManager[Connection]:
+        """One transaction of its own, for tables that are kept beside the records (edges.keyring)."""
         return transaction(self._engine, self._name, write=write)
 
 
