@@ -1,15 +1,30 @@
 """Settings of the gateway: where it listens, whom it lets in, what it keeps, and how long it waits."""
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
 Megabytes = Annotated[float, Field(gt=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+
 Personal = Literal["email", "phone", "card", "iban", "ip", "key"]
+
+
+def score_range(text: str) -> tuple[str, float, float]:
+    """Name, worst and best value of a score in `serve.scores`; ValueError says what is wrong with it."""
+    name, _, values = text.rpartition("=")
+    worst, _, best = values.partition("..")
+    try:
+        low, high = float(worst), float(best)
+    except ValueError as error:
+        raise ValueError(f"'{text}' does not look like stars=1..5 (name, worst value, best value)") from error
+    if not name.strip() or not math.isfinite(low - high) or low == high:
+        raise ValueError(f"'{text}' needs a name and two different numbers, such as stars=1..5")
+    return name.strip(), low, high
 
 
 class Settings(BaseModel):
@@ -41,6 +56,8 @@ class ServeSettings(Settings):
     """auto: clients need a key once one was created; never: whoever reaches the port may ask."""
     cors_origins: tuple[str, ...] = ()
     """Origins whose pages may call the gateway, such as https://app.example.com; ["*"] lets every page."""
+    scores: tuple[str, ...] = ()
+    """Ranges of numbers given as feedback, worst..best, such as "stars=1..5"; others run 0..1, or -1..1 below 0."""
     max_body_mb: Megabytes = 16.0
     """Larger request bodies are refused (413)."""
     max_header_kb: Positive = 32
@@ -91,6 +108,13 @@ class ServeSettings(Settings):
     """on: one line for each request: method, path, status, milliseconds, interaction."""
     otel_url: str | None = None
     """OTLP endpoint (HTTP) for OpenTelemetry GenAI spans; empty: none."""
+
+    @field_validator("scores")
+    @classmethod
+    def _ranges(cls, scores: tuple[str, ...]) -> tuple[str, ...]:
+        for text in scores:
+            score_range(text)
+        return scores
 
 
 class RedactSettings(Settings):
