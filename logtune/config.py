@@ -64,6 +64,19 @@ class TeacherSettings(Settings):
     """Seconds for one call."""
 
 
+class SpendSettings(Settings):
+    """What the teacher's calls may cost; a cycle stops before it spends more, and the next one goes on from there."""
+
+    max_calls: Count = 0
+    """Calls of one run; 0 sets no limit."""
+    max_cost: Annotated[float, Field(ge=0)] = 0.0
+    """Cost of one run, in the currency of the prices; 0 sets no limit."""
+    prompt_price: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million prompt tokens."""
+    completion_price: Annotated[float, Field(ge=0)] = 0.0
+    """Price of a million tokens of answers."""
+
+
 class EmbedderSettings(Settings):
     """What turns texts into vectors."""
 
@@ -243,6 +256,7 @@ class Config(Settings):
     store: StoreSettings = StoreSettings()
     model: ModelSettings = ModelSettings()
     teacher: TeacherSettings = TeacherSettings()
+    spend: SpendSettings = SpendSettings()
     embedder: EmbedderSettings = EmbedderSettings()
     signals: SignalSettings = SignalSettings()
     filter: FilterSettings = FilterSettings()
@@ -260,7 +274,7 @@ class Config(Settings):
     @property
     def config_hash(self) -> str:
         """Hash of every setting that changes what is learned from given records (not how they are kept or served)."""
-        return digest(self.model_dump(mode="json", exclude={"store", "serve", "redact"}))
+        return digest(self.model_dump(mode="json", exclude={"store", "serve", "redact", "spend"}))
 
 
 # The paper's choices (arXiv 2602.06470, sections 3 and 4), where they differ from our defaults.

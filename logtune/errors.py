@@ -9,6 +9,7 @@
     ├── MissingExtra             an optional package is not installed
     ├── TrainingError            a run that learned nothing: loss, weights or output did not move
     ├── TooManyFailures          a stage failed on more items than the configured share
+    ├── BudgetSpent              the next call of a model would go beyond the budget
     └── NotPassed                a gate was not passed; nothing was deployed                  exit 3
 
 Usage errors (exit 2) come from the command-line parser, an interrupt exits with 130.
@@ -73,6 +74,10 @@ class TrainingError(LogtuneError):
 
 class TooManyFailures(LogtuneError):
     """A stage failed on more items than the configured share."""
+
+
+class BudgetSpent(LogtuneError):
+    """The next call of a model would go beyond the budget."""
 
 
 class NotPassed(LogtuneError):

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from logtune.config import Config
 from logtune.config_gateway import Settings
-from logtune.errors import LogtuneError, TooManyFailures
+from logtune.errors import BudgetSpent, LogtuneError, TooManyFailures
 from logtune.ports import Tools
 from logtune.records import Derived, Failure, Feedback, LogRecord, digest, identified
 
@@ -147,6 +147,8 @@ async def _run_batch(
 async def _attempt(stage: Stage, unit: Unit) -> Sequence[Derived] | Failure:
     try:
         return await unit.work()
+    except BudgetSpent:
+        raise  # no failure of the item
     except LogtuneError as error:
         item = unit.inputs[0] if unit.inputs else stage.name
         return identified(

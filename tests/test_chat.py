@@ -270,7 +270,7 @@ async def test_a_server_that_says_nothing_runs_out_of_time() -> None:
 )  # fmt: skip
 def test_waits_are_doubled_and_no_shorter_than_the_server_asks(tried: int, asked: str | None, wait_s: float) -> None:
     chat = HttpChat("http://127.0.0.1:1/v1", "teacher")
-    assert chat._wait_s(tried, _PassingError("busy", asked)) == wait_s
+    assert chat._wait_s(tried, _PassingError("busy", 429, asked)) == wait_s
 
 
 async def test_the_servers_wish_is_read_from_its_answer() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from logtune.edges.pacing import Pace, RepeatBudget
 from logtune.errors import ConfigError, ModelError
 from logtune.ports import ChatCall, ChatReply
 from logtune.records import Json
@@ -18,6 +19,7 @@ TRIES = 4
 FIRST_WAIT_S = 0.5  # doubled after each try
 LONGEST_WAIT_S = 60.0  # a server that asks for more is tried again all the same
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # answers that may be better next time
+BUSY = frozenset({429, 503, 529})  # answers that ask for fewer calls
 HINTS = {
     401: "check the key and the setting api_key_env",
     403: "check the key and the setting api_key_env",
@@ -30,7 +32,8 @@ class _Line:
     """What calls of one event loop share."""
 
     session: "aiohttp.ClientSession"
-    limit: asyncio.Semaphore
+    pace: Pace
+    repeats: RepeatBudget
     holder: AsyncGenerator["aiohttp.ClientSession", None]  # closes the session when the loop ends
 
 
@@ -53,18 +56,24 @@ class HttpChat:
         """The model's answer; raises ModelError with the endpoint's words, at once or after TRIES failed tries."""
         import aiohttp
 
-        line, body, tried = await self._line(), self._body(call), 0
-        async with line.limit:  # waiting to try again takes a place too: the server has asked for less
-            while True:
-                tried += 1
-                try:
-                    return await self._once(line.session, body)
-                except aiohttp.InvalidURL as error:
-                    raise ModelError(f"{self._url} is no URL", "set the url to http://HOST:PORT/v1") from error
-                except (aiohttp.ClientError, TimeoutError, _PassingError) as error:
-                    if tried == TRIES:
-                        raise self._gave_up(error) from error
-                    await asyncio.sleep(self._wait_s(tried, error))
+        line, body, tried, since = await self._line(), self._body(call), 0, 0
+        while True:
+            tried += 1
+            try:
+                async with line.pace.place() as since:
+                    reply = await self._once(line.session, body)
+            except aiohttp.InvalidURL as error:
+                raise ModelError(f"{self._url} is no URL", "set the url to http://HOST:PORT/v1") from error
+            except (aiohttp.ClientError, TimeoutError, _PassingError) as error:
+                if isinstance(error, _PassingError) and error.status in BUSY:
+                    line.pace.busy(since)
+                if tried == TRIES or not line.repeats.take():
+                    raise self._gave_up(error, tried) from error
+                await asyncio.sleep(self._wait_s(tried, error))
+            else:
+                line.pace.answered()
+                line.repeats.answered()
+                return reply
 
     async def close(self) -> None:
         """Close the connections of this event loop; the next call opens new ones."""
@@ -80,7 +89,7 @@ class HttpChat:
             # an async generator is closed by the loop when it ends (asyncio.run, uvicorn and pytest do so)
             holder = _held_session(self._headers)
             session = await anext(holder)
-            self._lines.setdefault(loop, _Line(session, asyncio.Semaphore(self._max_concurrency), holder))
+            self._lines.setdefault(loop, _Line(session, Pace(self._max_concurrency), RepeatBudget(), holder))
         return self._lines[loop]
 
     async def _once(self, session: "aiohttp.ClientSession", body: Mapping[str, Json]) -> ChatReply:
@@ -90,7 +99,8 @@ class HttpChat:
         async with session.post(self._url, json=body, timeout=timeout) as response:
             text = await response.text(errors="replace")
             if response.status in PASSING:
-                raise _PassingError(f"status {response.status}: {text[:200]}", response.headers.get("Retry-After"))
+                said = f"status {response.status}: {text[:200]}"
+                raise _PassingError(said, response.status, response.headers.get("Retry-After"))
             if response.status != 200:
                 raise ModelError(
                     f"{self._url} refused the call with status {response.status}: {text[:300]}",
@@ -98,10 +108,11 @@ class HttpChat:
                 )
             return _reply(text)
 
-    def _gave_up(self, error: Exception) -> ModelError:
+    def _gave_up(self, error: Exception, tried: int) -> ModelError:
         said = f"{type(error).__name__.lstrip('_')} {error}".strip()
+        counted = f"{tried} tries" if tried == TRIES else f"{tried} tries, and too many others failed to try it again"
         return ModelError(
-            f"{self._url} gave no answer in {TRIES} tries: {said}", "check that the server runs, and its timeout_s"
+            f"{self._url} gave no answer in {counted}: {said}", "check that the server runs, and its timeout_s"
         )
 
     def _wait_s(self, tried: int, error: Exception) -> float:
@@ -125,8 +136,9 @@ class HttpChat:
 class _PassingError(Exception):
     """The server was busy or failed for the moment; `wait_s` is how long it asks to be left alone."""
 
-    def __init__(self, what: str, retry_after: str | None = None) -> None:
+    def __init__(self, what: str, status: int, retry_after: str | None = None) -> None:
         super().__init__(what)
+        self.status = status
         number = (retry_after or "").strip()
         self.wait_s = float(number) if number.replace(".", "", 1).isdecimal() else 0.0  # a date is not read
 

@@ -1,0 +1,153 @@
+"""A chat model with a memory and a bill: what was asked before is not asked again, and nothing is spent unseen.
+
+ChatCall -> the store's reply, else the model's (kept for the next time) -> ChatReply; Meter: calls, tokens, cost
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Protocol
+
+from logtune.errors import BudgetSpent, LogtuneError, ModelError
+from logtune.ports import Chat, ChatCall, ChatReply
+from logtune.records import digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What the calls for one purpose took."""
+
+    calls: int = 0  # that reached the model
+    remembered: int = 0  # answered from the store
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0  # in the currency of the prices
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(**{name: getattr(self, name) + getattr(other, name) for name in asdict(self)})
+
+
+KEPT = "what was done is kept; the next run goes on from there"
+
+
+class Meter:
+    """Counts what is spent, and refuses the call that would go beyond the budget. Prices are for a million tokens."""
+
+    def __init__(
+        self, *, max_calls: int = 0, max_cost: float = 0.0, prompt_price: float = 0.0, completion_price: float = 0.0
+    ) -> None:  # fmt: skip
+        self._max_calls = max_calls  # 0: no limit
+        self._max_cost = max_cost
+        self._prices = prompt_price, completion_price
+        self._spent: dict[str, Spent] = {}
+        self._begun = 0
+        self._reserved = 0.0  # what the calls under way may cost
+
+    @property
+    def spent(self) -> Mapping[str, Spent]:
+        """What was spent, by purpose."""
+        return dict(self._spent)
+
+    @property
+    def total(self) -> Spent:
+        """What was spent in all."""
+        return sum(self._spent.values(), Spent())
+
+    def begin(self, call: ChatCall) -> None:
+        """Before a call: BudgetSpent when it, and those under way, could cost more than is left."""
+        if self._max_calls and self._begun >= self._max_calls:
+            raise BudgetSpent(f"the budget of {self._max_calls} calls is spent", KEPT)
+        possible = self.total.cost + self._reserved + self._at_most(call)
+        if self._max_cost and possible > self._max_cost:
+            raise BudgetSpent(
+                f"the next call could bring the cost to {possible:.4f}, above the budget of {self._max_cost:g}", KEPT
+            )
+        self._begun += 1
+        self._reserved += self._at_most(call)
+
+    def end(self, call: ChatCall, spent: Spent) -> None:
+        """After a call that was begun."""
+        self._reserved -= self._at_most(call)
+        self.note(call.purpose, spent)
+
+    def note(self, purpose: str, spent: Spent) -> None:
+        """Add to what a purpose has spent."""
+        self._spent[purpose] = self._spent.get(purpose, Spent()) + spent
+
+    def of(self, reply: ChatReply) -> Spent:
+        """What a reply cost."""
+        return Spent(
+            calls=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens,
+            cost=self._cost(reply.prompt_tokens, reply.completion_tokens),
+        )  # fmt: skip
+
+    def _at_most(self, call: ChatCall) -> float:
+        """What a call may cost: a token has at least one byte."""
+        return self._cost(sum(len(message.content.encode()) for message in call.messages), call.max_tokens)
+
+    def _cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self._prices[0] + completion_tokens * self._prices[1]) / 1e6
+
+
+class Replies(Protocol):
+    """Where replies are kept, `edges.store.Store`."""
+
+    def reply(self, key: str) -> ChatReply | None:
+        """The reply kept under `key`."""
+        ...
+
+    def keep_reply(self, key: str, reply: ChatReply) -> None:
+        """Keep a reply; the first one of a key stays."""
+        ...
+
+
+class RememberedChat:
+    """`chat` behind the memory. `name` says whose replies they are: the endpoint and its model."""
+
+    def __init__(self, chat: Chat, name: str, replies: Replies, meter: Meter) -> None:
+        self._chat = chat
+        self._name = name
+        self._replies = replies
+        self._meter = meter
+        self._under_way: dict[str, asyncio.Future[ChatReply]] = {}
+
+    async def complete(self, call: ChatCall) -> ChatReply:
+        """The reply; the same call made twice at the same moment reaches the model once."""
+        key = key_of(self._name, call)
+        if key in self._under_way:
+            reply = await asyncio.shield(self._under_way[key])
+            self._meter.note(call.purpose, Spent(remembered=1))
+            return reply
+        known = await asyncio.to_thread(self._replies.reply, key)
+        if known is not None:
+            self._meter.note(call.purpose, Spent(remembered=1))
+            return known
+        return await self._asked(key, call)
+
+    async def _asked(self, key: str, call: ChatCall) -> ChatReply:
+        if key in self._under_way:  # somebody began while the store was read
+            return await self.complete(call)
+        self._meter.begin(call)
+        made: asyncio.Future[ChatReply] = asyncio.get_running_loop().create_future()
+        self._under_way[key] = made
+        spent = Spent(calls=1, failed=1)
+        try:
+            reply = await self._chat.complete(call)
+            spent = self._meter.of(reply)
+            await asyncio.to_thread(self._replies.keep_reply, key, reply)
+            made.set_result(reply)
+        except BaseException as error:
+            gone = ModelError("the call was given up by the one who made it")
+            made.set_exception(error if isinstance(error, LogtuneError) else gone)
+            made.exception()  # seen, also when nobody else waits
+            raise
+        finally:
+            del self._under_way[key]
+            self._meter.end(call, spent)
+        return reply
+
+
+def key_of(name: str, call: ChatCall) -> str:
+    """The hash under which a reply is kept: of the model, the messages and the settings, not of the purpose."""
+    return digest([name, asdict(replace(call, purpose=""))], 32)
