@@ -82,6 +82,7 @@ class LogRecord:
     route_reason: str = ""
     latency_ms: float | None = None
     usage: Mapping[str, Json] = field(default_factory=dict)
+    traces: tuple[str, ...] = ()  # other ids its client knows it by: of the trace, span, message or request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +98,7 @@ class Feedback:
     comment: str | None = None
     correction: str | None = None  # the answer as it should have been
     source: str = "user"
+    name: str = ""  # what was rated, where the client says it: accuracy, tone...; "": the answer as a whole
     user: str | None = None  # who said it; None: the user of the target
     supersedes: str | None = None
     revoked: bool = False
@@ -321,6 +323,13 @@ def _plain(value: object) -> object:
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
     return value
+
+
+def also_known_as(log: LogRecord) -> tuple[str, ...]:
+    """The ids beside its own by which feedback may name a log record: that of the response, and its traces."""
+    given = (log.response or {}).get("id")
+    own = isinstance(given, str) and given and log.id not in given
+    return tuple(dict.fromkeys((*([str(given)] if own else []), *log.traces)))
 
 
 def field_names(kind: type) -> tuple[str, ...]:

@@ -25,7 +25,13 @@ def no_rows(db: Connection) -> None:
 
 
 def rows_of_m001(db: Connection) -> None:
-    log: dict[str, object] = {"id": "l1", "request": {"messages": []}, "response": None, "at": 1.0, "user": "ann"}
+    log: dict[str, object] = {
+        "id": "l1",
+        "request": {"messages": []},
+        "response": {"id": "up1"},
+        "at": 1.0,
+        "user": "ann",
+    }
     decision: dict[str, object] = {
         "id": "dec-1",
         "interaction_id": "l1",
@@ -55,8 +61,12 @@ def rows_of_m001(db: Connection) -> None:
         db.execute(text(statement))
 
 
+def rows_of_m003(db: Connection) -> None:
+    db.execute(text("INSERT INTO aliases (name, at, log_id) VALUES ('up1', 1.0, 'l1')"))
+
+
 # Rows as the code of that time wrote them, by the newest change they need. Each change that touches old rows adds some.
-ROWS: Mapping[str, Rows] = {"m001_records": rows_of_m001}
+ROWS: Mapping[str, Rows] = {"m001_records": rows_of_m001, "m003_aliases": rows_of_m003}
 
 
 def engine_at(path: Path, number: int, *, rows: bool) -> tuple[Engine, str]:
@@ -105,6 +115,7 @@ def test_old_rows_are_read_by_todays_store(tmp_path: Path, number: int) -> None:
     store = Store(f"sqlite:///{tmp_path / 'old.db'}")
     assert [record.id for record in store.logs()] == ["l1"]
     assert store.load(LogRecord, ["l1"])[0].user == "ann"
+    assert store.named(["up1", "l1"]) == {"up1": "l1"}
     assert store.load(Feedback, ["f1"])[0].target == "l1"
     assert store.unit("filter", "k") == (("Decision", "dec-1"),)
     assert store.list(Decision, cycle_id="c")[0].teaches == "rule"

@@ -310,6 +310,16 @@ def test_targets_that_exist_are_told(store: Store) -> None:
 # derived records
 
 
+def test_a_record_is_found_by_the_other_names_its_client_knows(store: Store) -> None:
+    def log(name: str, at: float, response_id: str, *traces: str) -> LogRecord:
+        return LogRecord(id=name, request={}, response={"id": response_id}, at=at, traces=traces)
+
+    store.add_logs([log("l2", 2.0, "chatcmpl-2", "t\x00"), log("l1", 1.0, "chatcmpl-l1", "t\x00", "t\x00")])
+    store.add_logs([log("l2", 2.0, "chatcmpl-2", "t\x00")])
+    names = ["chatcmpl-2", "t\x00", "l1", "chatcmpl-l1", "t"]
+    assert store.named(names) == {"chatcmpl-2": "l2", "t\x00": "l2"}  # the newest; its own id is no other name
+
+
 def test_a_record_is_found_by_a_unique_start_of_its_id(store: Store) -> None:
     store.add_logs([log("chat-1"), log("chat-10"), log("dec-mine")])
     made = decision("i1")

@@ -4,6 +4,7 @@ A change is plain DDL that SQLite and PostgreSQL both take; what differs is chos
 use `schema`, which says what the tables look like today.
 """
 
+import json
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -131,3 +132,20 @@ def m002_keys(db: Connection) -> None:
         "CREATE TABLE keys (id {text} PRIMARY KEY, name {text} NOT NULL, project {text} NOT NULL, "
         "hash {text} NOT NULL, created_at {real} NOT NULL, revoked_at {real}, rate_per_minute INTEGER)",
     )
+
+
+@migration
+def m003_aliases(db: Connection) -> None:
+    """Names of log records beside their ids, by which feedback finds them; old records have that of their response."""
+    _run(
+        db,
+        "CREATE TABLE aliases (name {text}, at {real} NOT NULL, log_id {text}, PRIMARY KEY (name, at, log_id))",
+    )
+    add = text("INSERT INTO aliases (name, at, log_id) VALUES (:name, :at, :log_id)")
+    some, last = text("SELECT id, at, body FROM logs WHERE id > :last ORDER BY id LIMIT 500"), ""
+    while rows := db.execute(some, {"last": last}).all():
+        for row in rows:
+            name = ((json.loads(row.body, strict=False).get("response")) or {}).get("id")
+            if isinstance(name, str) and name and row.id not in name:
+                db.execute(add, {"name": name, "at": row.at, "log_id": row.id})
+        last = rows[-1].id

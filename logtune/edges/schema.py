@@ -123,6 +123,9 @@ keys = Table(
     "keys", metadata, _text("id", key=True), _text("name"), _text("project"), _text("hash"),
     Column("created_at", Double, nullable=False), Column("revoked_at", Double), Column("rate_per_minute", Integer),
 )  # fmt: skip
+aliases = Table(
+    "aliases", metadata, _text("name", key=True), Column("at", Double, primary_key=True), _text("log_id", key=True)
+)
 rejects = Table(
     "rejects", metadata, _text("file", key=True), Column("line", Integer, primary_key=True), _text("reason", key=True),
     _text("excerpt"), _text("detail"),

@@ -19,7 +19,7 @@ from logtune.edges.database import connect, insert_new, insert_or_replace, pairs
 from logtune.edges.migrations import migrate
 from logtune.edges.schema import GIVEN, TABLES, R, decode, encode, parents_of, to_json
 from logtune.errors import StoreError
-from logtune.records import Deployment, Derived, Feedback, Json, LogRecord, Record
+from logtune.records import Deployment, Derived, Feedback, Json, LogRecord, Record, also_known_as
 
 TargetKind: TypeAlias = Literal["record", "session", "user"]
 Origin: TypeAlias = tuple[str, str, float]  # cycle, hash of its settings, time
@@ -76,8 +76,11 @@ class Store:
 
     def add_logs(self, logs: Sequence[LogRecord]) -> int:
         """Keep new log records; known ids are left alone. Returns how many were new."""
+        names = [{"name": name, "at": log.at, "log_id": log.id} for log in logs for name in also_known_as(log)]
         with self.transaction(write=True) as db:
-            return len(insert_new(db, TABLES[LogRecord], [encode(log) for log in logs]))
+            new = insert_new(db, TABLES[LogRecord], [encode(log) for log in logs])
+            insert_new(db, schema.aliases, names)
+        return len(new)
 
     def put_feedback(self, items: Sequence[Feedback]) -> int:
         """Keep feedback, replacing what has the same id. Returns how many were new or changed."""
@@ -114,6 +117,16 @@ class Store:
         column = {"record": "id", "session": "session", "user": "user"}[kind]
         with self.transaction() as db:
             return {name for name, _ in pairs_in(db, TABLES[LogRecord], (column, column), targets)}
+
+    def named(self, names: Sequence[str]) -> dict[str, str]:
+        """Of those names that log records have beside their ids: the newest record's id."""
+        table, found = schema.aliases, dict[str, str]()
+        with self.transaction() as db:
+            for name in dict.fromkeys(names):
+                query = select(table.c.log_id).where(table.c.name == name).order_by(table.c.at.desc()).limit(1)
+                newest = db.execute(query).scalar()
+                found |= {} if newest is None else {name: newest}
+        return found
 
     def feedback_by_id(self, ids: Sequence[str]) -> dict[str, Feedback]:
         """Those of the feedback that are in the store, by id."""
