@@ -149,3 +149,9 @@ def m003_aliases(db: Connection) -> None:
             if isinstance(name, str) and name and row.id not in name:
                 db.execute(add, {"name": name, "at": row.at, "log_id": row.id})
         last = rows[-1].id
+
+
+@migration
+def m004_replies(db: Connection) -> None:
+    """Replies of chat models, by the hash of what was asked."""
+    _run(db, "CREATE TABLE replies (key {text} PRIMARY KEY, at {real} NOT NULL, body {text} NOT NULL)")

@@ -4,10 +4,17 @@ ChatCall -> the store's reply, else the model's (kept for the next time) -> Chat
 """
 
 import asyncio
+import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Protocol
 
+from sqlalchemy import select
+
+from logtune.edges import schema
+from logtune.edges.database import insert_new
+from logtune.edges.store import Store
 from logtune.errors import BudgetSpent, LogtuneError, ModelError
 from logtune.ports import Chat, ChatCall, ChatReply
 from logtune.records import digest
@@ -102,6 +109,30 @@ class Replies(Protocol):
         ...
 
 
+class ReplyMemory:
+    """Replies in the store. They may hold what users said, so erasing a user clears them all."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def reply(self, key: str) -> ChatReply | None:
+        """The reply kept under `key`."""
+        with self._store.transaction() as db:
+            row = db.execute(select(schema.replies.c.body).where(schema.replies.c.key == key)).first()
+        return None if row is None else ChatReply(**json.loads(row.body))
+
+    def keep_reply(self, key: str, reply: ChatReply) -> None:
+        """Keep a reply; the first one of a key stays."""
+        row = {"key": key, "at": time.time(), "body": schema.to_json(reply)}
+        with self._store.transaction(write=True) as db:
+            insert_new(db, schema.replies, [row])
+
+    def clear(self) -> int:
+        """Forget every reply; returns how many there were."""
+        with self._store.transaction(write=True) as db:
+            return db.execute(schema.replies.delete()).rowcount
+
+
 class RememberedChat:
     """`chat` behind the memory. `name` says whose replies they are: the endpoint and its model."""
 
@@ -119,23 +150,10 @@ class RememberedChat:
             reply = await asyncio.shield(self._under_way[key])
             self._meter.note(call.purpose, Spent(remembered=1))
             return reply
-        known = await asyncio.to_thread(self._replies.reply, key)
-        if known is not None:
-            self._meter.note(call.purpose, Spent(remembered=1))
-            return known
-        return await self._asked(key, call)
-
-    async def _asked(self, key: str, call: ChatCall) -> ChatReply:
-        if key in self._under_way:  # somebody began while the store was read
-            return await self.complete(call)
-        self._meter.begin(call)
         made: asyncio.Future[ChatReply] = asyncio.get_running_loop().create_future()
         self._under_way[key] = made
-        spent = Spent(calls=1, failed=1)
         try:
-            reply = await self._chat.complete(call)
-            spent = self._meter.of(reply)
-            await asyncio.to_thread(self._replies.keep_reply, key, reply)
+            reply = await self._found(key, call)
             made.set_result(reply)
         except BaseException as error:
             gone = ModelError("the call was given up by the one who made it")
@@ -144,7 +162,21 @@ class RememberedChat:
             raise
         finally:
             del self._under_way[key]
+        return reply
+
+    async def _found(self, key: str, call: ChatCall) -> ChatReply:
+        known = await asyncio.to_thread(self._replies.reply, key)
+        if known is not None:
+            self._meter.note(call.purpose, Spent(remembered=1))
+            return known
+        self._meter.begin(call)
+        spent = Spent(calls=1, failed=1)
+        try:
+            reply = await self._chat.complete(call)
+            spent = self._meter.of(reply)
+        finally:
             self._meter.end(call, spent)
+        await asyncio.to_thread(self._replies.keep_reply, key, reply)
         return reply
 
 

@@ -1,0 +1,142 @@
+"""What was asked before is not asked again, and nothing is spent beyond the budget."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from logtune.edges.replies import Meter, RememberedChat, ReplyMemory, Spent, key_of
+from logtune.edges.store import Store
+from logtune.errors import BudgetSpent, ModelError
+from logtune.ports import ChatCall, ChatReply
+from logtune.records import Message
+from logtune.testing import ScriptedChat
+
+
+def call(text: str = "hello", **fields: object) -> ChatCall:
+    return replace(ChatCall(messages=(Message(role="user", content=text),), max_tokens=10), **fields)
+
+
+class Held:
+    """Answers once `go` is set."""
+
+    def __init__(self, chat: ScriptedChat) -> None:
+        self.chat = chat
+        self.begun, self.go = asyncio.Event(), asyncio.Event()
+
+    async def complete(self, call: ChatCall) -> ChatReply:
+        self.begun.set()
+        await self.go.wait()
+        return await self.chat.complete(call)
+
+
+@pytest.fixture
+def memory(tmp_path: Path) -> ReplyMemory:
+    return ReplyMemory(Store(f"sqlite:///{tmp_path / 'store.db'}"))
+
+
+async def test_a_call_made_again_reaches_no_model(memory: ReplyMemory) -> None:
+    first, second = ScriptedChat("fine"), ScriptedChat("never")
+    meter = Meter()
+    made = await RememberedChat(first, "http://a|m", memory, meter).complete(call(purpose="judge"))
+    again = await RememberedChat(second, "http://a|m", memory, meter).complete(call(purpose="judge"))
+    assert again == made == ChatReply(text="fine", prompt_tokens=1, completion_tokens=1)
+    assert second.calls == []
+    assert meter.spent == {"judge": Spent(calls=1, remembered=1, prompt_tokens=1, completion_tokens=1)}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [call("bye"), call(temperature=0.7), call(seed=1), call(max_tokens=11), call(model="x"), call(schema={"a": 1}),
+     call(stop=("\n",)), call(top_p=0.5)],
+)  # fmt: skip
+def test_whatever_changes_the_reply_changes_the_key(other: ChatCall) -> None:
+    assert key_of("m", other) != key_of("m", call())
+    assert key_of("m", call(purpose="judge")) == key_of("m", call())
+    assert key_of("another", call()) != key_of("m", call())
+
+
+async def test_the_same_call_at_the_same_moment_is_made_once(memory: ReplyMemory) -> None:
+    chat, meter = ScriptedChat("fine"), Meter()
+    remembered = RememberedChat(chat, "m", memory, meter)
+    replies = await asyncio.gather(*(remembered.complete(call()) for _ in range(5)))
+    assert {reply.text for reply in replies} == {"fine"}
+    assert len(chat.calls) == 1
+    assert meter.total.remembered == 4
+
+
+async def test_a_failure_is_not_remembered(memory: ReplyMemory) -> None:
+    meter = Meter()
+    remembered = RememberedChat(ScriptedChat([ModelError("down"), "up"]), "m", memory, meter)
+    with pytest.raises(ModelError, match="down"):
+        await remembered.complete(call())
+    assert (await remembered.complete(call())).text == "up"
+    assert (meter.total.calls, meter.total.failed) == (2, 1)
+
+
+async def test_a_call_given_up_leaves_nothing_behind(memory: ReplyMemory) -> None:
+    begun = asyncio.Event()
+
+    class Slow:
+        async def complete(self, call: ChatCall) -> ChatReply:
+            begun.set()
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    remembered = RememberedChat(Slow(), "m", memory, Meter())
+    task = asyncio.create_task(remembered.complete(call()))
+    await begun.wait()
+    waiter = asyncio.create_task(remembered.complete(call()))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(ModelError, match="given up"):
+        await waiter
+
+
+async def test_calls_stop_at_the_budget_and_remembered_ones_are_free(memory: ReplyMemory) -> None:
+    chat = ScriptedChat("fine")
+    remembered = RememberedChat(chat, "m", memory, Meter(max_calls=2))
+    await remembered.complete(call("a"))
+    await remembered.complete(call("b"))
+    await remembered.complete(call("a"))
+    with pytest.raises(BudgetSpent, match="2 calls is spent"):
+        await remembered.complete(call("c"))
+    assert len(chat.calls) == 2
+
+
+async def test_the_cost_never_exceeds_the_budget_also_with_calls_under_way(memory: ReplyMemory) -> None:
+    price = 1e6  # one a token
+    meter = Meter(max_cost=45, prompt_price=price, completion_price=price)
+    held = Held(ScriptedChat("one two three"))
+    remembered = RememberedChat(held, "m", memory, meter)
+    tasks = [asyncio.create_task(remembered.complete(call(f"text{i}"))) for i in range(10)]
+    refused = 0
+    for done in asyncio.as_completed(tasks):  # three may cost 45 together, and hang until the others are refused
+        try:
+            await done
+        except BudgetSpent:
+            refused += 1
+        if refused == 7:
+            held.go.set()
+    assert refused == 7
+    assert meter.total.cost == 12  # each cost 1 + 3
+
+
+async def test_any_text_is_kept_exactly(tmp_path: Path) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'store.db'}")
+    meter = Meter()
+    remembered = RememberedChat(ScriptedChat("lone \ud800 surrogate"), "m", ReplyMemory(store), meter)
+    assert (await remembered.complete(call())).text == "lone \ud800 surrogate"
+    assert (await remembered.complete(call())).text == "lone \ud800 surrogate"
+    assert meter.total.calls == 1
+
+
+def test_forgetting_empties_the_memory(memory: ReplyMemory) -> None:
+    memory.keep_reply("k", ChatReply(text="secret"))
+    memory.keep_reply("k", ChatReply(text="another"))
+    assert memory.reply("k") == ChatReply(text="secret")
+    assert memory.clear() == 1
+    assert memory.reply("k") is None
