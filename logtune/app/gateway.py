@@ -7,30 +7,59 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
+from logtune.app.access import Access, without_credentials
 from logtune.app.adapters import Adapters
-from logtune.app.asgi import Event, Receive, Request, Scope, Send, error_body, parse_object, respond, respond_json
+from logtune.app.asgi import (
+    Event,
+    Headers,
+    Receive,
+    Request,
+    Scope,
+    Send,
+    error_body,
+    parse_object,
+    respond,
+    respond_json,
+)  # fmt: skip
 from logtune.app.chat_api import Exchange
 from logtune.app.lane import Lane
+from logtune.app.lanes import Lanes
+from logtune.app.projects import for_project, open_store
 from logtune.app.routing import Router
 from logtune.config import Config
+from logtune.edges.keyring import Keyring
+from logtune.edges.project_scope import DEFAULT, ScopedAdapters, ScopedBackend
 from logtune.edges.store import Store
 from logtune.edges.upstream import Backend
-from logtune.errors import RequestError
+from logtune.errors import LogtuneError, RequestError
 from logtune.ports import AdapterServer, Embedder
+from logtune.records import Json
 
 LOG = logging.getLogger(__name__)
 Handler = Callable[[Request, Send], Awaitable[None]]
+OPEN = frozenset({"/healthz", "/health", "/readyz"})  # paths that need no key and count for no limit
 
 
 class Gateway:
     """The ASGI app; made by `create`."""
 
-    def __init__(self, store: Store, backend: Backend, router: Router, settings: Config) -> None:
+    def __init__(
+        self, store: Store, backend: Backend, embedder: Embedder, adapters: AdapterServer, settings: Config
+    ) -> None:
         self._backend = backend
-        self._main = Lane(store, backend, router, settings, self._done)
+        self._embedder = embedder
+        self._adapters = adapters
+        self._settings = settings
+        self._main = self._make_lane(DEFAULT, store)
+        self._lanes = Lanes(self._main, lambda name: open_store(for_project(settings, name)), self._make_lane)
+        self._keyring = Keyring(store)
+        self._access = Access(settings.serve)
         self._limit = int(settings.serve.max_body_mb * 2**20)
+        self._receive_s = settings.serve.receive_timeout_s
         self._poll_s = settings.serve.poll_s
         self._ready = False
         self._routes: Mapping[str, Mapping[str, Handler]] = {
@@ -61,7 +90,8 @@ class Gateway:
         try:
             await self._dispatch(request, noted)
         except RequestError as error:
-            await respond_json(send, error.status, error_body(error))
+            headers = [(name.encode(), value.encode("latin-1")) for name, value in error.headers.items()]
+            await respond_json(send, error.status, error_body(error), headers)
         except ConnectionError:
             return  # nobody is left to answer
         except Exception:
@@ -85,7 +115,17 @@ class Gateway:
             problem = error_body(RequestError(f"{request.method} is not allowed here; {allowed} are", 405))
             await respond_json(send, 405, problem, [(b"allow", allowed.encode())])
             return
-        await handler(request, send)
+        await (handler(request, send) if request.path in OPEN else self._admit(handler, request, send))
+
+    async def _admit(self, handler: Handler, request: Request, send: Send) -> None:
+        """Let `handler` answer whoever may ask, for their project and within their limits."""
+        caller = self._access.caller(request.headers)
+        with self._access.admitted(caller) as told:
+            ours = self._access.needed or caller.key_id  # then a key never goes on to the model server
+            headers = without_credentials(request.headers) if ours else request.headers
+            await self._lanes.opened(caller.project)
+            known = replace(request, headers=headers, project=caller.project, receive_s=self._receive_s)
+            await handler(known, _telling(send, told) if told else send)
 
     # life
 
@@ -102,7 +142,8 @@ class Gateway:
                 return
 
     async def _start(self) -> "asyncio.Task[None]":
-        await self._main.start()
+        await self._lanes.start()
+        await self._follow_keys()
         self._ready = True
         return asyncio.create_task(self._poll())
 
@@ -111,20 +152,37 @@ class Gateway:
         if polling is not None:
             polling.cancel()
             await asyncio.gather(polling, return_exceptions=True)
-        await self._main.stop()
+        await self._lanes.stop()
         await self._backend.close()
 
     async def _poll(self) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
-            await self._main.look()
+            await self._follow_keys()
+            await self._lanes.look()
+
+    async def _follow_keys(self) -> None:
+        """Know the store's keys, and open the lanes of their projects; the keys in place stay when that fails."""
+        try:
+            self._access.follow(await asyncio.to_thread(self._keyring.every))
+        except LogtuneError as error:
+            LOG.warning("the keys could not be read: %s", error)
+        await self._lanes.open_all(self._access.projects())
+
+    def _make_lane(self, project: str, store: Store) -> Lane:
+        """A lane that sees its own store and its own adapters alone."""
+        settings = for_project(self._settings, project)
+        backend = ScopedBackend(self._backend, project, settings.model.served_name)
+        home = (Path(settings.store.home) / "adapters").resolve()
+        router = Router(store, self._embedder, Adapters(ScopedAdapters(self._adapters, project), home))
+        return Lane(store, backend, router, settings, self._done)
 
     def _done(self, exchange: Exchange) -> None:
         """One exchange has ended: what is counted, traced and logged of it hangs here."""
 
     def _lane(self, request: Request) -> Lane:
         """The lane of whoever asks."""
-        return self._main
+        return self._lanes.get(request.project)
 
     # what is small
 
@@ -132,12 +190,16 @@ class Gateway:
         await respond_json(send, 200, {"status": "ok"})
 
     async def _readyz(self, request: Request, send: Send) -> None:
-        journal = self._main.journal
-        ready = self._ready and not journal.problem
-        await respond_json(send, 200 if ready else 503, {
-            "status": "ready" if ready else "not ready", "store": journal.problem or "ok",
-            "waiting": journal.waiting, "lost": journal.lost, "adapters": list(self._main.router.table.live()),
-        })  # fmt: skip
+        journals = [lane.journal for lane in self._lanes.every()]
+        problem = next((journal.problem for journal in journals if journal.problem), "")
+        ready = self._ready and not problem
+        said: dict[str, Json] = {
+            "status": "ready" if ready else "not ready", "store": problem or "ok",
+            "waiting": sum(journal.waiting for journal in journals), "lost": sum(journal.lost for journal in journals),
+        }  # fmt: skip
+        if not self._access.needed:  # names are for those who have a key
+            said["adapters"] = list(self._main.router.table.live())
+        await respond_json(send, 200 if ready else 503, said)
 
     async def _post_chat(self, request: Request, send: Send) -> None:
         await self._lane(request).chat.post(request, self._limit, send)
@@ -158,8 +220,18 @@ class Gateway:
         await respond_json(send, 200, row)
 
 
+def _telling(send: Send, told: Mapping[str, str]) -> Send:
+    """`send`, with headers added to the head of the answer."""
+    more: Headers = [(name.encode(), value.encode()) for name, value in told.items()]
+
+    async def tell(message: Event) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*cast("Headers", message["headers"]), *more]
+        await send(message)
+
+    return tell
+
+
 def create(store: Store, backend: Backend, embedder: Embedder, adapters: AdapterServer, settings: Config) -> Gateway:
     """The gateway as an ASGI app. It needs its lifespan, and closes `backend`; the store stays the caller's."""
-    loaded = Adapters(adapters, (Path(settings.store.home) / "adapters").resolve())
-    router = Router(store, embedder, loaded)
-    return Gateway(store, backend, router, settings)
+    return Gateway(store, backend, embedder, adapters, settings)

@@ -1,6 +1,6 @@
 """Client keys of the gateway, hashed at rest: made once, listed without their secrets, revoked.
 
-name, project -> Keyring.create -> the key's text, once        text -> hash_of -> looked up among Keyring.keys
+name, project -> Keyring.create -> the key's text, once        text -> hash_of -> looked up among Keyring.every
 
 A key is `lt-<id>-<secret>` with 256 random bits of secret. The plain SHA-256 is kept of it: a slow, salted hash defends
 passwords, which can be guessed; nobody guesses 256 bits, and a slow hash would cost every request its time.
@@ -56,7 +56,7 @@ class Keyring:
             db.execute(schema.keys.insert(), asdict(key))
         return key, text
 
-    def keys(self) -> Sequence[Key]:
+    def every(self) -> Sequence[Key]:
         """Every key, revoked ones too, oldest first."""
         table = schema.keys
         with self._store.transaction() as db:
@@ -68,7 +68,7 @@ class Keyring:
 
         A key that is revoked already keeps its first time.
         """
-        found = [key for key in self.keys() if key_id and key.id.startswith(key_id)]
+        found = [key for key in self.every() if key_id and key.id.startswith(key_id)]
         if len(found) != 1:
             what = f"several keys have an id that starts with {key_id!r}" if found else f"there is no key {key_id!r}"
             raise InputError(what, "logtune keys list shows the ids")
@@ -76,7 +76,7 @@ class Keyring:
         change = table.update().where(table.c.id == found[0].id, table.c.revoked_at.is_(None))
         with self._store.transaction(write=True) as db:
             db.execute(change.values(revoked_at=time.time()))
-        return next(key for key in self.keys() if key.id == found[0].id)
+        return next(key for key in self.every() if key.id == found[0].id)
 
 
 def hash_of(text: str) -> str:

@@ -1,0 +1,79 @@
+"""The lanes of all projects in one gateway, each opened when somebody may come for it.
+
+project -> Lanes.opened -> Lane        Lanes.look: follow every store; Lanes.stop: write what waits, close the stores
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from logtune.app.lane import Lane
+from logtune.edges.project_scope import DEFAULT
+from logtune.edges.store import Store
+from logtune.errors import LogtuneError, RequestError
+
+LOG = logging.getLogger(__name__)
+MOST = 100  # projects of one gateway: each holds a store, a journal and two threads
+
+
+class Lanes:
+    """Holds the main lane, whose store is the caller's, and the projects' lanes, whose stores are opened here."""
+
+    def __init__(self, main: Lane, store: Callable[[str], Store], lane: Callable[[str, Store], Lane]) -> None:
+        self.main = main
+        self._store = store  # opens the store of a project; blocks
+        self._lane = lane
+        self._lanes = {DEFAULT: main}
+        self._opening = asyncio.Lock()
+
+    def get(self, project: str) -> Lane:
+        """The lane of a project that was opened."""
+        return self._lanes[project]
+
+    def every(self) -> list[Lane]:
+        """All open lanes."""
+        return list(self._lanes.values())
+
+    async def opened(self, project: str) -> Lane:
+        """The lane of a project, opened now if it was not; RequestError 503 when it cannot be."""
+        lane = self._lanes.get(project)
+        if lane is not None:
+            return lane
+        async with self._opening:
+            return self._lanes.get(project) or await self._open(project)
+
+    async def open_all(self, projects: Iterable[str]) -> None:
+        """Open the lanes of these projects, so that the first request need not wait; one that cannot be is told."""
+        for project in projects:
+            try:
+                await self.opened(project)
+            except RequestError as error:
+                LOG.warning("%s", error.what)
+
+    async def start(self) -> None:
+        """Start the main lane."""
+        await self.main.start()
+
+    async def look(self) -> None:
+        """Let every lane follow its store."""
+        await asyncio.gather(*(lane.look() for lane in self.every()))
+
+    async def stop(self) -> None:
+        """Write what waits, and close what was opened here."""
+        for project, lane in self._lanes.items():
+            await lane.stop()
+            if project != DEFAULT:
+                await asyncio.to_thread(lane.store.close)
+
+    async def _open(self, project: str) -> Lane:
+        if len(self._lanes) > MOST:
+            raise RequestError(f"this gateway serves {MOST} projects already", 503, code="project_unavailable")
+        try:
+            store = await asyncio.to_thread(self._store, project)
+        except (LogtuneError, OSError) as error:
+            LOG.exception("the store of project %s cannot be opened", project)
+            what = f"the project {project} cannot be served now"
+            raise RequestError(what, 503, code="project_unavailable", headers={"retry-after": "5"}) from error
+        lane = self._lane(project, store)
+        await lane.start()
+        return self._lanes.setdefault(project, lane)
