@@ -73,6 +73,7 @@ class Access:
         self._settings = settings
         self._clock = clock
         self._keys: dict[str, Key] = {}
+        self._followed = False
         self._buckets: dict[str, Bucket] = {}
         self._under_way: Counter[str] = Counter()  # by key id
         self._total = 0
@@ -80,6 +81,7 @@ class Access:
 
     def follow(self, keys: Sequence[Key]) -> None:
         """Know these keys from now on. Once there was one, they stay needed, even should the table be lost."""
+        self._followed = True
         self._keys = {key.id: key for key in keys}
         self.needed = self.needed or (self._settings.keys == "auto" and bool(keys))
         for gone in [key_id for key_id in self._buckets if key_id and key_id not in self._keys]:
@@ -90,7 +92,13 @@ class Access:
         return sorted({key.project for key in self._keys.values() if key.revoked_at is None})
 
     def caller(self, headers: Mapping[str, str]) -> Caller:
-        """Who sends these headers (lower-case names); RequestError 401 for a missing, wrong or revoked key."""
+        """Who sends these headers (lower-case names); RequestError 401 for a missing, wrong or revoked key.
+
+        503 until the keys are known: a store that fails must not open the door.
+        """
+        if not self._followed and self._settings.keys != "never":
+            what = "the keys could not be read from the store yet"
+            raise RequestError(what, 503, code="keys_unavailable", headers={"retry-after": "1"})
         texts = _texts(headers)
         text = next((text for text in texts if KEY.fullmatch(text)), None)
         if text is not None and (self._keys or self.needed):

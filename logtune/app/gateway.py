@@ -6,7 +6,7 @@ path, method -> chat_api | feedback_api | models | health        lifespan: routi
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -130,7 +130,7 @@ class Gateway:
     # life
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
-        polling: asyncio.Task[None] | None = None
+        polling: list[asyncio.Task[None]] = []
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
@@ -141,33 +141,39 @@ class Gateway:
                 await send({"type": "lifespan.shutdown.complete"})
                 return
 
-    async def _start(self) -> "asyncio.Task[None]":
-        await self._lanes.start()
+    async def _start(self) -> "list[asyncio.Task[None]]":
         await self._follow_keys()
+        await self._lanes.start()
+        await self._lanes.open_all(self._access.projects())
         self._ready = True
-        return asyncio.create_task(self._poll())
+        # Apart, because a look may wait for a model server, and a revoked key must not.
+        return [asyncio.create_task(self._poll_keys()), asyncio.create_task(self._poll_lanes())]
 
-    async def _stop(self, polling: "asyncio.Task[None] | None") -> None:
+    async def _stop(self, polling: "Sequence[asyncio.Task[None]]") -> None:
         self._ready = False
-        if polling is not None:
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
+        for task in polling:
+            task.cancel()
+        await asyncio.gather(*polling, return_exceptions=True)
         await self._lanes.stop()
         await self._backend.close()
 
-    async def _poll(self) -> None:
+    async def _poll_keys(self) -> None:
         while True:
             await asyncio.sleep(self._poll_s)
             await self._follow_keys()
+
+    async def _poll_lanes(self) -> None:
+        while True:
+            await asyncio.sleep(self._poll_s)
+            await self._lanes.open_all(self._access.projects())
             await self._lanes.look()
 
     async def _follow_keys(self) -> None:
-        """Know the store's keys, and open the lanes of their projects; the keys in place stay when that fails."""
+        """Know the store's keys; those in place stay when that fails."""
         try:
             self._access.follow(await asyncio.to_thread(self._keyring.every))
         except LogtuneError as error:
             LOG.warning("the keys could not be read: %s", error)
-        await self._lanes.open_all(self._access.projects())
 
     def _make_lane(self, project: str, store: Store) -> Lane:
         """A lane that sees its own store and its own adapters alone."""

@@ -47,7 +47,7 @@ class Lanes:
         for project in projects:
             try:
                 await self.opened(project)
-            except RequestError as error:
+            except RequestError as error:  # told again at every look, as long as it holds
                 LOG.warning("%s", error.what)
 
     async def start(self) -> None:
@@ -60,7 +60,7 @@ class Lanes:
 
     async def stop(self) -> None:
         """Write what waits, and close what was opened here."""
-        for project, lane in self._lanes.items():
+        for project, lane in list(self._lanes.items()):
             await lane.stop()
             if project != DEFAULT:
                 await asyncio.to_thread(lane.store.close)
@@ -71,7 +71,7 @@ class Lanes:
         try:
             store = await asyncio.to_thread(self._store, project)
         except (LogtuneError, OSError) as error:
-            LOG.exception("the store of project %s cannot be opened", project)
+            LOG.error("the store of project %s cannot be opened: %s", project, error)
             what = f"the project {project} cannot be served now"
             raise RequestError(what, 503, code="project_unavailable", headers={"retry-after": "5"}) from error
         lane = self._lane(project, store)
