@@ -59,6 +59,10 @@ class ScopedAdapters:
         found = [self._names.here(name) for name in await self._server.names()]
         return [name for name in found if name is not None]
 
+    async def changes(self, name: str, prompt: tuple[Message, ...], answer: str) -> bool:
+        """As the server."""
+        return await self._server.changes(self._names.there(name), prompt, answer)
+
 
 class ScopedBackend:
     """A Backend where only one project's adapters can be asked for, besides what the server has that is not ours.
@@ -77,7 +81,7 @@ class ScopedBackend:
             return await self._backend.open(call)
         name = self._names.there(call.model)
         if self._names.here(name) is None:
-            what = f"the model {call.model[:80]!r} does not exist"
+            what = f"the model {call.model[:80]!r} does not exist; GET /v1/models lists those there are"
             raise RequestError(what, 404, param="model", code="model_not_found")
         return await self._backend.open(call if name == call.model else replace(call, model=name))
 

@@ -146,11 +146,9 @@ class EmbeddedBackend:
     async def _engine_name(self, model: str) -> str:
         if model in ("", BASE, self._served_name):
             return BASE
-        names = await self._engine.names()
-        if model not in names:
-            known = ", ".join([self._served_name, *names])
-            raise RequestError(f"the model {model[:80]!r} does not exist; there are: {known}", 404,
-                               param="model", code="model_not_found")  # fmt: skip
+        if model not in await self._engine.names():  # what there is instead is not told: it may be another project's
+            what = f"the model {model[:80]!r} does not exist; GET /v1/models lists those there are"
+            raise RequestError(what, 404, param="model", code="model_not_found")
         return model
 
 
