@@ -43,9 +43,19 @@ class Exchange:
     choice: Choice = field(default_factory=Choice)
     called: str = ""  # model name at the backend
     backend_s: float = 0.0  # time spent waiting for the model
+    asked: float = 0.0  # when the model that answered was asked, of the performance counter
+    first_byte_s: float | None = None  # from then to the first byte of its answer; None: none came
+    upstream_s: float | None = None  # from then to the last byte
+    overhead_ms: float | None = None  # the gateway's own time until the head of the answer left
+    status: int = 0  # of the answer; 0: none was begun
     response: dict[str, Json] | None = None
     error: str | None = None
     recorded: bool = False
+
+    def begun(self, status: int) -> None:
+        """Note when the first byte of the answer came."""
+        if self.first_byte_s is None:
+            self.status, self.first_byte_s = status, time.perf_counter() - self.asked
 
     def record(self) -> LogRecord:
         """What the store keeps."""
@@ -60,7 +70,7 @@ class Exchange:
 
     def headers(self) -> Headers:
         """Where the answer comes from, for the client."""
-        overhead = 1000 * (time.perf_counter() - self.started - self.backend_s)
+        overhead = self.overhead_ms = 1000 * (time.perf_counter() - self.started - self.backend_s)
         values = {
             "interaction": self.id, "cluster": self.choice.cluster or "none", "arm": self.choice.arm or "none",
             "adapter": self.choice.adapter or BASE, "overhead-ms": f"{overhead:.2f}",
@@ -111,7 +121,7 @@ class ChatApi:
                 finally:
                     await answer.close()
         except RequestError as error:
-            exchange.error = error.what
+            exchange.error, exchange.status = error.what, error.status
             await self._commit(exchange)
             await respond_json(send, error.status, error_body(error), exchange.headers())
         except BaseException as error:
@@ -171,7 +181,7 @@ class ChatApi:
     async def _call(self, exchange: Exchange, model: str, body: Mapping[str, Json]) -> Answer:
         exchange.called = model
         raw = exchange.raw if body is exchange.body else json.dumps(body).encode()
-        asked = time.perf_counter()
+        asked = exchange.asked = time.perf_counter()
         try:
             return await self._backend.open(
                 UpstreamCall(id=exchange.id, body=body, raw=raw, model=model, headers=exchange.client)
@@ -182,8 +192,10 @@ class ChatApi:
     async def _whole(self, exchange: Exchange, answer: Answer, send: Send) -> None:
         """An answer in one piece."""
         asked = time.perf_counter()
+        exchange.begun(answer.status)
         body = b"".join([chunk async for chunk in answer.chunks])
         exchange.backend_s += time.perf_counter() - asked
+        exchange.upstream_s = time.perf_counter() - exchange.asked
         exchange.response, exchange.error = read_answer(answer.status, body)
         await self._commit(exchange)
         await respond(send, answer.status, body, answer.content_type, [*_passed(answer), *exchange.headers()])
@@ -198,6 +210,7 @@ class ChatApi:
         await send({"type": "http.response.start", "status": answer.status, "headers": head})
         try:
             async for chunk in answer.chunks:
+                exchange.begun(answer.status)
                 seen.feed(chunk)
                 self._answers.note(seen.head, exchange.id)  # before the client can name the answer
                 if seen.done:
@@ -210,6 +223,7 @@ class ChatApi:
             rest = b"\n\n" + event(error_body(error))
         finally:
             exchange.response = seen.completion()
+            exchange.upstream_s = time.perf_counter() - exchange.asked
         _take(exchange, seen)
         await self._commit(exchange)
         await send({"type": "http.response.body", "body": rest, "more_body": False})
