@@ -62,6 +62,7 @@ class Gateway:
         self._receive_s = settings.serve.receive_timeout_s
         self._poll_s = settings.serve.poll_s
         self._ready = False
+        self._watching: list[Callable[[Exchange], None]] = []
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._post_chat},
             "/v1/feedback": {"POST": self._post_feedback},
@@ -184,18 +185,39 @@ class Gateway:
         return Lane(store, backend, router, settings, self._done)
 
     def _done(self, exchange: Exchange) -> None:
-        """One exchange has ended: what is counted, traced and logged of it hangs here."""
+        """One exchange has ended: what is counted and traced of it hangs here, and cannot harm it."""
+        for watcher in self._watching:
+            try:
+                watcher(exchange)
+            except Exception:
+                LOG.exception("an exchange could not be counted")
 
     def _lane(self, request: Request) -> Lane:
         """The lane of whoever asks."""
         return self._lanes.get(request.project)
 
-    # what is small
+    # for whoever operates it
 
-    async def _healthz(self, request: Request, send: Send) -> None:
-        await respond_json(send, 200, {"status": "ok"})
+    def watch(self, done: Callable[[Exchange], None]) -> None:
+        """Tell `done` of every exchange once it has ended."""
+        self._watching.append(done)
 
-    async def _readyz(self, request: Request, send: Send) -> None:
+    def drain(self) -> None:
+        """Say at /readyz that no more shall come; what comes is answered."""
+        self._ready = False
+
+    async def look(self) -> None:
+        """Follow keys and deployments now."""
+        await self._follow_keys()
+        await self._lanes.open_all(self._access.projects())
+        await self._lanes.look()
+
+    def lanes(self) -> Mapping[str, Lane]:
+        """The open lanes, by project."""
+        return self._lanes.by_project()
+
+    def readiness(self, *, named: bool = True) -> tuple[bool, dict[str, Json]]:
+        """Whether requests are welcome, and what /readyz says; `named`: adapters too."""
         journals = [lane.journal for lane in self._lanes.every()]
         problem = next((journal.problem for journal in journals if journal.problem), "")
         ready = self._ready and not problem
@@ -203,8 +225,17 @@ class Gateway:
             "status": "ready" if ready else "not ready", "store": problem or "ok",
             "waiting": sum(journal.waiting for journal in journals), "lost": sum(journal.lost for journal in journals),
         }  # fmt: skip
-        if not self._access.needed:  # names are for those who have a key
+        if named:
             said["adapters"] = list(self._main.router.table.live())
+        return ready, said
+
+    # what is small
+
+    async def _healthz(self, request: Request, send: Send) -> None:
+        await respond_json(send, 200, {"status": "ok"})
+
+    async def _readyz(self, request: Request, send: Send) -> None:
+        ready, said = self.readiness(named=not self._access.needed)  # names are for those who have a key
         await respond_json(send, 200 if ready else 503, said)
 
     async def _post_chat(self, request: Request, send: Send) -> None:

@@ -34,6 +34,10 @@ class Lanes:
         """All open lanes."""
         return list(self._lanes.values())
 
+    def by_project(self) -> dict[str, Lane]:
+        """All open lanes, by name."""
+        return dict(self._lanes)
+
     async def opened(self, project: str) -> Lane:
         """The lane of a project, opened now if it was not; RequestError 503 when it cannot be."""
         lane = self._lanes.get(project)
