@@ -4,9 +4,9 @@ A reply that is still wrong is an error that stays with the item: never a score,
 """
 
 from dataclasses import replace
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from logtune.errors import ModelError
 from logtune.ports import Chat, ChatCall
@@ -24,6 +24,12 @@ class Rules(Reply):
     """Rules of one interaction."""
 
     rules: list[str]
+
+
+class Rating(Reply):
+    """How good one answer is."""
+
+    score: Annotated[int, Field(ge=1, le=10)]
 
 
 class Better(Reply):

@@ -20,20 +20,14 @@ from logtune.config import PairSettings
 from logtune.ports import Chat, ChatCall, Vectors
 from logtune.prompts import CHINESE, Language, language_of, render
 from logtune.records import Interaction, Json, Message, PairOrigin, PreferencePair, Rule, Signal, identified
-from logtune.stages.asking import Better, ask
+from logtune.stages.judge import Question, pairwise
 
 Floats = npt.NDArray[np.float32]
-VERDICT_SCHEMA: Mapping[str, Json] = {
-    "type": "object",
-    "properties": {"better": {"type": "string", "enum": ["A", "B", "tie"]}},
-    "required": ["better"],
-    "additionalProperties": False,
-}
 LONGEST_STATED_WORDS = 12  # a longer span is an explanation, not an answer
 LEAST_INSIDE = 4  # letters of a one-word answer that is looked for inside a sentence: "a" and "no" are in many
 USERS_OWN = frozenset({"edit", "stated"})  # origins of answers that users wrote
 FIRST_TRIED = 8  # rows looked at for each neighbour wanted, before all are
-ANSWER_TOKENS, VERDICT_TOKENS = 512, 20  # of the teacher's replies
+ANSWER_TOKENS = 512  # of the teacher's replies
 # numbers keep what changes their value, "c++" its signs, Chinese characters are words
 WORD = re.compile(rf"(?<!\w)[+-]?\d+(?:[.,:/]\d+)*%?|[{CHINESE}]|[^\W_{CHINESE}]+[+#]*")
 
@@ -176,9 +170,7 @@ async def revise(
     text = "\n".join(f"- {rule.text}" for rule in rules)
     language = language_of(interaction.query)
     candidates = await _candidates(interaction, text, language, teacher)
-    shares = await asyncio.gather(
-        *(_preference(interaction, text, answer, language, teacher) for answer in candidates.values())
-    )
+    shares = await asyncio.gather(*(_preference(interaction, text, answer, teacher) for answer in candidates.values()))
     votes = dict(zip(candidates, shares, strict=True))
     best = max(votes, key=lambda origin: votes[origin], default=None)
     if best is None or votes[best] <= 0.5 or 2 * votes[best] - 1 < margin:
@@ -212,21 +204,7 @@ async def _candidates(interaction: Interaction, rules: str, language: Language, 
     return found
 
 
-async def _preference(interaction: Interaction, rules: str, answer: str, language: Language, teacher: Chat) -> float:
+async def _preference(interaction: Interaction, rules: str, answer: str, teacher: Chat) -> float:
     """Share of 1 for `answer` over the original, in both orders: 0.5 is undecided, or swayed by the order."""
-    first, second = await asyncio.gather(
-        _verdict(interaction, rules, (answer, interaction.answer), language, teacher),
-        _verdict(interaction, rules, (interaction.answer, answer), language, teacher),
-    )
-    points = {"A": 1.0, "tie": 0.5, "B": 0.0}
-    return (points[first] + 1 - points[second]) / 2
-
-
-async def _verdict(
-    interaction: Interaction, rules: str, answers: tuple[str, str], language: Language, teacher: Chat
-) -> str:
-    """A, B or tie."""
-    prompt = render("judge", language, query=interaction.query, rules=rules, first=answers[0], second=answers[1])
-    asked = (Message(role="user", content=prompt),)
-    call = ChatCall(messages=asked, schema=VERDICT_SCHEMA, max_tokens=VERDICT_TOKENS, purpose="judge")
-    return (await ask(teacher, call, Better, "verdict")).better
+    asked = Question(query=interaction.query, rules=rules, first=answer, second=interaction.answer)
+    return (await pairwise(teacher, asked)).share
