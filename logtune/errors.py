@@ -5,6 +5,7 @@
     ├── InputError               a file or request that cannot be read as what it claims to be
     │   └── RequestError         a request that the gateway refuses, with the HTTP status of the answer
     ├── StoreError               the store cannot be opened, is newer than this code, or is full
+    │   └── RecordRefused        the store works, and refuses a record for what is in it
     ├── ModelError               a model, embedder or adapter cannot be loaded or does not answer
     ├── MissingExtra             an optional package is not installed
     ├── TrainingError            a run that learned nothing: loss, weights or output did not move
@@ -55,6 +56,10 @@ class RequestError(InputError):
 
 class StoreError(LogtuneError):
     """The store cannot be opened, is newer than this code, or is full."""
+
+
+class RecordRefused(StoreError):
+    """The store works, and refuses one of the records for what is in it."""
 
 
 class ModelError(LogtuneError):

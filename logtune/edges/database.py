@@ -33,7 +33,11 @@ def connect(url: str) -> tuple[Engine, str]:
     parsed = _parse(url)
     try:
         if parsed.get_backend_name() == "postgresql":
-            return create_engine(parsed, pool_pre_ping=True), parsed.render_as_string(hide_password=True)
+            # A server that does not answer at all must not hold a thread for hours.
+            limits = {"connect_timeout": 10, "tcp_user_timeout": int(1000 * BUSY_S)}
+            wanted = {name: value for name, value in limits.items() if name not in parsed.query}
+            engine = create_engine(parsed, pool_pre_ping=True, connect_args=wanted)
+            return engine, parsed.render_as_string(hide_password=True)
         memory = parsed.database in (None, "", ":memory:")
         # A database in memory is one connection's own, so there is one, and threads wait for it.
         pool = {"poolclass": QueuePool, "pool_size": 1, "max_overflow": 0} if memory else {}
@@ -94,9 +98,14 @@ def transaction(engine: Engine, name: str, *, write: bool = False) -> Iterator[C
         with chosen.begin() as db:
             yield db
     except DBAPIError as error:
-        reason = str(error.orig).strip()
-        step = next((step for sign, step in _NEXT_STEPS if sign in reason), "logtune doctor checks the store")
-        raise StoreError(f"{name}: {reason}", step) from error
+        raise store_error(name, str(error.orig)) from error
+
+
+def store_error(name: str, said: str) -> StoreError:
+    """What a database said, with the next step."""
+    reason = said.strip()
+    step = next((step for sign, step in _NEXT_STEPS if sign in reason), "logtune doctor checks the store")
+    return StoreError(f"{name}: {reason}", step)
 
 
 def insert_new(db: Connection, table: Table, rows: Sequence[Mapping[str, object]]) -> list[tuple[str, ...]]:

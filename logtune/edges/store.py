@@ -15,7 +15,8 @@ from typing import Literal, TypeAlias
 from sqlalchemy import ColumnElement, Connection, Table, func, or_, select, tuple_
 
 from logtune.edges import schema
-from logtune.edges.database import connect, insert_new, insert_or_replace, pairs_in, parts, transaction
+from logtune.edges.database import BUSY_S, connect, insert_new, insert_or_replace, pairs_in, parts, transaction
+from logtune.edges.intake import Entry, Intake
 from logtune.edges.migrations import migrate
 from logtune.edges.schema import GIVEN, TABLES, R, decode, encode, parents_of, to_json
 from logtune.errors import StoreError
@@ -67,9 +68,11 @@ class Store:
     def __init__(self, url: str) -> None:
         self._engine, self._name = connect(url)
         migrate(self._engine, self._name)
+        self._intake = Intake(self._engine, self._name)
 
     def close(self) -> None:
         """Close every connection."""
+        self._intake.close()
         self._engine.dispose()
 
     # what came in
@@ -83,14 +86,26 @@ class Store:
         return len(new)
 
     def put_feedback(self, items: Sequence[Feedback]) -> int:
-        """Keep feedback, replacing what has the same id. Returns how many were new or changed."""
-        rows = {item.id: encode(item) for item in items}
+        """Keep feedback, replacing what has the same id and is not newer. Returns how many were new or changed."""
+        newest = {item.id: item for item in sorted(items, key=lambda item: item.at)}
         table = TABLES[Feedback]
         with self.transaction(write=True) as db:
-            old = dict(pairs_in(db, table, ("id", "body"), list(rows)))
-            changed = [row for name, row in rows.items() if old.get(name) != row["body"]]
-            insert_or_replace(db, table, changed)
+            found = pairs_in(db, table, ("id", "body"), list(newest))
+            old = {name: decode(Feedback, body) for name, body in found}
+            changed = [item for item in newest.values() if _replaces(item, old.get(item.id))]
+            insert_or_replace(db, table, [encode(item) for item in changed])
         return len(changed)
+
+    def put(self, entries: Sequence[Entry], wait_s: float = BUSY_S) -> int:
+        """Commit encoded log records and feedback, as fast as it goes; waits at most `wait_s` for a lock.
+
+        One thread at a time. Returns how many were new or changed; RecordRefused when one of them is why it failed.
+        """
+        return self._intake.put(entries, wait_s)
+
+    def checkpoint(self) -> None:
+        """What `put` leaves to do, now and then: SQLite's write-ahead log goes into the file. From another thread."""
+        self._intake.checkpoint()
 
     def add_rejects(self, rejects: Sequence[Reject]) -> None:
         """Remember lines that could not be used; the same line of the same file is kept once."""
@@ -292,6 +307,10 @@ class Store:
     def transaction(self, *, write: bool = False) -> AbstractContextManager[Connection]:
         """One transaction of its own, for tables that are kept beside the records (edges.keyring)."""
         return transaction(self._engine, self._name, write=write)
+
+
+def _replaces(item: Feedback, old: Feedback | None) -> bool:
+    return old is None or (item != old and item.at >= old.at)
 
 
 def _insert_derived(db: Connection, made: Sequence[tuple[Derived, Origin]]) -> None:
