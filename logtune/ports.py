@@ -108,6 +108,13 @@ class AdapterServer(Protocol):
         """Names of the loaded adapters."""
         ...
 
+    async def changes(self, name: str, prompt: tuple[Message, ...], answer: str) -> bool:
+        """Whether the model says something else with the loaded adapter than without, after a prompt of its training.
+
+        `answer` is what it was trained to say. ModelError when that cannot be told.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingPair:

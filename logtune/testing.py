@@ -111,12 +111,16 @@ def _words(text: str) -> list[str]:
 
 
 class MemoryAdapterServer:
-    """An adapter server that only remembers; `events` is what was asked, `broken` the names that do not load."""
+    """An adapter server that only remembers; `events` is what was asked.
 
-    def __init__(self, broken: Sequence[str] = ()) -> None:
+    `broken` holds the names that do not load, `dull` those that load and change nothing.
+    """
+
+    def __init__(self, broken: Sequence[str] = (), dull: Sequence[str] = ()) -> None:
         self.loaded: dict[str, str] = {}
         self.events: list[tuple[str, str]] = []
         self.broken = frozenset(broken)
+        self.dull = frozenset(dull)
 
     async def load(self, name: str, path: str) -> None:
         """Remember `name`; ModelError for a broken one."""
@@ -133,6 +137,10 @@ class MemoryAdapterServer:
     async def names(self) -> list[str]:
         """Sorted names."""
         return sorted(self.loaded)
+
+    async def changes(self, name: str, prompt: tuple[Message, ...], answer: str) -> bool:
+        """True but for a dull one."""
+        return name not in self.dull
 
 
 class FixedClock:

@@ -1,6 +1,7 @@
 """A gateway on a loopback port for tests: scripted engine, real store, real uvicorn; an upstream that plays tricks."""
 
 import asyncio
+import hashlib
 import http.client
 import json
 import socket
@@ -23,6 +24,7 @@ from logtune.ports import ChatCall, ChatReply, Embedder, StreamPiece, Vectors
 from logtune.records import Adapter, AdapterKind, Cluster, Deployment, Json, LogRecord, identified
 from logtune.testing import MemoryAdapterServer, WordEmbedder
 
+WEIGHTS = b"safetensors, as far as the gateway can tell"
 WAIT_S = 30.0  # a hang is a failure, never a slow machine
 
 
@@ -79,6 +81,7 @@ class WatchedStore(Store):
 
     def __init__(self, url: str) -> None:
         super().__init__(url)
+        self.home = Path(url.removeprefix("sqlite:///")).parent
         self.broken = False
         self._written = threading.Condition()
 
@@ -232,9 +235,18 @@ def deploy_expert(store: Store, name: str, query: str, at: float = 1.0, rank: in
 
 def adapter_for(cluster: Cluster, rank: int = 2, kind: AdapterKind = "expert") -> Adapter:
     return identified(Adapter(
-        id="", cluster_id=cluster.id, pair_ids=(), kind=kind, base="b", rank=rank, parameters=10, sha256="0",
-        path=f"{cluster.name}-{kind}@{rank}", losses=(), checks={}, epoch=1,
+        id="", cluster_id=cluster.id, pair_ids=(), kind=kind, base="b", rank=rank, parameters=10,
+        path=f"{cluster.name}-{kind}@{rank}", sha256=hashlib.sha256(WEIGHTS).hexdigest(), losses=(), checks={}, epoch=1,
     ))  # fmt: skip
+
+
+def write_adapter(home: Path, adapter: Adapter) -> Path:
+    """The folder of an adapter of `adapter_for`, as the gateway checks it before it is loaded."""
+    folder = home / "adapters" / adapter.path
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "adapter_model.safetensors").write_bytes(WEIGHTS)
+    (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}', encoding="utf-8")
+    return folder
 
 
 def deployed(store: Store, cluster: Cluster, adapter: Adapter | None, at: float) -> Deployment:
@@ -242,6 +254,8 @@ def deployed(store: Store, cluster: Cluster, adapter: Adapter | None, at: float)
     outputs = (cluster, adapter) if adapter else (cluster,)
     unit = UnitResult(stage="test", key=f"{cluster.id}{at}", outputs=outputs, cycle_id="c", config_hash="h", at=at)
     store.commit_units([unit])
+    if adapter and isinstance(store, WatchedStore):
+        write_adapter(store.home, adapter)
     deployment = identified(Deployment(
         id="", cluster_id=cluster.id, cluster_name=cluster.name, candidate=adapter.kind if adapter else "base",
         adapter_id=adapter.id if adapter else None, verdict_id=None, previous_id=None, action="deploy", at=at,

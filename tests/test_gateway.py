@@ -296,8 +296,9 @@ def test_an_adapter_that_the_server_has_lost_is_loaded_again(tmp_path: Path) -> 
         assert "late_parcel-expert@2" not in json.loads(get(kit, "/readyz")[2])["adapters"]
     with gateway(tmp_path, deploy=DEPLOYED) as kit:
         kit.server.loaded.clear()
-        wait_for(kit, LATE, lambda text: text.startswith("base"))
+        assert any(get(kit, "/healthz")[0] == 200 and len(kit.server.loaded) == 2 for _ in range(1000))
         wait_for(kit, LATE, lambda text: text.startswith("late_parcel-expert@2"))
+        assert "the model server has lost" not in kit.store.wait()[-1].route_reason
 
 
 def test_a_new_deployment_is_followed_and_the_old_adapter_is_unloaded(routed: Kit) -> None:

@@ -1,38 +1,45 @@
-"""The deployed adapters at the model server: loaded before they are used, unloaded after their last request.
+"""The deployed adapters at the model server: loaded and proven before they are used, unloaded after their last request.
 
-Adapter records -> AdapterServer -> Loaded, the name at the server or why there is none
+Adapter records -> look, bring, unload_drained at the AdapterServer -> Loaded: the name there, or why it does not serve
+
+This is the only place that decides what a serving model server holds. It looks at what the server lists, not at what
+it once loaded, so a server that was started again gets its adapters back before a request has to fail.
 """
 
+import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 
-from logtune.errors import LogtuneError
+from logtune.app.samples import Sample
+from logtune.app.table import Loaded
+from logtune.edges.adapter_folder import checked
+from logtune.errors import LogtuneError, ModelError
 from logtune.ports import AdapterServer
 from logtune.records import Adapter
 
 LOG = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loaded:
-    """An adapter at the model server."""
-
-    name: str  # there; immutable
-    problem: str = ""  # why it does not serve; "": it does
+MOST_LOOKS = 32  # between two tries of an adapter that fails again and again: about a minute
 
 
 class Adapters:
-    """Loads, counts the requests of, and unloads adapters; `folder` is what Adapter.path is relative to."""
+    """Loads, counts the requests of, and unloads adapters; `home` is what Adapter.path is relative to."""
 
-    def __init__(self, server: AdapterServer, folder: Path) -> None:
+    def __init__(self, server: AdapterServer, home: Path) -> None:
+        self.states: dict[str, Loaded] = {}  # by adapter id
+        self.unreachable = ""  # why the server's list could not be read at the last look
+        self.events: Counter[str] = Counter()  # loaded, failed, lost, unloaded: how often each has happened
         self._server = server
-        self._folder = folder
-        self._ours: set[str] = set()  # loaded by this object, so it may unload them
-        self._busy: Counter[str] = Counter()  # requests under way by name at the server
+        self._home = home
+        self._known: dict[str, Adapter] = {}  # wanted, and what stands in for it; by id
+        self._wanted: frozenset[str] = frozenset()  # ids
+        self._failures: Counter[str] = Counter()  # in a row, by id
+        self._rest: dict[str, int] = {}  # looks until the next try, by id
+        self._ours: set[str] = set()  # names loaded or taken over by this object, so it may unload them
+        self._busy: Counter[str] = Counter()  # requests under way, by name
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
@@ -45,28 +52,110 @@ class Adapters:
             if not self._busy[name]:
                 del self._busy[name]
 
-    async def load(self, adapters: Sequence[Adapter], before: Mapping[str, Loaded]) -> dict[str, Loaded]:
-        """Have the server load what it lacks; by adapter id. `before`: how they stood at the last look."""
-        return {adapter.id: await self._load(adapter, before.get(adapter.id)) for adapter in adapters}
+    def want(self, adapters: Sequence[Adapter]) -> None:
+        """These shall be loaded; what was wanted before stays until `keep` leaves it out."""
+        self._wanted = frozenset(adapter.id for adapter in adapters)
+        for adapter in adapters:
+            self._known[adapter.id] = adapter
+            self.states.setdefault(adapter.id, Loaded(name=adapter.path, problem=f"{adapter.id} is not loaded yet"))
 
-    async def unload_drained(self, wanted: Iterable[str]) -> None:
-        """Unload what this object has loaded, is not wanted any more, and answers no request."""
-        for name in sorted(self._ours - set(wanted)):
-            if not self._busy[name]:
-                await self._server.unload(name)
-                self._ours.discard(name)
+    def keep(self, ids: Collection[str]) -> None:
+        """Forget all but these and what is wanted."""
+        for gone in set(self._known) - set(ids) - self._wanted:
+            for memory in (self._known, self.states, self._failures, self._rest):
+                memory.pop(gone, None)
 
-    async def _load(self, adapter: Adapter, before: Loaded | None) -> Loaded:
-        """Load and probe. The name is the folder's, which a cycle uses too, so that each adapter is there once."""
-        name, problem = adapter.path, ""
+    def lost(self, adapter: str) -> None:
+        """The server does not know an adapter: it does not serve until it is loaded again."""
+        if adapter in self.states and not self.states[adapter].problem:
+            self.events["lost"] += 1
+            self.states[adapter] = replace(self.states[adapter], problem=f"the model server has lost {adapter}")
+            LOG.warning("the model server has lost %s; it is loaded again", adapter)
+
+    async def look(self) -> None:
+        """Compare with what the server lists. One that does not answer changes nothing: it may only be busy."""
+        self._rest = {adapter: looks - 1 for adapter, looks in self._rest.items() if looks > 1}
+        if not self._known and not self._ours:
+            return
         try:
-            await self._server.load(name, str(self._folder / adapter.path))
-            if name not in await self._server.names():
-                problem = f"adapter {adapter.id} is not listed by the model server"
+            listed = set(await self._server.names())
         except LogtuneError as error:
-            problem = f"adapter {adapter.id} could not be loaded: {error.what}"
-        if not problem:
-            self._ours.add(name)
-        elif before is None or before.problem != problem:  # said once, though tried at every look
-            LOG.warning("%s; the base model answers for it", problem)
-        return Loaded(name=name, problem=problem)
+            if not self.unreachable:
+                LOG.warning("the model server's adapters cannot be listed: %s", error.what)
+            self.unreachable = error.what
+            return
+        self.unreachable = ""
+        for adapter, state in list(self.states.items()):
+            if state.name not in listed:
+                self.lost(adapter)
+
+    def due(self) -> Adapter | None:
+        """An adapter that is wanted, does not serve, and may be tried now."""
+        waiting = (name for name in sorted(self._wanted) if self.states[name].problem and name not in self._rest)
+        found = None if self.unreachable else next(waiting, None)
+        return self._known[found] if found else None
+
+    async def bring(self, adapter: Adapter, samples: Sequence[Sample]) -> None:
+        """Check, load and prove one adapter; a failure is noted in its state, and rests longer each time."""
+        try:
+            await self._load(adapter)
+            await self._prove(adapter, samples)
+        except LogtuneError as error:
+            await self._failed(adapter, error.what)
+        except Exception as error:  # serving goes on with what serves
+            LOG.exception("loading %s failed", adapter.id)
+            await self._failed(adapter, f"{type(error).__name__}: {error}"[:200])
+        else:
+            self._failures.pop(adapter.id, None)
+            self.events["loaded"] += 1
+            self.states[adapter.id] = Loaded(name=adapter.path)
+            LOG.info("%s serves as %s", adapter.id, adapter.path)
+
+    async def unload_drained(self) -> None:
+        """Unload what this object has loaded, nothing wants any more, and no request uses."""
+        for name in self.drained():
+            await self._unload(name)
+
+    def drained(self) -> list[str]:
+        """What `unload_drained` would unload."""
+        needed = {adapter.path for adapter in self._known.values()}
+        return [] if self.unreachable else sorted(n for n in self._ours - needed if not self._busy[n])
+
+    async def _load(self, adapter: Adapter) -> None:
+        """The name is the folder's, which a cycle uses too, so that each adapter is at the server once."""
+        folder = await asyncio.to_thread(checked, self._home, adapter)
+        await self._server.load(adapter.path, str(folder))
+        self._ours.add(adapter.path)
+        if adapter.path not in await self._server.names():
+            raise ModelError("the model server does not list it")
+
+    async def _prove(self, adapter: Adapter, samples: Sequence[Sample]) -> None:
+        """One prompt on which the model speaks otherwise than without the adapter is enough."""
+        for sample in samples:
+            if await self._server.changes(adapter.path, sample.prompt, sample.answer):
+                return
+        raise ModelError(
+            f"the model says the same with it and without on {len(samples)} prompts of its training",
+            "the server may ignore it; check that it was started with LoRA enabled",
+        )
+
+    async def _failed(self, adapter: Adapter, why: str) -> None:
+        """Note it and take back what may be loaded; said once, though tried again and again."""
+        problem = f"adapter {adapter.id} could not be loaded: {why}"
+        self.events["failed"] += 1
+        self._failures[adapter.id] += 1
+        self._rest[adapter.id] = min(2 ** (self._failures[adapter.id] - 1), MOST_LOOKS)
+        if self.states[adapter.id].problem != problem:
+            LOG.warning("%s; what served before serves on, else the base model", problem)
+        self.states[adapter.id] = Loaded(name=adapter.path, problem=problem)
+        if adapter.path in self._ours and not self._busy[adapter.path]:
+            await self._unload(adapter.path)
+
+    async def _unload(self, name: str) -> None:
+        try:
+            await self._server.unload(name)
+        except LogtuneError as error:  # tried again at the next look
+            LOG.warning("%s is not needed any more and could not be unloaded: %s", name, error.what)
+            return
+        self._ours.discard(name)
+        self.events["unloaded"] += 1

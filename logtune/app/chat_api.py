@@ -19,11 +19,15 @@ from logtune.app.critic import revision
 from logtune.app.feedback_api import Answers
 from logtune.app.identity import Identity, identify, last_user_text
 from logtune.app.journal import Journal
-from logtune.app.routing import Choice, Router
+from logtune.app.routing import Router
+from logtune.app.rules_prompt import with_rules
+from logtune.app.table import Choice
 from logtune.edges.sse import LONGEST_LINE, StreamAssembler, event
 from logtune.edges.upstream import BASE, Answer, Backend, UpstreamCall
 from logtune.errors import RequestError
 from logtune.records import Json, LogRecord, new_id
+from logtune.stages.answer import CRITICS
+from logtune.statistics import unit_of
 
 LOG = logging.getLogger(__name__)
 
@@ -56,6 +60,10 @@ class Exchange:
         """Note when the first byte of the answer came."""
         if self.first_byte_s is None:
             self.status, self.first_byte_s = status, time.perf_counter() - self.asked
+
+    def unit(self) -> str:
+        """Who is drawn into an arm."""
+        return unit_of(self.who.user, self.who.session, self.id)
 
     def record(self) -> LogRecord:
         """What the store keeps."""
@@ -134,7 +142,7 @@ class ChatApi:
     async def _choose(self, exchange: Exchange) -> Choice:
         """Route what asks for the base model; a model asked for by name is what the client gets."""
         if exchange.requested in ("", BASE, self._served_name):
-            return await self._router.choose(last_user_text(exchange.body))
+            return await self._router.choose(last_user_text(exchange.body), exchange.unit())
         return self._router.table.asked_for(exchange.requested)
 
     async def _open(self, exchange: Exchange) -> Answer:
@@ -155,8 +163,9 @@ class ChatApi:
 
     async def _candidate(self, exchange: Exchange) -> Answer:
         model = exchange.choice.model or self._served_name
-        if exchange.choice.kind != "critic":
-            return await self._call(exchange, model, exchange.body)
+        if exchange.choice.kind not in CRITICS:
+            rules = exchange.choice.rules
+            return await self._call(exchange, model, with_rules(exchange.body, rules) if rules else exchange.body)
 
         async def ask(name: str, body: Mapping[str, Json]) -> Mapping[str, Json]:
             return await self._part(exchange, name or self._served_name, body)

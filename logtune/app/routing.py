@@ -1,6 +1,6 @@
 """Which model answers a request: nearest cluster, then what is deployed there.
 
-last user message -> vector -> stages.cluster.Routes -> RoutingTable -> Choice
+last user message -> vector -> RoutingTable -> Choice        deployments, adapters at the server -> RoutingTable
 
 Routing never fails a request: whatever goes wrong sends it to the base model, and the reason is recorded.
 """
@@ -10,114 +10,44 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TypeAlias
 
-import numpy as np
-import numpy.typing as npt
-
-from logtune.app.adapters import Adapters, Loaded
+from logtune.app.adapters import Adapters
 from logtune.app.batching import Batcher
+from logtune.app.rules_prompt import active_rules
+from logtune.app.samples import samples
+from logtune.app.table import Arms, Choice, RoutingTable, Row, plain
 from logtune.edges.store import Store
 from logtune.ports import Embedder
-from logtune.records import Adapter, CandidateKind, Cluster, Deployment
-from logtune.stages.cluster import Routes
+from logtune.records import Adapter, Cluster, Deployment
+from logtune.stages.cluster import Routed
 
-Row: TypeAlias = npt.NDArray[np.float32]  # a unit vector, shape (D,)
 LOG = logging.getLogger(__name__)
+LOAD_S = 60.0  # a start waits no longer for its adapters; they go on loading
 EMBED_S = 5.0  # a query not embedded by then goes to the base model
-CACHED = 10_000  # choices for recent queries
-SERVED = ("expert", "critic")  # candidates with an adapter of their own
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """Where one request goes, and why."""
-
-    kind: CandidateKind = "base"
-    adapter: str | None = None  # adapter id; None: the base model
-    model: str = ""  # the adapter's name at the server; "": the base model
-    cluster: str | None = None  # name of the cluster; None: out of distribution, or not routed
-    arm: str | None = None
-    similarity: float | None = None
-    reason: str = ""
-
-    def given_up(self, reason: str) -> "Choice":
-        """The base model instead."""
-        return replace(self, kind="base", adapter=None, model="", reason=reason)
-
-
-@dataclass(frozen=True, kw_only=True)
-class RoutingTable:
-    """What is deployed, as one value that is swapped as a whole."""
-
-    clusters: tuple[Cluster, ...] = ()
-    deployments: Mapping[str, Deployment] = field(default_factory=dict)  # by cluster id
-    adapters: Mapping[str, Loaded] = field(default_factory=dict)  # by adapter id
-
-    def choose(self, vector: Row) -> Choice:
-        """The candidate of the cluster nearest to a unit vector, shape (D,)."""
-        if not self.clusters:
-            return Choice(reason="nothing is deployed")
-        routed = self._routes.nearest(vector)
-        if routed.cluster is None:
-            alien = routed.similarity <= -1.0  # what `nearest` says when it could compare with none
-            reason = "no deployed cluster was made with this embedder" if alien else "out of distribution"
-            return Choice(similarity=None if alien else routed.similarity, reason=reason)
-        return self._deployed(routed.cluster, routed.similarity)
-
-    @cached_property
-    def _routes(self) -> Routes:
-        return Routes(self.clusters)
-
-    def _deployed(self, cluster: Cluster, similarity: float) -> Choice:
-        deployment, name = self.deployments[cluster.id], cluster.name or cluster.id
-        base = Choice(cluster=name, similarity=similarity)
-        if deployment.candidate not in ("base", *SERVED):
-            return replace(base, reason=f"candidate '{deployment.candidate}' cannot be served yet")
-        loaded = self.adapters.get(deployment.adapter_id or "")
-        if deployment.candidate == "base" or loaded is None:
-            return replace(base, reason=f"the base model is deployed for {name}")
-        if loaded.problem:
-            return replace(base, reason=loaded.problem)
-        reason = f"deployed for {name}"
-        return replace(
-            base, kind=deployment.candidate, adapter=deployment.adapter_id, model=loaded.name, reason=reason
-        )  # fmt: skip
-
-    def asked_for(self, model: str) -> Choice:
-        """A model that the request names itself: an adapter by its id or its name, or whatever the server knows."""
-        for adapter, loaded in self.adapters.items():
-            if model in (adapter, loaded.name):
-                return Choice(kind="expert", adapter=adapter, model=loaded.name, reason="the request names its model")
-        return Choice(model=model, reason="the request names its model")
-
-    def live(self) -> tuple[str, ...]:
-        """Names of the adapters that serve."""
-        return tuple(sorted(loaded.name for loaded in self.adapters.values() if not loaded.problem))
+CACHED = 10_000  # recent queries whose cluster is remembered
 
 
 class Router:
-    """Holds the table, refreshes it from the store, and embeds queries off the event loop."""
+    """Holds the table, keeps it in line with store and model server, and embeds queries off the event loop."""
 
     def __init__(self, store: Store, embedder: Embedder, adapters: Adapters) -> None:
         self.table = RoutingTable()
         self.adapters = adapters
         self._store = store
         self._seen: dict[str, str] = {}  # cluster name -> id of the deployment that the table holds
-        self._choices: OrderedDict[bytes, Choice] = OrderedDict()  # of the present table, by hash of the query
-        self._reloading = asyncio.Lock()
+        self._places: OrderedDict[bytes, Routed] = OrderedDict()  # among the present clusters, by hash of the query
+        self._looking = asyncio.Lock()
+        self._bringing: asyncio.Task[None] | None = None
         self._embed: Batcher[str, Row] = Batcher("embed", _rows(embedder), most=64)
 
-    async def choose(self, text: str) -> Choice:
-        """Where a query goes."""
+    async def choose(self, text: str, unit: str) -> Choice:
+        """Where a query of a unit (`statistics.unit_of`) goes."""
         if not self.table.clusters:
             return Choice(reason="nothing is deployed")
         if not text.strip():
             return Choice(reason="no user text to route by")
         try:
-            return await self._remembered(text)
+            return self.table.choose(await self._place(text), unit)
         except TimeoutError:
             return Choice(reason=f"routing failed: the query was not embedded within {EMBED_S:g} s")
         except Exception as error:  # routing must not fail a request; the reason is kept
@@ -126,54 +56,81 @@ class Router:
 
     def lost(self, adapter: str) -> None:
         """The server does not know an adapter of the table: the base model answers until the next look loads it."""
-        adapters = dict(self.table.adapters)
-        if adapter in adapters:
-            adapters[adapter] = replace(adapters[adapter], problem=f"the model server has lost {adapter}")
-            self.table = replace(self.table, adapters=adapters)
-            self._choices.clear()
+        self.adapters.lost(adapter)
+        self._swap()
 
     async def refresh(self) -> bool:
-        """Reload when the store's deployments have changed or an adapter is still missing; True when it did."""
-        deployments = await asyncio.to_thread(self._store.deployments)
-        changed = {name: deployment.id for name, deployment in deployments.items()} != self._seen
-        if changed or any(loaded.problem for loaded in self.table.adapters.values()):
-            await self.reload(deployments)
-        await self.adapters.unload_drained(loaded.name for loaded in self.table.adapters.values())
+        """Look, and wait until all that can be loaded is; True when the store's deployments had changed."""
+        changed = await self.look()
+        if self._bringing is not None:
+            await asyncio.wait({self._bringing}, timeout=LOAD_S)
         return changed
 
-    async def reload(self, deployments: Mapping[str, Deployment] | None = None) -> None:
-        """Read what is deployed, load and probe its adapters, then put the new table in place at once."""
-        async with self._reloading:
-            found = await asyncio.to_thread(self._store.deployments) if deployments is None else deployments
-            active = [deployment for deployment in found.values() if deployment.action != "retire"]
-            clusters = await asyncio.to_thread(self._store.load, Cluster, [item.cluster_id for item in active])
-            wanted = sorted({item.adapter_id for item in active if item.adapter_id and item.candidate in SERVED})
-            adapters = await asyncio.to_thread(self._store.load, Adapter, wanted)
-            states = await self.adapters.load(adapters, self.table.adapters)
-            by_cluster = {item.cluster_id: item for item in active}
-            self.table = RoutingTable(clusters=tuple(clusters), deployments=by_cluster, adapters=states)
-            self._choices.clear()
-            self._seen = {name: deployment.id for name, deployment in found.items()}
-        LOG.info("routing table: %d clusters, adapters %s", len(clusters), ", ".join(self.table.live()) or "none")
+    async def look(self) -> bool:
+        """Follow the store and the model server. What serves already serves at once; loading goes on beside it."""
+        async with self._looking:
+            found = await asyncio.to_thread(self._store.deployments)
+            changed = {name: deployment.id for name, deployment in found.items()} != self._seen
+            if changed:
+                await self._follow(found)
+            await self.adapters.look()
+            self._swap()
+        idle = self._bringing is None or self._bringing.done()
+        if idle and (self.adapters.due() or self.adapters.drained()):
+            self._bringing = asyncio.create_task(self._bring())
+        return changed
+
+    async def _follow(self, found: Mapping[str, Deployment]) -> None:
+        """A new table: what answered in each place before stands in until the new candidate can serve."""
+        active = [deployment for deployment in found.values() if deployment.action != "retire"]
+        clusters = await asyncio.to_thread(self._store.load, Cluster, [item.cluster_id for item in active])
+        arms = {item.cluster_id: await asyncio.to_thread(self._arms, item) for item in active}
+        ids = sorted({arm.adapter for group in arms.values() for arm in group.arms if arm.adapter})
+        self.adapters.want(await asyncio.to_thread(self._store.load, Adapter, ids))
+        self.table = RoutingTable(clusters=tuple(clusters), arms=arms, standby=self.table.serving())
+        self._swap()
+        self._places.clear()
+        self._seen = {name: deployment.id for name, deployment in found.items()}
+        LOG.info("routing table: %d clusters", len(clusters))
+
+    def _arms(self, deployment: Deployment) -> Arms:
+        rules = active_rules(self._store, deployment.cluster_id) if deployment.candidate == "rules" else ()
+        return plain(deployment, rules)
+
+    def _swap(self) -> None:
+        """Put the adapters' present states into the table."""
+        self.table = self.table.with_adapters(self.adapters.states)
+        self.adapters.keep(self.table.adapters)
+
+    async def _bring(self) -> None:
+        """Load what is due, each adapter serving from the moment it is proven; then unload what has drained."""
+        while (adapter := self.adapters.due()) is not None:
+            await self.adapters.bring(adapter, await asyncio.to_thread(samples, self._store, adapter))
+            self._swap()
+        await self.adapters.unload_drained()
 
     async def warm(self) -> None:
         """Embed one text, so that the first request need not wait for the model to load."""
         await self._embed.submit("warm up")
 
     async def close(self) -> None:
-        """End the embedding thread."""
+        """End the loading that is under way, and the embedding thread."""
+        if self._bringing is not None:
+            self._bringing.cancel()
+            await asyncio.gather(self._bringing, return_exceptions=True)
         await self._embed.close()
 
-    async def _remembered(self, text: str) -> Choice:
+    async def _place(self, text: str) -> Routed:
+        """The nearest cluster; remembered for recent queries."""
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        if key in self._choices:
-            self._choices.move_to_end(key)
-            return self._choices[key]
+        if key in self._places:
+            self._places.move_to_end(key)
+            return self._places[key]
         vector = await asyncio.wait_for(self._embed.submit(text), EMBED_S)
-        choice = self._choices[key] = self.table.choose(vector)
-        if len(self._choices) > CACHED:
-            self._choices.popitem(last=False)
-        return choice
+        place = self._places[key] = self.table.nearest(vector)
+        if len(self._places) > CACHED:
+            self._places.popitem(last=False)
+        return place
 
 
 def _rows(embedder: Embedder) -> Callable[[Sequence[str]], list[Row]]:

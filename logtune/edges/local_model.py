@@ -21,9 +21,11 @@ from logtune.edges.decoding import Passes, check_causal
 from logtune.edges.lora import Lora, LoraLayers, rank_1_sizes
 from logtune.edges.scoring import Score
 from logtune.edges.weights import ModelFolder
-from logtune.errors import LogtuneError, ModelError
+from logtune.errors import LogtuneError, ModelError, RequestError
 from logtune.ports import ChatCall, ChatReply, StreamPiece
 from logtune.records import Message
+
+LEAST_CHANGE = 1e-3  # nats a token: rounding alone stays below, an adapter that learned anything does not
 
 
 def pick_dtype(wanted: str = "auto") -> tuple[torch.dtype, str]:
@@ -84,7 +86,8 @@ class LocalModel:
         self._batcher.close()
 
     async def complete(self, call: ChatCall) -> ChatReply:
-        """Answer one call; ModelError for an unknown adapter, a prompt longer than the context, or a JSON schema."""
+        """Answer one call; ModelError for an unknown adapter or a JSON schema, RequestError for a prompt longer than
+        the context or refused by the chat template."""
         (piece,) = [piece async for piece in self._pieces(call, streams=False)]
         return ChatReply(
             text=piece.text, finish_reason=piece.finish_reason or "stop", prompt_tokens=piece.prompt_tokens,
@@ -123,7 +126,8 @@ class LocalModel:
             raise ModelError("the embedded engine follows no JSON schema", "set teacher.url to a server that does")
         prompt = self._encode(call.messages)
         if len(prompt) >= self._context:
-            raise ModelError(f"the prompt has {len(prompt)} tokens, the model reads {self._context}", "shorten it")
+            what = f"the prompt has {len(prompt)} tokens, the model reads {self._context}"
+            raise RequestError(what, param="messages", code="context_length_exceeded")
         wanted = call.max_tokens if call.max_tokens > 0 else self.max_new_tokens
         return prompt, min(wanted, self._context - len(prompt))
 
@@ -133,7 +137,7 @@ class LocalModel:
             with self._tokenizing:
                 tokens = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
         except (jinja2.TemplateError, ValueError, TypeError) as error:
-            raise ModelError(f"the chat template refuses the messages: {error}", "check their roles") from error
+            raise RequestError(f"the chat template refuses the messages: {error}", param="messages") from error
         return cast("list[int]", tokens)
 
     def _decode(self, tokens: Sequence[int]) -> str:
@@ -164,6 +168,11 @@ class LocalModel:
     async def names(self) -> list[str]:
         """Loaded adapters, sorted."""
         return sorted(self._loaded)
+
+    async def changes(self, name: str, prompt: tuple[Message, ...], answer: str) -> bool:
+        """Whether the likelihood of a training answer moves: an adapter that learned anything moves it."""
+        base, tuned = [await asyncio.to_thread(self.nll, [prompt], [answer], model) for model in ("", name)]
+        return abs(base[0] - tuned[0]) >= LEAST_CHANGE
 
     def _forget(self, lora: Lora) -> None:
         self._loras.forget(lora)

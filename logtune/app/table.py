@@ -1,0 +1,171 @@
+"""The routing table: which cluster a query belongs to, which of its arms a user is in, and what answers there.
+
+Routed, unit -> RoutingTable -> Choice
+
+The table is one value and is swapped as a whole, so a request sees all of a deployment or nothing of it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from logtune.records import CandidateKind, Cluster, Deployment
+from logtune.stages.cluster import Routed, Routes
+from logtune.stages.experiment import BASE, CANDIDATE, assign
+
+Row: TypeAlias = npt.NDArray[np.float32]  # a unit vector, shape (D,)
+Place: TypeAlias = tuple[str, str]  # name of a cluster, name of an arm
+WITH_ADAPTER = ("expert", "critic")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Where one request goes, and why."""
+
+    kind: CandidateKind = "base"
+    adapter: str | None = None  # adapter id; None: the base model
+    model: str = ""  # the adapter's name at the server; "": the base model
+    cluster: str | None = None  # name of the cluster; None: out of distribution, or not routed
+    arm: str | None = None  # the arm the unit is in, also where the base model has to stand in for its candidate
+    similarity: float | None = None
+    rules: tuple[str, ...] = ()  # added to the prompt
+    reason: str = ""
+
+    def given_up(self, reason: str) -> "Choice":
+        """The base model instead."""
+        return replace(self, kind="base", adapter=None, model="", rules=(), reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """An adapter at the model server."""
+
+    name: str  # there; immutable
+    problem: str = ""  # why it does not serve; "": it does
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One of the candidates that share a cluster's traffic."""
+
+    name: str
+    kind: CandidateKind
+    share: float = 1.0  # 0..1 of the units
+    adapter: str | None = None  # adapter id
+    rules: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arms:
+    """All arms of a cluster; the same salt and shares give a unit the same arm."""
+
+    salt: str
+    arms: tuple[Arm, ...]  # at least one; shares add up to 1
+
+    def of(self, unit: str) -> Arm:
+        """The arm of a unit (`statistics.unit_of`)."""
+        if len(self.arms) == 1:
+            return self.arms[0]
+        drawn = assign(unit, self.salt, {arm.name: arm.share for arm in self.arms})
+        return next(arm for arm in self.arms if arm.name == drawn)
+
+
+def plain(deployment: Deployment, rules: tuple[str, ...] = ()) -> Arms:
+    """A deployment that has its cluster to itself: one arm with all units."""
+    kind: CandidateKind = deployment.candidate
+    if kind in WITH_ADAPTER and deployment.adapter_id is None:
+        kind = "base"
+    adapter = deployment.adapter_id if kind in WITH_ADAPTER else None
+    arm = Arm(name=BASE if kind == "base" else CANDIDATE, kind=kind, adapter=adapter, rules=rules)
+    return Arms(salt=deployment.id, arms=(arm,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingTable:
+    """What is deployed, and how its adapters stand."""
+
+    clusters: tuple[Cluster, ...] = ()
+    arms: Mapping[str, Arms] = field(default_factory=dict)  # by cluster id
+    adapters: Mapping[str, Loaded] = field(default_factory=dict)  # by adapter id
+    standby: Mapping[Place, Arm] = field(default_factory=dict)  # what served there before, while the arm cannot
+
+    def nearest(self, vector: Row) -> Routed:
+        """The cluster of a query with this unit vector, shape (D,)."""
+        return self._routes.nearest(vector)
+
+    @cached_property
+    def _routes(self) -> Routes:
+        return Routes(self.clusters)
+
+    def choose(self, routed: Routed, unit: str) -> Choice:
+        """What answers a query of a unit (`statistics.unit_of`)."""
+        cluster = routed.cluster
+        if cluster is None:
+            alien = routed.similarity <= -1.0  # what `nearest` says when it could compare with none
+            reason = "no deployed cluster was made with this embedder" if alien else "out of distribution"
+            return Choice(similarity=None if alien else routed.similarity, reason=reason)
+        arms, name = self.arms[cluster.id], named(cluster)
+        arm = arms.of(unit)
+        choice = Choice(cluster=name, arm=arm.name, similarity=routed.similarity)
+        if problem := self._problem(arm):
+            earlier = self.standby.get((name, arm.name))
+            if earlier is None or self._problem(earlier):
+                return replace(choice, reason=problem)
+            return self._served(choice, earlier, f"{problem}; {earlier.adapter or earlier.kind} serves on")
+        what = f"the base model is deployed for {name}" if arm.kind == "base" else f"deployed for {name}"
+        drawn = "" if len(arms.arms) == 1 else f", arm {arm.name} by {unit.partition(':')[0]}"
+        return self._served(choice, arm, what + drawn)
+
+    def _served(self, choice: Choice, arm: Arm, reason: str) -> Choice:
+        model = self.adapters[arm.adapter].name if arm.adapter else ""
+        return replace(choice, kind=arm.kind, adapter=arm.adapter, model=model, rules=arm.rules, reason=reason)
+
+    def _problem(self, arm: Arm) -> str:
+        """Why an arm cannot serve; "": it can."""
+        if arm.kind == "rules" and not arm.rules:
+            return "the rules that are deployed are not active any more"
+        if arm.kind not in WITH_ADAPTER:
+            return ""
+        loaded = self.adapters.get(arm.adapter or "")
+        return f"adapter {arm.adapter} is not in the store" if loaded is None else loaded.problem
+
+    def asked_for(self, model: str) -> Choice:
+        """A model that the request names itself: an adapter by its id or its name, or whatever the server knows."""
+        for adapter, loaded in self.adapters.items():
+            if model in (adapter, loaded.name):
+                return Choice(kind="expert", adapter=adapter, model=loaded.name, reason="the request names its model")
+        return Choice(model=model, reason="the request names its model")
+
+    def live(self) -> tuple[str, ...]:
+        """Names of the adapters that serve."""
+        return tuple(sorted(loaded.name for loaded in self.adapters.values() if not loaded.problem))
+
+    def problems(self) -> dict[str, str]:
+        """Adapter id -> why it does not serve."""
+        return {adapter: loaded.problem for adapter, loaded in self.adapters.items() if loaded.problem}
+
+    def with_adapters(self, adapters: Mapping[str, Loaded]) -> "RoutingTable":
+        """The table once adapters stand otherwise: what stood in for an arm goes when the arm itself can serve."""
+        table = replace(self, adapters=adapters)
+        needed = {place: arm for place, arm in self.standby.items() if table.serving().get(place) == arm}
+        kept = {arm.adapter for arms in self.arms.values() for arm in arms.arms}
+        kept |= {arm.adapter for arm in needed.values()}
+        return replace(table, standby=needed, adapters={name: adapters[name] for name in adapters if name in kept})
+
+    def serving(self) -> dict[Place, Arm]:
+        """What answers in each place now: its own arm, else the one that stands in."""
+        places = [((named(cluster), arm.name), arm) for cluster in self.clusters for arm in self.arms[cluster.id].arms]
+        found: dict[Place, Arm] = {}
+        for place, own in places:
+            usable = [arm for arm in (own, self.standby.get(place)) if arm is not None and not self._problem(arm)]
+            found |= {place: usable[0]} if usable else {}
+        return found
+
+
+def named(cluster: Cluster) -> str:
+    """What a cluster is called in records and headers."""
+    return cluster.name or cluster.id
