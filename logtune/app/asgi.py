@@ -76,15 +76,20 @@ class Request:
 
 def parse_object(body: bytes) -> dict[str, Json]:
     """The JSON object in `body`; RequestError 400 saying where it is none."""
+    value = parse_json(body)
+    if not isinstance(value, dict):
+        raise RequestError(f"the request body is a JSON {type(value).__name__}, not an object")
+    return value
+
+
+def parse_json(body: bytes) -> Json:
+    """The JSON value in `body`; RequestError 400 saying where it is none."""
     try:
-        value = json.loads(body.decode("utf-8"), parse_constant=_no_constant)
+        return cast("Json", json.loads(body.decode("utf-8"), parse_constant=_no_constant))
     except UnicodeDecodeError as error:
         raise RequestError(f"the request body is not UTF-8: byte {error.start} is 0x{body[error.start]:02x}") from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"the request body is not valid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise RequestError(f"the request body is a JSON {type(value).__name__}, not an object")
-    return cast("dict[str, Json]", value)
 
 
 def _no_constant(name: str) -> None:

@@ -56,14 +56,14 @@ class Exchange:
     error: str | None = None
     recorded: bool = False
 
+    def unit(self) -> str:
+        """Who is drawn into an arm."""
+        return unit_of(self.who.user, self.who.session, self.id)
+
     def begun(self, status: int) -> None:
         """Note when the first byte of the answer came."""
         if self.first_byte_s is None:
             self.status, self.first_byte_s = status, time.perf_counter() - self.asked
-
-    def unit(self) -> str:
-        """Who is drawn into an arm."""
-        return unit_of(self.who.user, self.who.session, self.id)
 
     def record(self) -> LogRecord:
         """What the store keeps."""
@@ -73,7 +73,7 @@ class Exchange:
             adapter=self.choice.adapter, arm=self.choice.arm, cluster=self.choice.cluster, user=self.who.user,
             session=self.who.session, user_source=self.who.user_source, session_source=self.who.session_source,
             error=self.error, route_reason=self.choice.reason, usage=usage if isinstance(usage, dict) else {},
-            latency_ms=round(1000 * (time.perf_counter() - self.started), 3),
+            latency_ms=round(1000 * (time.perf_counter() - self.started), 3), traces=self.who.traces,
         )  # fmt: skip
 
     def headers(self) -> Headers:
@@ -221,7 +221,7 @@ class ChatApi:
             async for chunk in answer.chunks:
                 exchange.begun(answer.status)
                 seen.feed(chunk)
-                self._answers.note(seen.head, exchange.id)  # before the client can name the answer
+                self._answers.note(seen.head, exchange.id, exchange.who.traces)  # before the client can name the answer
                 if seen.done:
                     _take(exchange, seen)
                     await self._commit(exchange)
@@ -241,7 +241,7 @@ class ChatApi:
         """Store the record, once; the answer goes on when the store fails, and /readyz says so."""
         if not exchange.recorded:
             exchange.recorded = True
-            self._answers.note(exchange.response, exchange.id)
+            self._answers.note(exchange.response, exchange.id, exchange.who.traces)
             await self._journal.commit(exchange.record())
 
 

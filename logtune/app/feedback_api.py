@@ -1,6 +1,6 @@
-"""POST /v1/feedback: what a user said about an answer, in our own shape.
+"""POST /v1/feedback: what a user said about an answer, in our own shape or in another system's.
 
-body -> target (any id the client holds) -> Feedback -> journal -> {"id", "status"}
+body -> target (any id the client holds) -> Feedback -> journal -> {"id", "status"}, or the other system's answer
 
 Feedback is never turned away for coming early or for an unknown id: it is kept, and joined when the record comes.
 """
@@ -8,85 +8,154 @@ Feedback is never turned away for coming early or for an unknown id: it is kept,
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from typing import Literal, cast, get_args
+from typing import cast, get_args
 
+from logtune.app.feedback_reading import WORDS, Said, Shape, Target, TargetKind, rated
+from logtune.app.identity import header_user
 from logtune.app.journal import Journal
 from logtune.edges.store import Store
 from logtune.errors import RequestError, StoreError
 from logtune.records import Feedback, FeedbackKind, Json, digest, new_id
 
-TargetKind = Literal["record", "session", "user"]
-RECORD_KEYS = ("target", "log_id", "inference_id", "response_id")
+RECORD_KEYS = ("target", "log_id", "inference_id", "response_id", "trace_id")
 KNOWN_KEYS = frozenset({
     "id", *RECORD_KEYS, "target_kind", "session", "user", "kind", "value", "rating", "comment", "correction", "source",
-    "supersedes", "metadata", "tags",
+    "supersedes", "name", "metadata", "tags",
 })  # fmt: skip
-WORDS: Mapping[str, float | None] = {
-    "up": 1.0, "like": 1.0, "good": 1.0, "positive": 1.0, "down": -1.0, "dislike": -1.0, "bad": -1.0, "negative": -1.0,
-    "neutral": None,
-}  # fmt: skip
 OWN_ANSWER = re.compile(r"chatcmpl-([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})")
 REMEMBERED = 100_000  # answers whose id a client may send back
 LONGEST_ID = 256
 
 
 class Answers:
-    """Which record an answer's id belongs to, where the model server chose the id. An id's newest answer counts."""
+    """Which record a name belongs to that its client may use in place of our id: the newest answer of a name counts.
+
+    The store knows the same names, but later: a client may rate an answer before its record is committed, or while the
+    store fails.
+    """
 
     def __init__(self, capacity: int = REMEMBERED) -> None:
         self._capacity = capacity
         self._records: OrderedDict[str, str] = OrderedDict()
 
-    def note(self, response: Mapping[str, Json] | None, record_id: str) -> None:
-        """Remember the id of an answer; one that holds the record's own id needs no remembering."""
+    def note(self, response: Mapping[str, Json] | None, record_id: str, traces: Sequence[str] = ()) -> None:
+        """Remember the id of an answer, and its traces; one that holds the record's own id needs no remembering."""
         answer_id = (response or {}).get("id")
-        if not isinstance(answer_id, str) or record_id in answer_id or self._records.get(answer_id) == record_id:
-            return
-        self._records[answer_id] = record_id
-        self._records.move_to_end(answer_id)
-        if len(self._records) > self._capacity:
+        named = isinstance(answer_id, str) and record_id not in answer_id
+        for name in [*([str(answer_id)] if named else []), *traces]:
+            if self._records.get(name) != record_id:
+                self._records[name] = record_id
+                self._records.move_to_end(name)
+        while len(self._records) > self._capacity:
             self._records.popitem(last=False)
 
-    def find(self, answer_id: str) -> str | None:
-        """The record of an answer's id."""
-        return self._records.get(answer_id)
+    def find(self, name: str) -> str | None:
+        """The newest record of a name."""
+        return self._records.get(name)
 
 
 class FeedbackApi:
-    """Takes feedback in, through the same journal as the records it is about."""
+    """Takes feedback in, through the same journal as the records it is about.
 
-    def __init__(self, store: Store, journal: Journal, answers: Answers) -> None:
+    `ranges`: worst and best value of named scores.
+    """
+
+    def __init__(
+        self, store: Store, journal: Journal, answers: Answers, ranges: Mapping[str, tuple[float, float]] | None = None
+    ) -> None:
         self._store = store
         self._journal = journal
         self._answers = answers
+        self._ranges = ranges or {}
 
     async def post(self, body: Mapping[str, Json], now: float) -> tuple[int, dict[str, Json]]:
         """Keep one item; the HTTP status and the answer. RequestError 400 names the field at fault."""
-        kind, named = named_target(body)
-        target, known = await self._resolve(kind, named)
-        feedback = read_feedback(body, kind, target, now)
+        target = named_target(body)
+        (kind, found), known = await self._resolve([target])
+        feedback = read_feedback(body, kind, found, now)
         stored = await self._journal.commit(feedback)
         answer: dict[str, Json] = {"id": feedback.id, "status": "revoked" if feedback.revoked else "stored"}
         if stored and known:
             return 200, answer
-        note = f"no {kind} '{named}' yet; it is joined when one comes" if stored else "waits until the store answers"
-        return 202, {**answer, "status": "accepted", "note": note}
+        later = f"no {kind} '{target[1]}' yet; it is joined when one comes"
+        return 202, {**answer, "status": "accepted", "note": later if stored else "waits until the store answers"}
 
-    async def _resolve(self, kind: TargetKind, named: str) -> tuple[str, bool]:
-        """The id that records have, and whether there is such a record."""
-        own = OWN_ANSWER.fullmatch(named)
-        guesses = [self._answers.find(named), own[1] if own else None, named] if kind == "record" else [named]
-        candidates = [guess for guess in guesses if guess]
+    async def shaped(
+        self, shape: Shape, named: str, body: Json, headers: Mapping[str, str], now: float
+    ) -> tuple[int, Json]:
+        """Keep feedback in another system's shape; `named` is the id in its path. Status and answer as that system's.
+
+        All of a batch is read before any of it is kept. RequestError 400, and 404 for a change of what is not there.
+        """
+        old = await self._stored(named) if shape.changes else None
+        made: list[tuple[Said, Feedback] | RequestError] = []
+        for item in shape.read(body, named):
+            try:
+                if isinstance(item, RequestError):
+                    raise item
+                made.append((item, await self._made(item, old, header_user(headers), shape.method == "PATCH", now)))
+            except RequestError as error:
+                if not shape.partial:
+                    raise
+                made.append(error)
+        kept = [
+            self._journal.commit(item[1]) for item in made if not isinstance(item, RequestError) and not item[0].dry
+        ]
+        await asyncio.gather(*kept)
+        return shape.answer(body, [item if isinstance(item, RequestError) else item[1] for item in made])
+
+    async def _made(self, item: Said, old: Feedback | None, user: str | None, merged: bool, now: float) -> Feedback:
+        fields: dict[str, Json] = {**({"user": user} if user else {}), **item.fields}
+        if item.score is not None:
+            fields["value"] = rated(item, self._ranges)
+        if old is None:
+            (kind, target), _ = await self._resolve(item.targets)
+            return read_feedback(fields, kind, target, now)
+        said = {key: getattr(old, key) for key in ("value", "comment", "correction") if merged}
+        whose = {key: getattr(old, key) for key in ("user", "name", "source")}
+        return read_feedback({**said, **whose, **fields}, old.target_kind, old.target, now)
+
+    async def _stored(self, feedback_id: str) -> Feedback:
         try:
-            known = await asyncio.to_thread(self._store.known, kind, candidates)
+            found = await asyncio.to_thread(self._store.feedback_by_id, [feedback_id])
+        except StoreError as error:
+            raise RequestError("the store does not answer; try again", 503) from error
+        if feedback_id not in found:
+            raise RequestError(f"there is no feedback '{feedback_id}'", 404, code="feedback_not_found")
+        return found[feedback_id]
+
+    async def _resolve(self, targets: Sequence[Target]) -> tuple[Target, bool]:
+        """The first target that there is, by the id that records have, and whether there is one."""
+        try:
+            found = await asyncio.to_thread(self._found, targets)
         except StoreError:  # a store that fails must not cost the feedback
-            known = set()
-        return next((guess for guess in candidates if guess in known), candidates[0]), bool(known)
+            found = None
+        if found is not None:
+            return found, True
+        kind, name = targets[0]
+        return (kind, self._guesses(name)[0] if kind == "record" else name), False
+
+    def _found(self, targets: Sequence[Target]) -> Target | None:
+        for kind, name in targets:
+            guesses = self._guesses(name) if kind == "record" else [name]
+            known = self._store.known(kind, guesses)
+            other = self._store.named([name]).get(name) if kind == "record" else None
+            exact = next((guess for guess in guesses if guess in known), None)
+            if exact or other:
+                # A trace may have many answers, some given by other processes; our ids sort by time.
+                newest = [self._answers.find(name)] if kind == "record" else []
+                return kind, max(filter(None, (exact, other, *newest)))
+        return None
+
+    def _guesses(self, name: str) -> list[str]:
+        """Ids of records that a name may mean, the likeliest first."""
+        own = OWN_ANSWER.fullmatch(name)
+        return [guess for guess in (self._answers.find(name), own[1] if own else None, name) if guess]
 
 
-def named_target(body: Mapping[str, Json]) -> tuple[TargetKind, str]:
+def named_target(body: Mapping[str, Json]) -> Target:
     """What the feedback is about, as the client names it."""
     for key in body:
         if key not in KNOWN_KEYS:
@@ -118,13 +187,14 @@ def read_feedback(body: Mapping[str, Json], target_kind: TargetKind, target: str
     comment, correction = _text(body, "comment"), _text(body, "correction")
     said = {"rating": revoked or value is not None, "correction": bool(correction), "comment": bool(comment)}
     kind = _kind(body, said, revoked)
-    user = _text(body, "user")
+    user, name = _text(body, "user"), _text(body, "name") or ""
     # A thumb that is pressed again replaces the first, so a rating without an id gets one that says whose and of what.
-    default = f"rating-{digest([target_kind, target, user])}" if kind == "rating" else new_id()
+    whose = [target_kind, target, user, *([name] if name else [])]
+    default = f"rating-{digest(whose)}" if kind == "rating" else new_id()
     return Feedback(
         id=_text(body, "id") or default, target=target, target_kind=target_kind, at=now, kind=kind, value=value,
-        comment=comment, correction=correction, source=_text(body, "source") or "user", user=user,
-        supersedes=_text(body, "supersedes"), revoked=revoked,
+        comment=comment, correction=correction, source=_text(body, "source") or "user", name=name,
+        user=user, supersedes=_text(body, "supersedes"), revoked=revoked,
     )  # fmt: skip
 
 

@@ -8,9 +8,11 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
+from logtune.app import feedback_shapes, openapi
 from logtune.app.access import Access, without_credentials
 from logtune.app.adapters import Adapters
 from logtune.app.asgi import (
@@ -21,11 +23,14 @@ from logtune.app.asgi import (
     Scope,
     Send,
     error_body,
+    parse_json,
     parse_object,
     respond,
     respond_json,
 )  # fmt: skip
 from logtune.app.chat_api import Exchange
+from logtune.app.cors import Cors
+from logtune.app.feedback_reading import Shape
 from logtune.app.lane import Lane
 from logtune.app.lanes import Lanes
 from logtune.app.projects import for_project, open_store
@@ -41,7 +46,7 @@ from logtune.records import Json
 
 LOG = logging.getLogger(__name__)
 Handler = Callable[[Request, Send], Awaitable[None]]
-OPEN = frozenset({"/healthz", "/health", "/readyz"})  # paths that need no key and count for no limit
+OPEN = frozenset({"/healthz", "/health", "/readyz", "/openapi.json"})  # paths that need no key and count for no limit
 
 
 class Gateway:
@@ -59,6 +64,7 @@ class Gateway:
         self._keyring = Keyring(store)
         self._access = Access(settings.serve)
         self._limit = int(settings.serve.max_body_mb * 2**20)
+        self._cors = Cors(settings.serve.cors_origins)
         self._receive_s = settings.serve.receive_timeout_s
         self._poll_s = settings.serve.poll_s
         self._ready = False
@@ -70,6 +76,7 @@ class Gateway:
             "/healthz": {"GET": self._healthz},
             "/health": {"GET": self._healthz},
             "/readyz": {"GET": self._readyz},
+            "/openapi.json": {"GET": self._openapi},
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,7 +84,8 @@ class Gateway:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "http":
-            await self._guarded(Request.of(scope, receive), send)
+            request = Request.of(scope, receive)
+            await self._guarded(request, self._cors.wrap(request, send))
 
     async def _guarded(self, request: Request, send: Send) -> None:
         """Every failure is an answer, unless an answer has already begun: then the connection breaks visibly."""
@@ -102,14 +110,12 @@ class Gateway:
             await respond_json(send, 500, error_body(RequestError("the gateway failed; its log says why", 500)))
 
     async def _dispatch(self, request: Request, send: Send) -> None:
-        methods = self._routes.get(request.path)
-        if methods is None and request.path.startswith("/v1/models/"):
-            methods = {"GET": self._model}
-        if methods is None:
+        methods = self._methods(request.path)
+        if not methods:
             raise RequestError(f"there is nothing at {request.path[:200]}", 404, code="unknown_url")
         allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
         if request.method == "OPTIONS":
-            await respond(send, 204, b"", "text/plain", [(b"allow", allowed.encode())])
+            await respond(send, 204, b"", "text/plain", [(b"allow", allowed.encode()), *self._cors.preflight(request)])
             return
         handler = methods.get("GET" if request.method == "HEAD" else request.method)
         if handler is None:
@@ -117,6 +123,15 @@ class Gateway:
             await respond_json(send, 405, problem, [(b"allow", allowed.encode())])
             return
         await (handler(request, send) if request.path in OPEN else self._admit(handler, request, send))
+
+    def _methods(self, path: str) -> Mapping[str, Handler]:
+        """What may be done at a path."""
+        if path.startswith("/v1/models/"):
+            return {"GET": self._model}
+        if path.startswith(feedback_shapes.PREFIX):
+            found = feedback_shapes.find(path).items()
+            return {method: partial(self._post_shaped, shape, named) for method, (shape, named) in found}
+        return self._routes.get(path, {})
 
     async def _admit(self, handler: Handler, request: Request, send: Send) -> None:
         """Let `handler` answer whoever may ask, for their project and within their limits."""
@@ -245,6 +260,16 @@ class Gateway:
         body = parse_object(await request.body(self._limit))
         status, answer = await self._lane(request).feedback.post(body, time.time())
         await respond_json(send, status, answer)
+
+    async def _post_shaped(self, shape: Shape, named: str, request: Request, send: Send) -> None:
+        """Feedback in another system's shape."""
+        raw = await request.body(self._limit)
+        body = parse_json(raw) if shape.method not in ("GET", "DELETE") else None
+        status, answer = await self._lane(request).feedback.shaped(shape, named, body, request.headers, time.time())
+        await respond_json(send, status, answer)
+
+    async def _openapi(self, request: Request, send: Send) -> None:
+        await respond_json(send, 200, openapi.document())
 
     async def _models(self, request: Request, send: Send) -> None:
         await respond_json(send, 200, {"object": "list", "data": list(await self._lane(request).rows())})

@@ -1,4 +1,4 @@
-"""Who is asking, and in which conversation.
+"""Who is asking, in which conversation, and under which other ids the client will know the answer.
 
 request body, headers -> Identity, with the place each was read from
 
@@ -6,16 +6,33 @@ Order: the body, because the application put it there for this call; then header
 add; for the session at last a hash of the conversation's first messages, which all its turns share.
 """
 
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from logtune.records import Json, digest
 
-LONGEST = 256  # characters of a user or session name
-USER_HEADERS = ("x-user-id", "x-openwebui-user-id", "helicone-user-id", "x-litellm-end-user-id")
+LONGEST = 256  # characters of a user, session or trace
+MOST_TRACES = 8  # other ids of one request that are kept
+USER_KEYS = ("user_id", "langfuse_user_id", "trace_user_id")  # of metadata
+USER_HEADERS = (
+    "x-user-id", "x-openwebui-user-id", "helicone-user-id", "x-litellm-end-user-id", "langfuse_user_id",
+    "langfuse_trace_user_id",
+)  # fmt: skip
+SESSION_KEYS = ("session_id", "langfuse_session_id", "conversation_id", "chat_id")
 SESSION_HEADERS = (
     "x-session-id", "x-openwebui-chat-id", "helicone-session-id", "x-conversation-id", "x-chat-id", "session-id",
+    "session_id", "langfuse_session_id", "x-litellm-session-id",
 )  # fmt: skip
+EPISODE = "tensorzero::episode_id"  # TensorZero's word for a conversation, in the body
+TRACE_KEYS = ("trace_id", "langfuse_trace_id", "existing_trace_id", "generation_id", "run_id", "message_id")
+TRACE_HEADERS = (
+    "x-portkey-trace-id", "langfuse_trace_id", "langfuse_existing_trace_id", "x-litellm-trace-id", "x-litellm-call-id",
+    "helicone-request-id", "x-openwebui-message-id", "x-client-request-id", "x-request-id",
+)  # fmt: skip
+TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")  # W3C Trace Context, 3.2
+DOTTED_RUN = re.compile(r"Z([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # LangSmith: time and run of each ancestor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,22 +43,54 @@ class Identity:
     user_source: str
     session: str | None
     session_source: str
+    traces: tuple[str, ...] = ()  # ids of the trace, span, message or request, by which feedback may name the answer
 
 
 def identify(body: Mapping[str, Json], headers: Mapping[str, str]) -> Identity:
-    """User and session of a chat request; `headers` has lower-case names."""
+    """User, session and traces of a chat request; `headers` has lower-case names."""
     metadata = body.get("metadata")
     fields = metadata if isinstance(metadata, dict) else {}
-    user, user_source = _first(
-        [("body.user", body.get("user")), ("metadata.user_id", fields.get("user_id"))]
-        + [(name, headers.get(name)) for name in USER_HEADERS]
-    )
-    session, session_source = _first(
-        [("metadata.session_id", fields.get("session_id"))] + [(name, headers.get(name)) for name in SESSION_HEADERS]
-    )
+    user, user_source = _first([("body.user", body.get("user")), *_of(fields, USER_KEYS), *_user_headers(headers)])
+    session, session_source = _first([
+        *_of(fields, SESSION_KEYS), (f"body.{EPISODE}", body.get(EPISODE)),
+        *((name, headers.get(name)) for name in SESSION_HEADERS),
+    ])  # fmt: skip
     if session is None:
         session, session_source = _prefix(body.get("messages"), user)
-    return Identity(user=user, user_source=user_source, session=session, session_source=session_source)
+    return Identity(
+        user=user, user_source=user_source, session=session, session_source=session_source,
+        traces=_traces(fields, headers),
+    )  # fmt: skip
+
+
+def header_user(headers: Mapping[str, str]) -> str | None:
+    """The user whom a proxy or chat front end names beside a request."""
+    return _first(list(_user_headers(headers)))[0]
+
+
+def _user_headers(headers: Mapping[str, str]) -> Iterator[tuple[str, Json]]:
+    yield from ((name, headers.get(name)) for name in USER_HEADERS)
+    yield "x-portkey-metadata._user", _json_object(headers.get("x-portkey-metadata", "")).get("_user")
+
+
+def _traces(metadata: Mapping[str, Json], headers: Mapping[str, str]) -> tuple[str, ...]:
+    found = [metadata.get(key) for key in TRACE_KEYS] + [headers.get(name) for name in TRACE_HEADERS]
+    parent = TRACEPARENT.fullmatch(headers.get("traceparent", "").strip().lower())
+    found += parent.groups() if parent else ()
+    found += DOTTED_RUN.findall(headers.get("langsmith-trace", ""))[-2:]
+    return tuple(dict.fromkeys(filter(None, map(_name, found))))[:MOST_TRACES]
+
+
+def _json_object(text: str) -> dict[str, Json]:
+    try:
+        value = json.loads(text) if text.startswith("{") else None
+    except (ValueError, RecursionError):
+        value = None
+    return value if isinstance(value, dict) else {}
+
+
+def _of(fields: Mapping[str, Json], keys: tuple[str, ...]) -> Iterator[tuple[str, Json]]:
+    return ((f"metadata.{key}", fields.get(key)) for key in keys)
 
 
 def _first(places: list[tuple[str, Json]]) -> tuple[str | None, str]:

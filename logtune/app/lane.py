@@ -3,9 +3,7 @@
 Gateway -> Lane -> chat | feedback | model rows        its life: routing table in place .. journal flushed
 """
 
-import asyncio
 import logging
-import time
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -14,13 +12,13 @@ from logtune.app.feedback_api import Answers, FeedbackApi
 from logtune.app.journal import Journal
 from logtune.app.routing import Router
 from logtune.config import Config
+from logtune.config_gateway import score_range
 from logtune.edges.store import Store
 from logtune.edges.upstream import Backend, model_row
-from logtune.errors import LogtuneError, RequestError
+from logtune.errors import RequestError
 from logtune.records import Json
 
 LOG = logging.getLogger(__name__)
-RECENT_S = 86_400.0  # answers of the last day can be named by the model server's id after a restart
 Done: TypeAlias = Callable[[Exchange], None]  # told of every exchange once it has ended
 
 
@@ -33,7 +31,8 @@ class Lane:
         self.journal = Journal(store)
         self.answers = Answers()
         self.chat = ChatApi(backend, router, self.journal, self.answers, settings.model.served_name, done)
-        self.feedback = FeedbackApi(store, self.journal, self.answers)
+        ranges = {name: (worst, best) for name, worst, best in map(score_range, settings.serve.scores)}
+        self.feedback = FeedbackApi(store, self.journal, self.answers, ranges)
         self._backend = backend
         self._served_name = settings.model.served_name
 
@@ -44,7 +43,6 @@ class Lane:
             await self.router.warm()
         except Exception:  # requests meet it too, and go to the base model
             LOG.exception("the embedder does not work; every request goes to the base model")
-        await asyncio.to_thread(self._remember_answers)
 
     async def stop(self) -> None:
         """Write what waits."""
@@ -68,10 +66,3 @@ class Lane:
         listed = {row.get("id") for row in rows}
         live = [name for name in self.router.table.live() if name not in listed]
         return [*rows, *(model_row(name, 0, self._served_name) for name in live)]
-
-    def _remember_answers(self) -> None:
-        try:
-            for record in self.store.logs(time.time() - RECENT_S):
-                self.answers.note(record.response, record.id)
-        except LogtuneError as error:
-            LOG.warning("earlier answers cannot be named by the model server's id: %s", error)
