@@ -128,6 +128,15 @@ class PairSettings(Settings):
 
     margin: Share = 0.0
     """Least preference of the judge for chosen over rejected."""
+    candidates: tuple[Literal["revised", "afresh", "on_policy"], ...] = ("on_policy", "revised", "afresh")
+    """Where better answers come from: the served model told the rules, the answer rewritten, or the request answered
+    afresh. Of equals the first listed wins."""
+    samples: Positive = 1
+    """Answers of each kind; with more than one they are sampled."""
+    judge: Literal["pairwise", "pointwise"] = "pairwise"
+    """pairwise: both orders against the original; pointwise: ratings from 1 to 10 (paper)."""
+    judge_samples: Positive = 1
+    """Verdicts of the judge on each answer."""
     min_support: Positive = 1
     """Distinct users that must have given an answer before others' words are mapped to it."""
     neighbours: Positive = 5
@@ -282,6 +291,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, Json]]] = {
     "default": {},
     "uno": {
         "cluster": {"method": "ward", "threshold": 4.0, "min_size": 1, "radius_quantile": 0.0},
+        "pairs": {"candidates": ["revised", "afresh"], "samples": 3, "judge": "pointwise", "judge_samples": 3},
         "gap": {"method": "reranker", "reflect_at": 0.45, "users_answers": 1.0},
         "train": {
             "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "batch": 32,

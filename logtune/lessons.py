@@ -4,18 +4,31 @@ A unit names in its inputs every id its result depends on; the runner skips thos
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
 
 from logtune.ports import Vectors
-from logtune.records import Cluster, Decision, Derived, Feedback, Interaction, PreferencePair, Rule, Signal, digest
+from logtune.records import (
+    Adapter,
+    Cluster,
+    Decision,
+    Derived,
+    Feedback,
+    Interaction,
+    PreferencePair,
+    Rule,
+    Signal,
+    digest,
+)
 from logtune.runner import Cycle, Unit
 from logtune.stages import answer, distill
 from logtune.stages import cluster as clustering
 from logtune.stages import filter as filtering
 from logtune.stages import interactions as joining
 from logtune.stages import pairs as pairing
+from logtune.stages import revise as revising
 from logtune.stages import signals as reading
 from logtune.views import given, max_tokens, prompt_of, rules_by_interaction, signals_of, teaching, users_of
 
@@ -128,12 +141,22 @@ def _keep(cycle: Cycle, item: Interaction) -> Callable[[], Awaitable[Sequence[De
 
 def _revise(cycle: Cycle, item: Interaction, rules: Sequence[Rule]) -> Callable[[], Awaitable[Sequence[Derived]]]:
     async def work() -> Sequence[Derived]:
-        teacher = cycle.tools.teacher
+        teacher, tools = cycle.tools.teacher, cycle.tools
         assert teacher is not None
-        pair = await pairing.revise(item, rules, teacher, cycle.config.pairs.margin)
+        writers = revising.Writers(teacher=teacher, student=tools.student, model=await _answerer(cycle, item))
+        pair = await revising.revise(item, rules, writers, cycle.config.pairs)
         return [] if pair is None else [pair]
 
     return work
+
+
+async def _answerer(cycle: Cycle, item: Interaction) -> str:
+    """The name of the loaded adapter that gave the answer; "" for the base model, also where it serves no more."""
+    adapter = cycle.before.get(item.adapter or "")
+    if not isinstance(adapter, Adapter):
+        return ""
+    await cycle.tools.adapters.load(adapter.path, str(Path(cycle.tools.adapters_dir) / adapter.path))
+    return adapter.path
 
 
 def cluster(cycle: Cycle) -> Iterator[Unit]:

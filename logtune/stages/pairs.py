@@ -1,26 +1,22 @@
 """Interaction, Signal*, Rule* -> PreferencePair: a better answer beside the one that was given, and never the same.
 
 From the users themselves: an edited answer, or a right answer named in words (mapped to the exact form in which other
-users gave it). With a teacher: the answer revised under the rules, or the request answered afresh under them, kept when
-the judge prefers it to the original in both orders (paper, section 3.2; method, section 3). Users err: a short answer
-that nearly all others contradict on the most similar requests can be told from the rest.
+users gave it); `revise` has those that models write. Users err: a short answer that nearly all others contradict on the
+most similar requests can be told from the rest.
 """
 
-import asyncio
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
 
 from logtune.config import PairSettings
-from logtune.ports import Chat, ChatCall, Vectors
-from logtune.prompts import CHINESE, Language, language_of, render
+from logtune.ports import Vectors
+from logtune.prompts import CHINESE
 from logtune.records import Interaction, Json, Message, PairOrigin, PreferencePair, Rule, Signal, identified
-from logtune.stages.judge import Question, pairwise
 
 Floats = npt.NDArray[np.float32]
 LONGEST_STATED_WORDS = 12  # a longer span is an explanation, not an answer
@@ -155,56 +151,3 @@ def _nearest_users(closeness: Floats, owners: Sequence[str], owner: str, count: 
         if len(rows) >= count or tried == len(owners):
             return rows[:count]
         tried = len(owners)
-
-
-# --- with a teacher ---
-
-
-async def revise(
-    interaction: Interaction, rules: Sequence[Rule], teacher: Chat, margin: float
-) -> PreferencePair | None:
-    """The judge's best of revised and answered afresh, where it beats the original by `margin`, 0..1; else None.
-
-    A draw is never enough, whatever the margin. Raises ModelError when the judge gives no verdict.
-    """
-    text = "\n".join(f"- {rule.text}" for rule in rules)
-    language = language_of(interaction.query)
-    candidates = await _candidates(interaction, text, language, teacher)
-    shares = await asyncio.gather(*(_preference(interaction, text, answer, teacher) for answer in candidates.values()))
-    votes = dict(zip(candidates, shares, strict=True))
-    best = max(votes, key=lambda origin: votes[origin], default=None)
-    if best is None or votes[best] <= 0.5 or 2 * votes[best] - 1 < margin:
-        return None
-    told = cast("Mapping[str, Json]", votes)
-    return build(interaction, rules, candidates[best], interaction.answer, best, votes[best], told)
-
-
-async def _candidates(interaction: Interaction, rules: str, language: Language, teacher: Chat) -> dict[PairOrigin, str]:
-    """Answers that could be better: whole, unlike the original and each other."""
-    prompt = render("revise", language, query=interaction.query, answer=interaction.answer, rules=rules)
-    system = [m.content for m in interaction.context if m.role == "system"]
-    told = Message(role="system", content="\n\n".join([*system, render("afresh", language, rules=rules)]))
-    turns = (m for m in interaction.context if m.role != "system")
-    replies = await asyncio.gather(
-        *(
-            teacher.complete(ChatCall(messages=messages, max_tokens=ANSWER_TOKENS, purpose=purpose))
-            for purpose, messages in (
-                ("revise", (Message(role="user", content=prompt),)),
-                ("afresh", (told, *turns, Message(role="user", content=interaction.query))),
-            )
-        )
-    )
-    found: dict[PairOrigin, str] = {}
-    origins: tuple[PairOrigin, ...] = ("revised", "afresh")
-    for origin, reply in zip(origins, replies, strict=True):
-        text = reply.text.strip()
-        known = {interaction.answer.strip(), *found.values()}
-        if text and text not in known and reply.finish_reason != "length":
-            found[origin] = text
-    return found
-
-
-async def _preference(interaction: Interaction, rules: str, answer: str, teacher: Chat) -> float:
-    """Share of 1 for `answer` over the original, in both orders: 0.5 is undecided, or swayed by the order."""
-    asked = Question(query=interaction.query, rules=rules, first=answer, second=interaction.answer)
-    return (await pairwise(teacher, asked)).share
