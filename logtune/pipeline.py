@@ -35,7 +35,7 @@ from logtune.records import (
 from logtune.runner import Board, Counts, Cycle, Stage, run_stage
 
 STAGES: tuple[Stage, ...] = (
-    Stage(name="interactions", version="2", reads=(LogRecord, Feedback), writes=(Interaction,),
+    Stage(name="interactions", version="3", reads=(LogRecord, Feedback), writes=(Interaction,),
           settings=lambda c: (), phases=(lessons.interactions,)),
     Stage(name="signals", version="2", reads=(Interaction, Feedback), writes=(Signal,),
           settings=lambda c: (c.signals,), phases=(lessons.signals,)),

@@ -34,6 +34,9 @@ Outcome = Literal["passed", "failed", "not_enough_data"]
 Action = Literal["deploy", "keep", "rollback", "retire"]
 
 
+ANSWER_PREFIX = "chatcmpl-"  # of the ids of answers, before the id of the log record
+
+
 def new_id() -> str:
     """A UUIDv7 (RFC 9562): sortable by time, so an id tells when it was made."""
     value = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
@@ -328,8 +331,8 @@ def _plain(value: object) -> object:
 def also_known_as(log: LogRecord) -> tuple[str, ...]:
     """The ids beside its own by which feedback may name a log record: that of the response, and its traces."""
     given = (log.response or {}).get("id")
-    own = isinstance(given, str) and given and log.id not in given
-    return tuple(dict.fromkeys((*([str(given)] if own else []), *log.traces)))
+    apart = isinstance(given, str) and given and given not in (log.id, f"{ANSWER_PREFIX}{log.id}")
+    return tuple(dict.fromkeys((*([str(given)] if apart else []), *log.traces)))
 
 
 def field_names(kind: type) -> tuple[str, ...]:

@@ -310,6 +310,28 @@ def test_logs_without_session_are_nobodys_session() -> None:
     assert found["1"].feedback_ids == ()
 
 
+def test_feedback_finds_its_answer_by_the_names_that_clients_know() -> None:
+    def named(name: str, at: float, response_id: str, *traces: str) -> LogRecord:
+        record = log(name, f"question {name}", "a", at)
+        return replace(record, traces=traces, response={**(record.response or {}), "id": response_id})
+
+    logs = [named("1", 0, "chatcmpl-1", "t1"), named("2", 10, "chatcmpl-x", "t1", "t2"), named("3", 20, "chatcmpl-x")]
+    items = [
+        feedback("by response", "chatcmpl-1", 99),
+        feedback("first of the trace", "t1", 5),
+        feedback("last of the trace", "t1", 99),
+        feedback("before its answer", "t2", -5),  # a clock that is behind, or a record that came late
+        feedback("an id used twice", "chatcmpl-x", 15),
+        feedback("no session", "t1", 99, target_kind="session"),
+    ]
+    found = by_log(logs, items)
+    assert {name: item.feedback_ids for name, item in found.items()} == {
+        "1": ("first of the trace", "by response"),
+        "2": ("before its answer", "an id used twice", "last of the trace"),
+        "3": (),
+    }
+
+
 def test_revoked_and_replaced_feedback_does_not_count() -> None:
     items = [
         feedback("revoked", "1", 1, revoked=True),

@@ -146,7 +146,7 @@ def m003_aliases(db: Connection) -> None:
     while rows := db.execute(some, {"last": last}).all():
         for row in rows:
             name = ((json.loads(row.body, strict=False).get("response")) or {}).get("id")
-            if isinstance(name, str) and name and row.id not in name:
+            if isinstance(name, str) and name and name not in (row.id, f"chatcmpl-{row.id}"):
                 db.execute(add, {"name": name, "at": row.at, "log_id": row.id})
         last = rows[-1].id
 

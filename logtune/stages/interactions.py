@@ -11,7 +11,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from logtune.records import Feedback, FollowUp, Interaction, Json, LogRecord, Message, digest, identified
+from logtune.records import (
+    ANSWER_PREFIX,
+    Feedback,
+    FollowUp,
+    Interaction,
+    Json,
+    LogRecord,
+    Message,
+    also_known_as,
+    digest,
+    identified,
+)
 
 SAME_TALK_S = 30 * 60.0  # a session's next request after a longer pause is a new matter, not a reaction
 
@@ -171,22 +182,32 @@ def _digest(messages: Sequence[Message]) -> str:
 
 
 def _by_log(feedback: Iterable[Feedback], answered: Sequence[LogRecord]) -> dict[str, list[str]]:
-    """Log id -> ids of the feedback on it. Feedback on a session or user counts for its last answer before it."""
+    """Log id -> ids of the feedback on it.
+
+    A session or user, and a name that several answers may have (of a trace), stands for its last answer before the
+    feedback. What was said by name before the answer was known counts for the first one after it.
+    """
     items = sorted(feedback, key=lambda f: (f.at, f.id))
     replaced = {item.supersedes for item in items if item.supersedes}
+    ids = {log.id for log in answered}
     of_target: dict[tuple[str, str], list[LogRecord]] = defaultdict(list)
     for log in answered:
         of_target[("session", log.session or "")].append(log)
         of_target[("user", log.user or "")].append(log)
+        for name in also_known_as(log):
+            of_target[("record", name)].append(log)
     found: dict[str, list[str]] = defaultdict(list)
     for item in items:
         if item.revoked or item.id in replaced or not item.target:
             continue
-        if item.target_kind == "record":
-            found[item.target].append(item.id)
+        own = next((name for name in (item.target, item.target.removeprefix(ANSWER_PREFIX)) if name in ids), None)
+        if own is not None and item.target_kind == "record":
+            found[own].append(item.id)
             continue
         rows = of_target.get((item.target_kind, item.target), [])
         earlier = rows[: bisect_right(rows, item.at, key=lambda log: log.at)]
+        if not earlier and item.target_kind == "record":
+            earlier = rows[:1]
         if earlier:
             # sessions of two users may have one name
             own = (log for log in reversed(earlier) if item.user and log.user == item.user)
