@@ -1,10 +1,12 @@
 """The one place where settings, edges and stages are bound together."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from logtune.app.projects import open_store, project_of
 from logtune.config import Config
 from logtune.edges.store import Store
 from logtune.errors import ConfigError
@@ -14,6 +16,7 @@ from logtune.records import Json
 if TYPE_CHECKING:
     from logtune.app.gateway import Gateway
     from logtune.edges.local_model import LocalModel
+    from logtune.edges.upstream import Backend
     from logtune.edges.weights import ModelFolder
 
 Said = Callable[[str], None]
@@ -26,12 +29,66 @@ def silent(_: str) -> None:
 
 def store(config: Config) -> Store:
     """The store of `config`, opened; StoreError when it cannot be."""
-    return Store(config.store.url)
+    return open_store(config)
 
 
 def adapters_dir(config: Config) -> Path:
     """Where adapters are kept; Adapter.path is relative to it."""
     return Path(config.store.home) / "adapters"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """What a gateway needs from outside; much less than a cycle, which trains."""
+
+    backend: "Backend"
+    embedder: Embedder
+    adapters: AdapterServer
+
+
+def serving(config: Config, progress: Said = silent) -> Serving:
+    """What serves, with the embedded engine or an OpenAI-compatible server; beside a server no weights are read."""
+    from logtune.edges.adapter_server import HttpAdapterServer
+    from logtune.edges.vectors import LateEmbedder
+
+    if config.model.engine == "embedded":
+        local = engine(config, progress)
+        return Serving(backend=_engine_backend(local, config), embedder=embedder(config, progress), adapters=local)
+    vectors = LateEmbedder(lambda: embedder(config, progress))
+    adapters = HttpAdapterServer(_url(config), config.model.api_key_env)
+    return Serving(backend=_http_backend(config), embedder=vectors, adapters=adapters)
+
+
+def check_address(opened: Store, config: Config, progress: Said) -> None:
+    """Refuse an address that other machines reach as long as there is no key (ConfigError), or warn."""
+    from logtune.app import access
+    from logtune.edges.keyring import Keyring
+
+    warning = access.check_address(config.serve, Keyring(opened).every())
+    if warning:
+        progress(f"warning: {warning}")
+
+
+def _engine_backend(local: "LocalModel", config: Config) -> "Backend":
+    from logtune.edges.upstream import EmbeddedBackend
+
+    return EmbeddedBackend(local, config.model.served_name, config.model.max_new_tokens)
+
+
+def _http_backend(config: Config) -> "Backend":
+    from logtune.edges.upstream import HttpBackend
+
+    return HttpBackend(_url(config), key_of(config.model.api_key_env), config.serve.timeout_s)
+
+
+def key_of(variable: str | None) -> str | None:
+    """The key in an environment variable, None where none is named; ConfigError for a variable that is not set."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise ConfigError(f"the environment variable {variable} is empty", "put the model server's key there")
+    return key
 
 
 def embedder(config: Config, progress: Said = silent) -> Embedder:
@@ -90,13 +147,16 @@ def _remote(config: Config, progress: Said) -> _Served:
     from logtune.edges.adapter_server import HttpAdapterServer
     from logtune.edges.chat import HttpChat
     from logtune.edges.lora import folder_rank_1_sizes
+    from logtune.edges.project_scope import ScopedAdapters, ScopedChat
     from logtune.edges.weights import base_model
 
-    url, model = _url(config), config.model
+    url, model, project = _url(config), config.model, project_of(config)
     folder = base_model(model.base, progress=progress)
+    chat = HttpChat(url, model.served_name, api_key_env=model.api_key_env)
+    adapters = HttpAdapterServer(url, model.api_key_env)
     return _Served(
-        student=HttpChat(url, model.served_name, api_key_env=model.api_key_env), likelihood=None,
-        adapters=HttpAdapterServer(url), folder=folder, lora_sizes=folder_rank_1_sizes(folder.path),
+        student=ScopedChat(chat, project), likelihood=None, adapters=ScopedAdapters(adapters, project), folder=folder,
+        lora_sizes=folder_rank_1_sizes(folder.path),
     )  # fmt: skip
 
 
@@ -134,20 +194,18 @@ def _coverage(config: Config, vectors: Embedder) -> Coverage:
     return RerankerCoverage(config.gap.reranker)
 
 
-def gateway(opened: Store, made: Tools, config: Config) -> "Gateway":
-    """The gateway over tools that exist already, so that one engine serves and is measured."""
+def gateway(opened: Store, made: Tools | Serving, config: Config) -> "Gateway":
+    """The gateway over what exists already; a cycle's tools will do, so that one engine serves and is measured."""
     from logtune.app.gateway import create
-    from logtune.edges.local_model import LocalModel
-    from logtune.edges.upstream import EmbeddedBackend, HttpBackend
 
-    local = made.student
-    if isinstance(local, LocalModel):
-        backend: EmbeddedBackend | HttpBackend = EmbeddedBackend(
-            local, config.model.served_name, config.model.max_new_tokens
-        )
-    else:
-        backend = HttpBackend(_url(config), None, config.serve.timeout_s)
+    backend = made.backend if isinstance(made, Serving) else _backend_of(made, config)
     return create(opened, backend, made.embedder, made.adapters, config)
+
+
+def _backend_of(made: Tools, config: Config) -> "Backend":
+    from logtune.edges.local_model import LocalModel
+
+    return _engine_backend(made.student, config) if isinstance(made.student, LocalModel) else _http_backend(config)
 
 
 def versions() -> dict[str, Json]:

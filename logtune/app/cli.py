@@ -32,6 +32,7 @@ START = {
 }
 LOOP = {
     "serve": Entry("serve", "Run the gateway: OpenAI-compatible, logs every call."),
+    "keys": Entry("keys", "Who may ask the gateway: create, list, revoke."),
     "import": Entry("loop", "Read logs and feedback from files."),
     "cycle": Entry("loop", "Learn from the logs: filter, distil, cluster, train, gate, deploy."),
     "status": Entry("status", "Logs, last cycle, what serves, what would happen next."),

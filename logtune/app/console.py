@@ -38,13 +38,22 @@ class Console:
     as_json: bool
     config_file: Path | None
     settings: tuple[str, ...] = ()  # KEY=VALUE of --set
+    project: str | None = None  # None: the default one
 
     def config(self, **overrides: "Json") -> "Config":
-        """The settings of the file, the environment, `--set` and `overrides` (dots written as double underscores)."""
+        """The settings of the file, the environment, `--set` and `overrides` (dots written as double underscores).
+
+        They are those of `project`; InputError where there is no such project.
+        """
         from logtune.config import load
 
         named = {key.replace("__", "."): value for key, value in overrides.items() if value is not None}
-        return load(self.config_file, self.overrides() | named)
+        config = load(self.config_file, self.overrides() | named)
+        if self.project is None:
+            return config
+        from logtune.app.projects import existing
+
+        return existing(config, self.project)
 
     def overrides(self) -> "dict[str, Json]":
         """The settings given with --set, by dotted name; InputError for one that is no assignment."""
@@ -76,6 +85,17 @@ class Console:
 
 
 def common(body: Callable[..., int | None]) -> Callable[..., int]:
+    """Give a command `--project` and what `unscoped` gives; it returns the exit code."""
+
+    @functools.wraps(body)
+    def run(say: Console, project: str | None, **rest: object) -> int | None:
+        return body(dataclasses.replace(say, project=project), **rest)
+
+    option = click.option("--project", metavar="NAME", help="Whose records.  [default: those of store.url]")
+    return unscoped(option(run))
+
+
+def unscoped(body: Callable[..., int | None]) -> Callable[..., int]:
     """Give a command `--config`, `--set` and `--json`, and its Console as first argument; it returns the exit code."""
 
     @functools.wraps(body)

@@ -73,6 +73,30 @@ class LocalEmbedder:
         return rows
 
 
+class LateEmbedder:
+    """An embedder that is made when the first text comes, or never: a gateway with nothing deployed needs none."""
+
+    def __init__(self, make: Callable[[], Embedder]) -> None:
+        self._make = make
+        self._made: Embedder | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def fingerprint(self) -> str:
+        """As the embedder's; makes it."""
+        return self._there().fingerprint
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """As the embedder; what making it raises comes at every call."""
+        return self._there().embed(texts)
+
+    def _there(self) -> Embedder:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
+
+
 def _max_tokens(folder: Path) -> int:
     """As sentence-transformers reads it; ModelError for a folder that pools in another way."""
     pooling = _settings(folder / "1_Pooling" / "config.json")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from logtune.app.console import Console, common
+from logtune.app.console import Console, unscoped
 
 
 @click.command("demo")
@@ -16,7 +16,7 @@ from logtune.app.console import Console, common
     show_default=True,
     help="Folder for its settings, store, adapters, report and result.json; an earlier demo in it is replaced.",
 )
-@common
+@unscoped
 def demo(say: Console, folder: Path) -> None:
     """Run the whole loop on a sample: the model answers, users react, a cycle learns, and the model is asked again.
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from logtune.app.console import Console, common, table
+from logtune.app.console import Console, table, unscoped
 from logtune.errors import KNOWN_ERROR, OK, ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ HEAD = """\
 @click.command("init")
 @click.argument("path", type=click.Path(path_type=Path, dir_okay=False), default="logtune.toml")
 @click.option("--print", "only_print", is_flag=True, help="Print the file and write nothing.")
-@common
+@unscoped
 def init(say: Console, path: Path, only_print: bool) -> None:
     """Write a settings file with every key, its meaning and its default.
 
@@ -77,7 +77,7 @@ def _setting(key: str, value: object) -> str:
 
 
 @click.command("doctor")
-@common
+@unscoped
 def doctor(say: Console) -> int:
     """Check Python, packages, models, store, disk and processor; exit 1 where something blocks.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from logtune.app.console import Console, common
+from logtune.app.console import Console, unscoped
 from logtune.errors import InputError, ModelError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ GRACE_S = 30  # how long answers under way may take after an interrupt
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Port to listen on, 0 for a free one.  [default: serve.port]"
 )
-@common
+@unscoped
 def serve(say: Console, host: str | None, port: int | None) -> None:
     """Run the gateway until it is interrupted: OpenAI-compatible, routes to adapters, logs every call.
 
@@ -38,7 +38,8 @@ def serve(say: Console, host: str | None, port: int | None) -> None:
     ) as listening:  # before the model is loaded: a taken port tells at once
         opened = build.store(config)
         try:
-            app = build.gateway(opened, build.tools(config, progress=say.progress), config)
+            build.check_address(opened, config, say.progress)
+            app = build.gateway(opened, build.serving(config, progress=say.progress), config)
             url = f"http://{_shown(listening)}"
             run(app, listening, lambda: say.answer({"url": url}, [f"Listening on {url}/v1 (Ctrl-C ends it)."]))
         finally:
