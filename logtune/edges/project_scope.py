@@ -17,6 +17,7 @@ from logtune.ports import AdapterServer, Chat, ChatCall, ChatReply, Likelihood
 from logtune.records import Json, Message
 
 DEFAULT = "default"  # the project of the configured store
+PICKING = ("lora_path", "lora_name", "adapter_id")  # fields by which SGLang and LoRAX are told an adapter too
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +78,13 @@ class ScopedBackend:
 
     async def open(self, call: UpstreamCall) -> Answer:
         """As the backend; RequestError 404 for another project's adapter."""
+        for field in PICKING:
+            if field in call.body:
+                self._check(field, call.body[field])
         if not ours(call.model) or call.model == self._served_name:
             return await self._backend.open(call)
         name = self._names.there(call.model)
-        if self._names.here(name) is None:
-            what = f"the model {call.model[:80]!r} does not exist; GET /v1/models lists those there are"
-            raise RequestError(what, 404, param="model", code="model_not_found")
+        self._check("model", name)
         return await self._backend.open(call if name == call.model else replace(call, model=name))
 
     async def models(self) -> list[dict[str, Json]]:
@@ -92,6 +94,13 @@ class ScopedBackend:
 
     async def close(self) -> None:
         """Nothing: the backend is everybody's."""
+
+    def _check(self, field: str, value: Json) -> None:
+        """RequestError 404 where a field of the request names another project's adapter."""
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, str) and ours(name) and self._names.here(name) is None:
+                what = f"the model {name[:80]!r} does not exist; GET /v1/models lists those there are"
+                raise RequestError(what, 404, param=field, code="model_not_found")
 
     def _seen(self, name: str) -> str | None:
         """What the project calls a model of the server; None: it does not see it."""
