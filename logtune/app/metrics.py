@@ -1,0 +1,253 @@
+"""What Prometheus reads: requests, the gateway's own time, the model server's, tokens, routing, records and adapters.
+
+Counted(app) counts requests; Metrics.exchange counts answers; Metrics.sample reads gauges -> Metrics.page -> text
+
+Names and units follow Prometheus' conventions (base units, _total, _seconds, _bytes). Labels hold what is known from
+elsewhere, paths of ours and names that our store deployed, so that no client can make series. With several processes
+the numbers lie in files of `PROMETHEUS_MULTIPROC_DIR`, and any process gives the page of all.
+"""
+
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, cast
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, multiprocess
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.process_collector import ProcessCollector
+
+from logtune import __version__
+from logtune.app.asgi import Event, Headers, Receive, Scope, Send
+from logtune.app.chat_api import Exchange
+from logtune.app.lane import Lane
+from logtune.app.logs import ACCESS
+from logtune.app.table import Choice
+from logtune.records import Feedback
+
+App: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Mode: TypeAlias = Literal["livesum", "livemax", "livemin", "max"]  # how gauges of several processes make one
+SHARED = "PROMETHEUS_MULTIPROC_DIR"  # where several processes keep their numbers
+OVERHEAD_S = (0.0001, 0.00025, 0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.025, 0.05, 0.1)
+UPSTREAM_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0)
+SERIES = 1000  # of one metric; further label values are counted together
+PATHS = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/feedback", "/healthz", "/health", "/readyz"})
+DECISIONS: Mapping[str, str] = {  # how a routing reason begins -> what is counted
+    "deployed for": "deployed", "the base model is deployed": "base", "out of distribution": "out_of_distribution",
+    "nothing is deployed": "nothing_deployed", "no user text": "no_text", "the request names": "named",
+    "no deployed cluster was made with": "other_embedder", "routing failed": "failed",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Numbers that are read now and then, over all projects."""
+
+    under_way: int
+    connections: int
+    waiting: int  # records that wait for the store
+    stored: int
+    dropped: int
+    rejected: int
+    spool_records: int
+    spool_bytes: int
+    store_up: bool
+    ready: bool
+    adapters: int
+    adapter_problems: int
+
+
+class Metrics:
+    """All metrics of one process, in a registry of their own."""
+
+    def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        self.under_way = 0
+        self._before: dict[str, int] = {}
+        self._requests = Series(self._counter("requests", "HTTP requests answered", "endpoint", "status"))
+        self._overhead = self._histogram("overhead", "The gateway's own time until the answer began", OVERHEAD_S)
+        self._first_byte = self._histogram("upstream_first_byte", "From asking the model to its first byte", UPSTREAM_S)
+        self._upstream = self._histogram("upstream", "From asking the model to its last byte", UPSTREAM_S)
+        self._upstream_errors = self._counter("upstream_errors", "Exchanges without a complete answer", "status")
+        tokens = self._counter("tokens", "Tokens as the model server counted them", "kind")
+        self._prompt_tokens, self._answer_tokens = tokens.labels("prompt"), tokens.labels("completion")
+        self._decisions = Series(self._counter("routing_decisions", "Where exchanges went, by why", "decision"))
+        self._routed = Series(
+            self._counter("routed", "Exchanges of deployed clusters, by what answered", "cluster", "arm", "adapter")
+        )
+        self._feedback = Series(self._counter("feedback", "Feedback taken in", "kind", "shape"))
+        self._refused = Series(self._counter("connections_refused", "Connections ended without an answer", "reason"))
+        self._records = {name: self._counter(f"records_{name}", f"Records {name}") for name in RECORDS}
+        self._gauges = {name: self._gauge(name, about, mode) for name, (about, mode) in GAUGES.items()}
+        build = Gauge("logtune_build_info", "Version", ["version"], registry=self.registry, multiprocess_mode="max")
+        build.labels(__version__).set(1)
+        if SHARED not in os.environ:
+            ProcessCollector(registry=self.registry)
+
+    # what is counted
+
+    def request(self, path: str, status: int) -> None:
+        """One answered request; status 499 where the client went before there was an answer."""
+        self._requests.of(endpoint(path, status), str(status)).inc()
+
+    def exchange(self, exchange: Exchange) -> None:
+        """One exchange with the model, once it has ended."""
+        if exchange.overhead_ms is not None:
+            self._overhead.observe(exchange.overhead_ms / 1000)
+        if exchange.first_byte_s is not None:
+            self._first_byte.observe(exchange.first_byte_s)
+        if exchange.upstream_s is not None:
+            self._upstream.observe(exchange.upstream_s)
+        if exchange.error is not None:
+            self._upstream_errors.labels(str(exchange.status) if 400 <= exchange.status < 600 else "broken").inc()
+        usage = (exchange.response or {}).get("usage")
+        if isinstance(usage, dict):
+            self._prompt_tokens.inc(_count(usage.get("prompt_tokens")))
+            self._answer_tokens.inc(_count(usage.get("completion_tokens")))
+        choice = exchange.choice
+        self._decisions.of(decision(choice)).inc()
+        if choice.cluster is not None:
+            self._routed.of(choice.cluster, choice.arm or "none", choice.adapter or choice.kind).inc()
+
+    def feedback(self, feedback: Feedback, shape: str) -> None:
+        """One item of feedback that was taken in; `shape` names the system whose words it came in."""
+        self._feedback.of("revoked" if feedback.revoked else feedback.kind, shape).inc()
+
+    def refused(self, reason: str) -> None:
+        """One connection ended by the protocol."""
+        self._refused.of(reason).inc()
+
+    def sample(self, sample: Sample) -> None:
+        """Set the gauges; counters that others keep grow by what they grew."""
+        for name, gauge in self._gauges.items():
+            gauge.set(getattr(sample, name))
+        for name, counter in self._records.items():
+            now = int(getattr(sample, name))
+            counter.inc(max(0, now - self._before.get(name, 0)))
+            self._before[name] = now
+
+    def page(self, accept: str = "") -> tuple[bytes, str]:
+        """The text of all series, and its content type; may take milliseconds."""
+        registry = self.registry
+        if SHARED in os.environ:
+            registry = CollectorRegistry()
+            multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        encode, content_type = choose_encoder(accept)
+        return encode(registry), content_type
+
+    # how they are made
+
+    def _counter(self, name: str, about: str, *labels: str) -> Counter:
+        return Counter(f"logtune_{name}_total", about, labels, registry=self.registry)
+
+    def _histogram(self, name: str, about: str, buckets: Iterable[float]) -> Histogram:
+        return Histogram(f"logtune_{name}_seconds", about, registry=self.registry, buckets=tuple(buckets))
+
+    def _gauge(self, name: str, about: str, mode: Mode) -> Gauge:
+        return Gauge(f"logtune_{GAUGE_NAMES.get(name, name)}", about, registry=self.registry, multiprocess_mode=mode)
+
+
+RECORDS = ("stored", "dropped", "rejected")
+GAUGES: Mapping[str, tuple[str, Mode]] = {
+    "under_way": ("Requests under way", "livesum"),
+    "connections": ("Open connections of clients", "livesum"),
+    "waiting": ("Records that wait for the store in memory", "livesum"),
+    "spool_records": ("Records that wait for the store on disk", "livesum"),
+    "spool_bytes": ("Size of the records that wait on disk", "livesum"),
+    "store_up": ("1: the store takes records", "livemin"),
+    "ready": ("1: requests are welcome", "livemin"),
+    "adapters": ("Adapters that serve", "livemax"),
+    "adapter_problems": ("Deployed adapters that do not serve", "livemax"),
+}
+GAUGE_NAMES = {"under_way": "requests_under_way", "waiting": "journal_records", "adapters": "adapters_loaded"}
+
+
+class Series:
+    """The series of one counter by label values, bounded."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._made: dict[tuple[str, ...], Counter] = {}
+
+    def of(self, *values: str) -> Counter:
+        """The series of these values; `other` once there are too many."""
+        made = self._made.get(values)
+        if made is None:
+            values = values if len(self._made) < SERIES else ("other",) * len(values)
+            made = self._made[values] = self._counter.labels(*values)
+        return made
+
+
+class Counted:
+    """The app with every request counted, and told in the access log where that is wanted."""
+
+    def __init__(self, app: App, metrics: Metrics, *, access_log: bool = False) -> None:
+        self._app = app
+        self._metrics = metrics
+        self._access_log = access_log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI 3."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        metrics, started, status = self._metrics, time.perf_counter(), 499
+        headers: Headers = []
+
+        async def noted(message: Event) -> None:
+            nonlocal status, headers
+            if message["type"] == "http.response.start":
+                status, headers = cast("int", message["status"]), cast("Headers", message.get("headers", []))
+            await send(message)
+
+        metrics.under_way += 1
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            metrics.under_way -= 1
+            metrics.request(str(scope["path"]), status)
+            if self._access_log:
+                _tell(scope, status, headers, 1000 * (time.perf_counter() - started))
+
+
+def _tell(scope: Scope, status: int, headers: Headers, took_ms: float) -> None:
+    fields = {"method": scope["method"], "path": str(scope["path"])[:200], "status": status, "ms": round(took_ms, 1)}
+    interaction = next((value.decode("latin-1") for name, value in headers if name == b"x-logtune-interaction"), None)
+    ACCESS.info("request", extra={"fields": fields | ({"interaction": interaction} if interaction else {})})
+
+
+def endpoint(path: str, status: int) -> str:
+    """The path as a label: one of ours, without what a client put into it; what is not there is `other`."""
+    if path in PATHS:
+        return path
+    if status == 404:
+        return "other"
+    parts = path.split("/")
+    return f"/{parts[1]}/{parts[2]}" if len(parts) > 2 and parts[1] in ("v1", "compat") else "other"
+
+
+def decision(choice: Choice) -> str:
+    """What a choice is counted as."""
+    if not choice.reason:
+        return "not_routed"
+    found = next((name for begin, name in DECISIONS.items() if choice.reason.startswith(begin)), None)
+    return found or ("stand_in" if choice.kind != "base" else "fallback")
+
+
+def sampled(lanes: Iterable[Lane], *, ready: bool, under_way: int, connections: int) -> Sample:
+    """What the lanes hold now."""
+    every = list(lanes)
+    journals = [lane.journal for lane in every]
+    tables = [lane.router.table for lane in every]
+    return Sample(
+        under_way=under_way, connections=connections, waiting=sum(journal.waiting for journal in journals),
+        stored=0, dropped=sum(journal.lost for journal in journals), rejected=0, spool_records=0, spool_bytes=0,
+        store_up=not any(journal.problem for journal in journals), ready=ready,
+        adapters=sum(len(table.live()) for table in tables),
+        adapter_problems=sum(1 for table in tables for loaded in table.adapters.values() if loaded.problem),
+    )  # fmt: skip
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0
