@@ -27,10 +27,8 @@ class Names:
     project: str = DEFAULT
 
     def there(self, name: str) -> str:
-        """The name at the server of what this project calls `name`."""
-        if self.project == DEFAULT or not ours(name) or self.here(name) is not None:
-            return name
-        return f"{name}@{self.project}"
+        """The name at the server of what this project calls `name`; a name with two "@" is one of the server's."""
+        return f"{name}@{self.project}" if self.project != DEFAULT and name.count("@") == 1 else name
 
     def here(self, name: str) -> str | None:
         """What this project calls an adapter of ours at the server; None: it is another project's."""
