@@ -8,7 +8,7 @@ Feedback is never turned away for coming early or for an unknown id: it is kept,
 import asyncio
 import re
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import cast, get_args
 
@@ -69,6 +69,7 @@ class FeedbackApi:
         self._journal = journal
         self._answers = answers
         self._ranges = ranges or {}
+        self.heard: Callable[[Feedback, str], None] = lambda feedback, system: None  # told of what was taken in
 
     async def post(self, body: Mapping[str, Json], now: float) -> tuple[int, dict[str, Json]]:
         """Keep one item; the HTTP status and the answer. RequestError 400 names the field at fault."""
@@ -76,6 +77,7 @@ class FeedbackApi:
         (kind, found), known = await self._resolve([target])
         feedback = read_feedback(body, kind, found, now)
         stored = await self._journal.commit(feedback)
+        self.heard(feedback, "logtune")
         answer: dict[str, Json] = {"id": feedback.id, "status": "revoked" if feedback.revoked else "stored"}
         if stored and known:
             return 200, answer
@@ -100,10 +102,10 @@ class FeedbackApi:
                 if not shape.partial:
                     raise
                 made.append(error)
-        kept = [
-            self._journal.commit(item[1]) for item in made if not isinstance(item, RequestError) and not item[0].dry
-        ]
-        await asyncio.gather(*kept)
+        kept = [item[1] for item in made if not isinstance(item, RequestError) and not item[0].dry]
+        await asyncio.gather(*(self._journal.commit(feedback) for feedback in kept))
+        for feedback in kept:
+            self.heard(feedback, shape.system)
         return shape.answer(body, [item if isinstance(item, RequestError) else item[1] for item in made])
 
     async def _made(self, item: Said, old: Feedback | None, user: str | None, merged: bool, now: float) -> Feedback:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Protocol, cast
 
 from logtune.app import feedback_shapes, openapi
 from logtune.app.access import Access, without_credentials
@@ -42,11 +42,21 @@ from logtune.edges.store import Store
 from logtune.edges.upstream import Backend
 from logtune.errors import LogtuneError, RequestError
 from logtune.ports import AdapterServer, Embedder
-from logtune.records import Json
+from logtune.records import Feedback, Json
 
 LOG = logging.getLogger(__name__)
 Handler = Callable[[Request, Send], Awaitable[None]]
 OPEN = frozenset({"/healthz", "/health", "/readyz", "/openapi.json"})  # paths that need no key and count for no limit
+
+
+class Watcher(Protocol):
+    """Who counts, or traces."""
+
+    def exchange(self, exchange: Exchange) -> None:
+        """One exchange has ended."""
+
+    def feedback(self, feedback: Feedback, shape: str, /) -> None:
+        """One item of feedback was taken in, in the shape of this system."""
 
 
 class Gateway:
@@ -68,7 +78,7 @@ class Gateway:
         self._receive_s = settings.serve.receive_timeout_s
         self._poll_s = settings.serve.poll_s
         self._ready = False
-        self._watching: list[Callable[[Exchange], None]] = []
+        self._watching: list[Watcher] = []
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._post_chat},
             "/v1/feedback": {"POST": self._post_feedback},
@@ -197,15 +207,24 @@ class Gateway:
         backend = ScopedBackend(self._backend, project, settings.model.served_name)
         home = (Path(settings.store.home) / "adapters").resolve()
         router = Router(store, self._embedder, Adapters(ScopedAdapters(self._adapters, project), home))
-        return Lane(store, backend, router, settings, self._done)
+        lane = Lane(store, backend, router, settings, self._done)
+        lane.feedback.heard = self._heard
+        return lane
 
     def _done(self, exchange: Exchange) -> None:
         """One exchange has ended: what is counted and traced of it hangs here, and cannot harm it."""
         for watcher in self._watching:
             try:
-                watcher(exchange)
+                watcher.exchange(exchange)
             except Exception:
                 LOG.exception("an exchange could not be counted")
+
+    def _heard(self, feedback: Feedback, system: str) -> None:
+        for watcher in self._watching:
+            try:
+                watcher.feedback(feedback, system)
+            except Exception:
+                LOG.exception("feedback could not be counted")
 
     def _lane(self, request: Request) -> Lane:
         """The lane of whoever asks."""
@@ -213,9 +232,9 @@ class Gateway:
 
     # for whoever operates it
 
-    def watch(self, done: Callable[[Exchange], None]) -> None:
-        """Tell `done` of every exchange once it has ended."""
-        self._watching.append(done)
+    def watch(self, watcher: "Watcher") -> None:
+        """Tell `watcher` of every exchange once it has ended, and of feedback."""
+        self._watching.append(watcher)
 
     def drain(self) -> None:
         """Say at /readyz that no more shall come; what comes is answered."""
