@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import cast, get_args
 
-from logtune.app.feedback_reading import WORDS, Said, Shape, Target, TargetKind, rated
+from logtune.app.feedback_reading import WORDS, Said, Shape, Target, TargetKind, mapping, rated
 from logtune.app.identity import header_user
 from logtune.app.journal import Journal
 from logtune.edges.store import Store
@@ -27,6 +27,7 @@ KNOWN_KEYS = frozenset({
 OWN_ANSWER = re.compile(r"chatcmpl-([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})")
 REMEMBERED = 100_000  # answers whose id a client may send back
 LONGEST_ID = 256
+SAYING = ("value", "comment", "correction")
 
 
 class Answers:
@@ -92,32 +93,35 @@ class FeedbackApi:
         All of a batch is read before any of it is kept. RequestError 400, and 404 for a change of what is not there.
         """
         old = await self._stored(named) if shape.changes else None
+        # A PATCH leaves what it doesn't name; null takes a field away.
+        kept = [key for key in SAYING if key not in mapping(body)] if shape.method == "PATCH" else []
         made: list[tuple[Said, Feedback] | RequestError] = []
         for item in shape.read(body, named):
             try:
                 if isinstance(item, RequestError):
                     raise item
-                made.append((item, await self._made(item, old, header_user(headers), shape.method == "PATCH", now)))
+                made.append((item, await self._made(item, old, header_user(headers), kept, now)))
             except RequestError as error:
                 if not shape.partial:
                     raise
                 made.append(error)
-        kept = [item[1] for item in made if not isinstance(item, RequestError) and not item[0].dry]
-        await asyncio.gather(*(self._journal.commit(feedback) for feedback in kept))
-        for feedback in kept:
+        new = [item[1] for item in made if not isinstance(item, RequestError) and not item[0].dry]
+        await asyncio.gather(*(self._journal.commit(feedback) for feedback in new))
+        for feedback in new:
             self.heard(feedback, shape.system)
         return shape.answer(body, [item if isinstance(item, RequestError) else item[1] for item in made])
 
-    async def _made(self, item: Said, old: Feedback | None, user: str | None, merged: bool, now: float) -> Feedback:
+    async def _made(
+        self, item: Said, old: Feedback | None, user: str | None, kept: Sequence[str], now: float
+    ) -> Feedback:
         fields: dict[str, Json] = {**({"user": user} if user else {}), **item.fields}
         if item.score is not None:
             fields["value"] = rated(item, self._ranges)
         if old is None:
             (kind, target), _ = await self._resolve(item.targets)
             return read_feedback(fields, kind, target, now)
-        said = {key: getattr(old, key) for key in ("value", "comment", "correction") if merged}
-        whose = {key: getattr(old, key) for key in ("user", "name", "source")}
-        return read_feedback({**said, **whose, **fields}, old.target_kind, old.target, now)
+        before: dict[str, Json] = {key: getattr(old, key) for key in (*kept, "user", "name", "source")}
+        return read_feedback({**before, **fields}, old.target_kind, old.target, now)
 
     async def _stored(self, feedback_id: str) -> Feedback:
         try:
@@ -185,6 +189,11 @@ def named_target(body: Mapping[str, Json]) -> Target:
 
 def read_feedback(body: Mapping[str, Json], target_kind: TargetKind, target: str, now: float) -> Feedback:
     """The record of a body whose target is resolved; `now` in seconds since 1970."""
+    for key in ("id", "user", "name", "source", "supersedes"):
+        if len(_text(body, key) or "") > LONGEST_ID:
+            raise RequestError(f"'{key}' is longer than {LONGEST_ID} characters", param=key)
+    if not 0 < len(target) <= LONGEST_ID:
+        raise RequestError(f"what the feedback is about has a name of 1 to {LONGEST_ID} characters", param="target")
     value, revoked = _value(body)
     comment, correction = _text(body, "comment"), _text(body, "correction")
     said = {"rating": revoked or value is not None, "correction": bool(correction), "comment": bool(comment)}

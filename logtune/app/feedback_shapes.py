@@ -316,6 +316,7 @@ SHAPES: tuple[Shape, ...] = (
            _phoenix_done),
     _shape("phoenix", "POST /v1/session_annotations", "Annotations of sessions.", _phoenix("session_id", "session"),
            _phoenix_done),
+    _shape("phoenix", "GET /arize_phoenix_version", "What its client asks before sessions.", *_static("12.0.0")),
 )  # fmt: skip
 
 

@@ -285,7 +285,10 @@ class Gateway:
         raw = await request.body(self._limit)
         body = parse_json(raw) if shape.method not in ("GET", "DELETE") else None
         status, answer = await self._lane(request).feedback.shaped(shape, named, body, request.headers, time.time())
-        await respond_json(send, status, answer)
+        if isinstance(answer, str):
+            await respond(send, status, answer.encode(), "text/plain")
+        else:
+            await respond_json(send, status, answer)
 
     async def _openapi(self, request: Request, send: Send) -> None:
         await respond_json(send, 200, openapi.document())
