@@ -1,95 +1,17 @@
-"""Adapters brought in line with what is wanted; the client against a real HTTP server that behaves as vLLM does."""
+"""The client of a model server's runtime LoRA, against a real HTTP server that behaves as vLLM and others do."""
 
-import asyncio
+import json
 from collections.abc import AsyncIterator
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from logtune.edges.adapter_server import Applied, HttpAdapterServer, Wanted, apply
+from logtune.edges.adapter_server import HttpAdapterServer, ours
 from logtune.errors import ModelError
-from logtune.ports import ChatCall
 from logtune.records import Message
-from logtune.testing import FixedLikelihood, MemoryAdapterServer, ScriptedChat
 
 PROMPT = (Message(role="user", content="where is my parcel"),)
-
-
-def wanted(name: str) -> Wanted:
-    return Wanted(name=name, path=f"adapters/{name}", prompt=PROMPT, answer="late_parcel")
-
-
-def speaker() -> ScriptedChat:
-    """A model whose adapters change what it says, but for the one called dull."""
-    return ScriptedChat(lambda call: "base" if call.model in ("", "dull@1") else f"tuned by {call.model}")
-
-
-class Unequal:
-    """A likelihood that only tells the adapter called quiet from the base model."""
-
-    def nll(self, prompts: list[tuple[Message, ...]], answers: list[str], model: str = "") -> list[float]:
-        return [0.5 if model == "quiet@1" else 2.0] * len(answers)
-
-
-async def test_the_missing_are_loaded_and_the_unwanted_go_last() -> None:
-    server = MemoryAdapterServer()
-    for name in ("old@1", "kept@1", "stranger"):
-        await server.load(name, "somewhere")
-    server.events.clear()
-    done = await apply(server, speaker(), None, [wanted("kept@1"), wanted("new@1"), wanted("other@1")])
-    assert done == Applied(loaded=("new@1", "other@1"), kept=("kept@1",), unloaded=("old@1",))
-    assert server.events == [("load", "new@1"), ("load", "other@1"), ("unload", "old@1")]
-    assert server.loaded["new@1"] == "adapters/new@1"
-    assert await server.names() == ["kept@1", "new@1", "other@1", "stranger"]
-
-
-async def test_doing_it_again_does_nothing() -> None:
-    server, chat = MemoryAdapterServer(), speaker()
-    await apply(server, chat, None, [wanted("new@1")])
-    server.events.clear()
-    chat.calls.clear()
-    assert await apply(server, chat, None, [wanted("new@1")]) == Applied(loaded=(), kept=("new@1",), unloaded=())
-    assert (server.events, chat.calls) == ([], [])
-
-
-async def test_an_adapter_that_changes_nothing_is_taken_back_and_the_old_ones_serve_on() -> None:
-    server = MemoryAdapterServer()
-    await server.load("old@1", "somewhere")
-    with pytest.raises(ModelError, match="dull@1 changes nothing: with and without it the answer is 'base'"):
-        await apply(server, speaker(), FixedLikelihood(), [wanted("new@1"), wanted("dull@1")])
-    assert await server.names() == ["old@1"]
-
-
-async def test_an_adapter_that_does_not_load_leaves_the_old_ones() -> None:
-    server = MemoryAdapterServer(broken=["new@1"])
-    await server.load("old@1", "somewhere")
-    with pytest.raises(ModelError, match="cannot be loaded"):
-        await apply(server, speaker(), None, [wanted("new@1")])
-    assert await server.names() == ["old@1"]
-
-
-async def test_a_change_of_likelihood_alone_is_enough() -> None:
-    server = MemoryAdapterServer()
-    silent = ScriptedChat("always the same")
-    done = await apply(server, silent, Unequal(), [wanted("quiet@1")])  # type: ignore[arg-type]
-    assert done.loaded == ("quiet@1",)
-    assert silent.calls == []
-
-
-async def test_an_adapter_that_is_not_listed_is_refused() -> None:
-    class Forgetful(MemoryAdapterServer):
-        async def names(self) -> list[str]:
-            return []
-
-    with pytest.raises(ModelError, match="new@1 was loaded and is not listed"):
-        await apply(Forgetful(), speaker(), None, [wanted("new@1")])
-
-
-def test_the_probe_asks_greedily() -> None:
-    chat = speaker()
-    asyncio.run(apply(MemoryAdapterServer(), chat, None, [wanted("new@1")]))
-    assert chat.calls == [ChatCall(messages=PROMPT, model=name, max_tokens=24) for name in ("", "new@1")]
 
 
 class Vllm:
@@ -98,12 +20,14 @@ class Vllm:
     def __init__(self) -> None:
         self.loaded: dict[str, str] = {}
         self.keys: list[str | None] = []
+        self.said: dict[str, list[tuple[str, float]]] = {}  # model -> tokens and their log-probabilities
+        self.tells = True  # log-probabilities
 
     def app(self) -> web.Application:
         app = web.Application()
         app.add_routes([
             web.get("/v1/models", self.models), web.post("/v1/load_lora_adapter", self.load),
-            web.post("/v1/unload_lora_adapter", self.unload),
+            web.post("/v1/unload_lora_adapter", self.unload), web.post("/v1/chat/completions", self.chat),
         ])  # fmt: skip
         return app
 
@@ -127,6 +51,17 @@ class Vllm:
             return web.Response(text="Internal Server Error", status=500)
         del self.loaded[body["lora_name"]]
         return web.Response(text="Success")
+
+    async def chat(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        if body.get("logprobs") and not self.tells:
+            return web.json_response({"error": {"message": "logprobs are not supported"}}, status=400)
+        if body["model"] not in self.said:
+            return web.json_response({"error": {"message": f"no model {body['model']}"}}, status=404)
+        tokens = self.said[body["model"]]
+        rows = [{"token": token, "logprob": logprob} for token, logprob in tokens] if body.get("logprobs") else None
+        message = {"role": "assistant", "content": "".join(token for token, _ in tokens)}
+        return web.json_response({"choices": [{"message": message, "logprobs": rows and {"content": rows}}]})
 
 
 @pytest.fixture
@@ -166,17 +101,97 @@ async def test_http_errors_tell_the_servers_words(vllm: tuple[Vllm, str]) -> Non
         await server.unload("stuck@1")
 
 
-async def test_a_server_without_runtime_lora_is_told_apart() -> None:
+@pytest.mark.parametrize(("status", "body"), [
+    (404, '{"detail": "Not Found"}'),  # FastAPI: vLLM without the variable, SGLang of old
+    (404, '{"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}}'),  # llama.cpp
+    (404, "404 page not found"),  # Ollama
+    (405, '{"detail": "Method Not Allowed"}'),
+])  # fmt: skip
+async def test_a_server_without_runtime_lora_is_told_apart(status: int, body: str) -> None:
     async def missing(request: web.Request) -> web.Response:
         if request.path.endswith("/models"):
             return web.json_response({"data": [{"id": "base", "parent": None}]})
-        return web.json_response({"detail": "Not Found"}, status=404)
+        return web.Response(text=body, status=status)
 
     app = web.Application()
     app.router.add_route("*", "/{tail:.*}", missing)
     async with TestServer(app) as other:
-        with pytest.raises(ModelError, match="VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
+        with pytest.raises(ModelError, match=r"has no runtime LoRA.*\n.*VLLM_ALLOW_RUNTIME_LORA_UPDATING"):
             await HttpAdapterServer(str(other.make_url("/v1"))).load("a@1", "x")
+
+
+async def test_sglangs_paths_lie_beside_v1() -> None:
+    fake = Vllm()
+    app = web.Application()
+    app.add_routes([
+        web.get("/v1/models", fake.models), web.post("/load_lora_adapter", fake.load),
+        web.post("/unload_lora_adapter", fake.unload),
+        web.post("/v1/{tail:.*}", _not_found),
+    ])  # fmt: skip
+    async with TestServer(app) as sglang:
+        server = HttpAdapterServer(str(sglang.make_url("/v1")))
+        await server.load("a@1", "adapters/a")
+        assert fake.loaded == {"a@1": "adapters/a"}
+        await server.unload("a@1")
+        assert fake.loaded == {}
+
+
+async def _not_found(_: web.Request) -> web.Response:
+    return web.json_response({"detail": "Not Found"}, status=404)
+
+
+def test_names_of_ours() -> None:
+    assert ours("late-expert@1")
+    assert not ours("somebody-elses")
+
+
+# the probe
+
+SAID = [("late", -0.10), ("_parcel", -0.20)]
+
+
+@pytest.mark.parametrize(("tuned", "changes"), [
+    (SAID, False),
+    ([("late", -0.11), ("_parcel", -0.21)], True),  # the same words, surer or less sure
+    ([("late", -0.102), ("_parcel", -0.202)], False),  # rounding
+    ([("lost", -0.10), ("_parcel", -0.20)], True),
+    ([("late", -0.10)], True),
+    ([], True),
+])  # fmt: skip
+async def test_an_adapter_must_change_words_or_their_likelihood(
+    vllm: tuple[Vllm, str], tuned: list[tuple[str, float]], changes: bool
+) -> None:
+    fake, url = vllm
+    fake.said = {"base": SAID, "late@1": tuned}
+    assert await HttpAdapterServer(url).changes("late@1", PROMPT, "") is changes
+
+
+async def test_a_server_that_tells_no_likelihood_is_judged_by_its_words(vllm: tuple[Vllm, str]) -> None:
+    fake, url = vllm
+    fake.said = {"big": SAID, "late@1": [("late", -9.0), ("_parcel", -9.0)], "lost@1": [("lost", -0.1)]}
+    fake.tells = False
+    server = HttpAdapterServer(url, base="big")
+    assert not await server.changes("late@1", PROMPT, "")
+    assert await server.changes("lost@1", PROMPT, "")
+
+
+async def test_noise_of_the_server_is_no_change() -> None:
+    answers = iter([-0.10, -0.12, -0.11])  # base, tuned, base again
+
+    async def chat(_: web.Request) -> web.Response:
+        row = {"token": "late", "logprob": next(answers)}
+        choice = {"message": {"content": "late"}, "logprobs": {"content": [row]}}
+        return web.Response(text=json.dumps({"choices": [choice]}))
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", chat)
+    async with TestServer(app) as noisy:
+        assert not await HttpAdapterServer(str(noisy.make_url("/v1"))).changes("late@1", PROMPT, "")
+
+
+async def test_a_probe_without_an_answer_is_an_error(vllm: tuple[Vllm, str]) -> None:
+    with pytest.raises(ModelError, match="base did not answer a training prompt: 404 no model base"):
+        await HttpAdapterServer(vllm[1]).changes("late@1", PROMPT, "")
 
 
 @pytest.mark.parametrize("body", ["<html>", "[]", '{"data": 3}', '{"data": [3]}', "null"])

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logtune.errors import ModelError
+from logtune.errors import ModelError, RequestError
 from logtune.ports import ChatCall, ChatReply
 from logtune.records import Message
 
@@ -453,8 +453,12 @@ async def test_a_dropped_stream_frees_its_row(folder: ModelFolder) -> None:
 
 
 async def test_what_cannot_be_answered_says_why(model: LocalModel) -> None:
-    with pytest.raises(ModelError, match="the model reads 2048"):
+    with pytest.raises(RequestError, match="the model reads 2048") as too_long:
         await model.complete(ask("x" * 2100))
+    assert (too_long.value.status, too_long.value.code) == (400, "context_length_exceeded")
+    with pytest.raises(RequestError, match="the chat template refuses the messages") as refused:
+        await model.complete(ChatCall(messages=(Message(role="user", content="\ud800"),)))
+    assert (refused.value.status, refused.value.param) == (400, "messages")
     with pytest.raises(ModelError, match="JSON schema"):
         await model.complete(ask("x", schema={"type": "object"}))
     with pytest.raises(ModelError, match="the model reads 2048"):

@@ -106,8 +106,10 @@ class HttpAdapterServer:
     async def _change(self, path: str, body: Mapping[str, Json]) -> tuple[int, str]:
         """POST to `path` below /v1, and where there is no such path, beside it."""
         status, said = await self._call("POST", f"{self._url}/{path}", body, self._timeout_s)
-        if status == 404 and _said(said) == NO_PATH and self._url.endswith("/v1"):
-            return await self._call("POST", f"{self._url.removesuffix('/v1')}/{path}", body, self._timeout_s)
+        if _no_path(status, said) and self._url.endswith("/v1"):
+            status, said = await self._call("POST", f"{self._url.removesuffix('/v1')}/{path}", body, self._timeout_s)
+        if _no_path(status, said):
+            raise ModelError(f"the model server at {self._url} has no runtime LoRA: {status} {_said(said)}", NO_LORA)
         return status, said
 
     async def _call(self, method: str, url: str, body: Mapping[str, Json] | None, timeout_s: float) -> tuple[int, str]:
@@ -133,7 +135,12 @@ def _greedy(choice: Mapping[str, Mapping[str, Json]]) -> Greedy:
     )  # fmt: skip
 
 
-NO_PATH = "Not Found"  # what FastAPI says of a path it does not have
+NO_PATH = ("not found", "file not found", "404 page not found", "404: not found")  # an adapter's has more words
+NO_LORA = "start it with runtime LoRA: vllm serve --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
+
+
+def _no_path(status: int, body: str) -> bool:
+    return status == 405 or (status == 404 and _said(body).strip().casefold() in NO_PATH)
 
 
 def _said(body: str) -> str:
@@ -150,6 +157,6 @@ def _said(body: str) -> str:
 
 
 def _hint(body: str) -> str:
-    if _said(body) == NO_PATH:
-        return "start it with runtime LoRA: vllm serve --enable-lora, VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"
-    return "the folder must lie where the server can read it, and its rank within --max-lora-rank"
+    if "rank" in body:
+        return "start the server with a larger --max-lora-rank"
+    return "the folder must lie where the server can read it"
