@@ -70,23 +70,29 @@ def group(
 
 
 class Routes:
-    """Clusters made ready for many queries."""
+    """Clusters made ready for many queries: all their centroids in one matrix for each dimension that occurs."""
 
     def __init__(self, clusters: Sequence[Cluster]) -> None:
-        self._rows = [(cluster, np.asarray(cluster.centroids, np.float32)) for cluster in clusters]
+        self._made: dict[int, tuple[Vectors, tuple[Cluster, ...]]] = {}  # by D: (N, D), cluster of a row
+        of_dimension: dict[int, list[Cluster]] = {}
+        for cluster in clusters:
+            of_dimension.setdefault(len(cluster.centroids[0]), []).append(cluster)
+        for dimension, alike in of_dimension.items():
+            rows = np.asarray([row for cluster in alike for row in cluster.centroids], np.float32)
+            self._made[dimension] = rows, tuple(cluster for cluster in alike for _ in cluster.centroids)
 
     def nearest(self, vector: npt.NDArray[np.float32]) -> Routed:
         """The cluster with the centroid nearest to a unit query vector (D,); None beyond that cluster's radius.
 
         Clusters of another embedder (of another D) are left out.
         """
-        best, similarity = None, -1.0
-        for cluster, centroids in self._rows:
-            nearest = float(np.max(centroids @ vector)) if centroids.shape[1] == len(vector) else -1.0
-            if nearest > similarity:
-                best, similarity = cluster, nearest
-        inside = best is not None and similarity >= best.radius
-        return Routed(best if inside else None, similarity)
+        if len(vector) not in self._made:
+            return Routed(None, -1.0)
+        centroids, clusters = self._made[len(vector)]
+        similarities = centroids @ vector
+        row = int(similarities.argmax())
+        best, similarity = clusters[row], float(similarities[row])
+        return Routed(best if similarity >= best.radius else None, similarity)
 
 
 def route(clusters: Sequence[Cluster], vector: npt.NDArray[np.float32]) -> Routed:
