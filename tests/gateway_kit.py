@@ -17,9 +17,10 @@ import uvicorn
 from logtune.app.asgi import Receive, Request, Scope, Send
 from logtune.app.gateway import Gateway, create
 from logtune.config import Config, build
+from logtune.edges.intake import Entry
 from logtune.edges.store import Store, TargetKind, UnitResult
 from logtune.edges.upstream import STREAM_TYPE, Answer, Backend, EmbeddedBackend, UpstreamCall
-from logtune.errors import StoreError
+from logtune.errors import RecordRefused, StoreError
 from logtune.ports import ChatCall, ChatReply, Embedder, StreamPiece, Vectors
 from logtune.records import Adapter, AdapterKind, Cluster, Deployment, Json, LogRecord, identified
 from logtune.testing import MemoryAdapterServer, WordEmbedder
@@ -83,12 +84,21 @@ class WatchedStore(Store):
         super().__init__(url)
         self.home = Path(url.removeprefix("sqlite:///")).parent
         self.broken = False
+        self.refused = ""  # a record that holds this text is refused
+        self.slow = threading.Event()  # cleared: a commit waits until it is set
+        self.slow.set()
+        self.calls = 0  # of put
         self._written = threading.Condition()
 
-    def add_logs(self, logs: Sequence[LogRecord]) -> int:
+    def put(self, entries: Sequence[Entry], wait_s: float = 30.0) -> int:
+        self.calls += 1
+        if not self.slow.wait(WAIT_S):
+            raise StoreError("the test does not go on")
         if self.broken:
             raise StoreError("the disk is full")
-        new = super().add_logs(logs)
+        if any(self.refused in entry.body for entry in entries if self.refused):
+            raise RecordRefused("a value out of range")
+        new = super().put(entries, wait_s)
         with self._written:
             self._written.notify_all()
         return new

@@ -103,6 +103,9 @@ class ChatApi:
     async def post(self, request: Request, limit: int, send: Send) -> None:
         """Read one request of at most `limit` bytes, answer it, and stop when the client goes away."""
         raw = await request.body(limit)
+        if self._journal.refusing:
+            what = "the gateway can keep no records now, so it takes no requests (serve.spool_full = refuse)"
+            raise RequestError(what, 503, code="records_full", headers={"retry-after": "5"})
         exchange = begin(raw, request.headers)
         work = asyncio.create_task(self._answer(exchange, send))
         gone = asyncio.create_task(request.gone())

@@ -5,6 +5,7 @@ Gateway -> Lane -> chat | feedback | model rows        its life: routing table i
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeAlias
 
 from logtune.app.chat_api import ChatApi, Exchange
@@ -13,6 +14,7 @@ from logtune.app.journal import Journal
 from logtune.app.routing import Router
 from logtune.config import Config
 from logtune.config_gateway import score_range
+from logtune.edges.spool_files import SPOOL
 from logtune.edges.store import Store
 from logtune.edges.upstream import Backend, model_row
 from logtune.errors import RequestError
@@ -28,7 +30,7 @@ class Lane:
     def __init__(self, store: Store, backend: Backend, router: Router, settings: Config, done: Done) -> None:
         self.store = store
         self.router = router
-        self.journal = Journal(store)
+        self.journal = Journal(store, settings.serve, Path(settings.store.home) / SPOOL)
         self.answers = Answers()
         self.chat = ChatApi(backend, router, self.journal, self.answers, settings.model.served_name, done)
         ranges = {name: (worst, best) for name, worst, best in map(score_range, settings.serve.scores)}
@@ -38,6 +40,7 @@ class Lane:
 
     async def start(self) -> None:
         """Put the routing table in place, and make what the first request would wait for."""
+        await self.journal.start()
         await self.look()
         try:
             await self.router.warm()

@@ -3,7 +3,7 @@
 LogRecord, Feedback -> entry (encoded once) -> Intake.put -> committed
 
 A statement is one call into the driver, so that a busy event loop is interrupted once a batch and not once a row.
-SQLite's write-ahead log goes into the file by `checkpoint`, from another thread: a commit that does it waits for the disk.
+SQLite's write-ahead log goes into the file by `checkpoint`, from another thread: a commit doing it waits for the disk.
 """
 
 import sqlite3
