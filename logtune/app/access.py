@@ -87,6 +87,16 @@ class Access:
         for gone in [key_id for key_id in self._buckets if key_id and key_id not in self._keys]:
             del self._buckets[gone]
 
+    @property
+    def under_way(self) -> int:
+        """Requests under way in all."""
+        return self._total
+
+    @property
+    def remembered(self) -> int:
+        """Keys of whose rate something is remembered."""
+        return len(self._buckets)
+
     def projects(self) -> list[str]:
         """Projects that somebody can ask for."""
         return sorted({key.project for key in self._keys.values() if key.revoked_at is None})
