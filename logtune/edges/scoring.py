@@ -25,7 +25,7 @@ def batches(items: Sequence[Item]) -> Iterator[list[int]]:
     """The items' numbers in batches of similar length, those with the same prompt side by side."""
     batch: list[int] = []
     for number in sorted(range(len(items)), key=lambda number: (len(items[number][0]), items[number])):
-        longest = max(len(items[other][0]) + len(items[other][1]) for other in (*batch[-1:], number))
+        longest = max(len(items[other][0]) + len(items[other][1]) for other in (*batch, number))
         if batch and longest * (len(batch) + 1) > BATCH_TOKENS:
             yield batch
             batch = []
