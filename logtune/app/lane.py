@@ -17,7 +17,7 @@ from logtune.config_gateway import score_range
 from logtune.edges.spool_files import SPOOL
 from logtune.edges.store import Store
 from logtune.edges.upstream import Backend, model_row
-from logtune.errors import RequestError
+from logtune.errors import LogtuneError, RequestError
 from logtune.records import Json
 
 LOG = logging.getLogger(__name__)
@@ -44,6 +44,8 @@ class Lane:
         await self.look()
         try:
             await self.router.warm()
+        except LogtuneError as error:
+            LOG.warning("the embedder does not work, every request goes to the base model: %s", error)
         except Exception:  # requests meet it too, and go to the base model
             LOG.exception("the embedder does not work; every request goes to the base model")
 
