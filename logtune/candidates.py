@@ -4,11 +4,12 @@ A unit names in its inputs every id its result depends on; the runner skips thos
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from logtune.gate import Trials, gate
 from logtune.ports import TrainingJob, TrainingPair
 from logtune.records import (
     Adapter,
@@ -30,7 +31,7 @@ from logtune.runner import Cycle, Unit
 from logtune.stages import answer, deploy, distill, evaluate, experiment, gap
 from logtune.stages import pairs as pairing
 from logtune.stages.train import rank_for
-from logtune.views import given, max_tokens, pairs_of, prompt_of, rules_by_interaction, signals_of, users_of
+from logtune.views import given, pairs_of, prompt_of, rules_by_interaction, signals_of, users_of
 
 SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
 
@@ -159,15 +160,15 @@ def _lessons(cycle: Cycle, kind: AdapterKind, pairs: Sequence[PreferencePair]) -
 
 
 def _cases(cycle: Cycle, items: Iterable[Interaction]) -> tuple[evaluate.Case, ...]:
-    """Held-out interactions with a known right answer: the user's own, or the one they praised."""
-    by_item = signals_of(cycle)
-    pair_of = {p.interaction_id: p for p in cycle.board.all(PreferencePair)}
-    praised = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches == "positive"}
+    """Held-out interactions with a known right answer, the user's own or the one they praised; with a teacher also
+    those with rules, by which it can judge.
+    """
+    rules_of = rules_by_interaction(cycle) if cycle.tools.teacher is not None else {}
+    wanted = _references(cycle)
     cases = []
     for item in items:
-        pair = pair_of.get(item.id)
-        reference = pair.chosen if pair else item.answer if item.id in praised and by_item.get(item.id) else None
-        if reference:
+        reference, rules = wanted.get(item.id), rules_of.get(item.id, ())
+        if reference or rules:
             cases.append(
                 evaluate.Case(
                     interaction_id=item.id,
@@ -176,14 +177,25 @@ def _cases(cycle: Cycle, items: Iterable[Interaction]) -> tuple[evaluate.Case, .
                     reference=reference,
                     baseline_answer="",
                     candidate_answer="",
+                    rules="\n".join(f"- {rule.text}" for rule in rules),
                 )
             )
     return tuple(cases)
 
 
+def _references(cycle: Cycle) -> dict[str, str]:
+    """Interaction id -> the answer its user gave or praised; answers that models wrote are no yardstick for models."""
+    by_item = signals_of(cycle)
+    praised = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches == "positive"}
+    found = {name: cycle.board.get(Interaction, name).answer for name in praised if by_item.get(name)}
+    own = (pair for pair in cycle.board.all(PreferencePair) if pair.origin in pairing.USERS_OWN)
+    return found | {pair.interaction_id: pair.chosen for pair in own}
+
+
 def evaluate_adapters(cycle: Cycle) -> Iterator[Unit]:
     """A unit a cluster: its checkpoints on the selection side, the best one against what serves on the other side."""
     for plan in _plans(cycle):
+        trials = Trials(cluster=plan.cluster, selection=plan.selection, confirmation=plan.confirmation)
         adapters = [a for a in cycle.board.all(Adapter) if a.cluster_id == plan.cluster.id and _is_of(a, plan)]
         baseline = cycle.serving.get(plan.cluster.name)
         asked = digest([[c.interaction_id, c.reference] for c in (*plan.selection, *plan.confirmation)])
@@ -191,7 +203,7 @@ def evaluate_adapters(cycle: Cycle) -> Iterator[Unit]:
         if plan.blocked:
             yield Unit((*inputs, plan.blocked), given([_undecided(plan, baseline)]))
         elif adapters and baseline not in {adapter.id for adapter in adapters}:  # nothing new was trained: it serves
-            yield Unit(inputs, _gate(cycle, plan, adapters, baseline))
+            yield Unit(inputs, gate(cycle, trials, adapters, baseline))
 
 
 def _is_of(adapter: Adapter, plan: _Plan) -> bool:
@@ -218,64 +230,6 @@ def _undecided(plan: _Plan, baseline: str | None) -> Evaluation:
             reason=plan.blocked or "",
         )
     )
-
-
-def _gate(
-    cycle: Cycle, plan: _Plan, adapters: Sequence[Adapter], baseline: str | None
-) -> Callable[[], Awaitable[Sequence[Derived]]]:
-    async def work() -> Sequence[Derived]:
-        settings = cycle.config.evaluate
-        champion = cast("Adapter | None", cycle.before.get(baseline or ""))
-        scores = []
-        for adapter in adapters:
-            answered = await _answers(cycle, plan.selection, adapter.kind, adapter)
-            scores.append(evaluate.selection_score(_filled(plan.selection, [""] * len(answered), answered), settings))
-            cycle.progress(f"evaluate: {adapter.path} scores {_told(scores[-1])} on the selection side")
-        best = adapters[evaluate.choose(scores)]
-        theirs = await _answers(cycle, plan.confirmation, champion.kind if champion else "base", champion)
-        ours = await _answers(cycle, plan.confirmation, best.kind, best)
-        result = evaluate.compare(
-            _filled(plan.confirmation, theirs, ours),
-            cluster_id=plan.cluster.id,
-            candidate=best.kind,
-            adapter_id=best.id,
-            baseline=baseline or "base",
-            settings=settings,
-        )
-        return [result]
-
-    return work
-
-
-def _told(score: float | None) -> str:
-    return "nothing, for want of cases," if score is None else f"{score:.2f}"
-
-
-async def _answers(cycle: Cycle, cases: Sequence[evaluate.Case], kind: str, adapter: Adapter | None) -> list[str]:
-    """Greedy answers to the cases, all at once; the adapter (None: the base model) is loaded first."""
-    name = adapter.path if adapter else ""
-    if adapter is not None:
-        await cycle.tools.adapters.load(name, str(Path(cycle.tools.adapters_dir) / adapter.path))
-    items = [cycle.board.get(Interaction, case.interaction_id) for case in cases]
-    calls = (
-        answer.answer(cycle.tools.student, cast("AdapterKind", kind), name, case.prompt, max_tokens(cycle, item))
-        for case, item in zip(cases, items, strict=True)
-    )
-    return list(await asyncio.gather(*calls))
-
-
-def _filled(cases: Sequence[evaluate.Case], baseline: Sequence[str], candidate: Sequence[str]) -> list[evaluate.Case]:
-    return [
-        evaluate.Case(
-            interaction_id=c.interaction_id,
-            user=c.user,
-            prompt=c.prompt,
-            reference=c.reference,
-            baseline_answer=theirs,
-            candidate_answer=ours,
-        )
-        for c, theirs, ours in zip(cases, baseline, candidate, strict=True)
-    ]
 
 
 def judge_experiments(cycle: Cycle) -> Iterator[Unit]:

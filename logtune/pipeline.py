@@ -5,7 +5,7 @@ interactions -> signals -> filter -> distill -> pairs -> cluster -> gap -> train
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import cast
 
 from logtune import candidates, lessons
@@ -74,6 +74,7 @@ class CycleReceipt:
     summary: str
     seconds: float
     exit_code: int
+    spent: Mapping[str, Mapping[str, float]]  # purpose of the teacher's calls -> calls, remembered, tokens, cost
 
 
 def run_cycle(
@@ -209,6 +210,7 @@ def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Cou
         clusters=tuple(c.id for c in board.all(Cluster)), passed=sum(e.outcome == "passed" for e in evaluations),
         summary=_summary(cycle, evaluations, mine, counts), seconds=round(cycle.tools.clock.now() - row.started_at, 1),
         exit_code=NOT_PASSED if blocked and not mine else OK,
+        spent={purpose: asdict(spent) for purpose, spent in cycle.tools.spent().items()},
     )  # fmt: skip
 
 

@@ -4,7 +4,7 @@ Each has a real implementation in `edges/` and a fake in `logtune.testing`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -159,6 +159,25 @@ class Clock(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What the calls for one purpose took."""
+
+    calls: int = 0  # that reached the model
+    remembered: int = 0  # answered from the store
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0  # in the currency of the prices
+
+    def __add__(self, other: "Spent") -> "Spent":
+        return Spent(**{name: getattr(self, name) + getattr(other, name) for name in asdict(self)})
+
+
+def _nothing_spent() -> Mapping[str, Spent]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
     """Every outside thing a cycle uses, bound once in `app.build`."""
 
@@ -175,3 +194,4 @@ class Tools:
     lora_sizes: Mapping[str, int] = field(default_factory=dict)  # target module set -> parameters of rank 1
     base_path: str = ""  # folder of the base model, for training
     adapters_dir: str = ""  # folder that Adapter.path is relative to
+    spent: Callable[[], Mapping[str, Spent]] = _nothing_spent  # on the teacher's calls, by purpose

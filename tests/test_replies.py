@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from logtune.edges.replies import Meter, RememberedChat, ReplyMemory, Spent, key_of
+from logtune.edges.replies import Meter, MeteredChat, RememberedChat, ReplyMemory, key_of
 from logtune.edges.store import Store
 from logtune.errors import BudgetSpent, ModelError
-from logtune.ports import ChatCall, ChatReply
+from logtune.ports import Chat, ChatCall, ChatReply, Spent
 from logtune.records import Message
 from logtune.testing import ScriptedChat
 
@@ -31,6 +31,10 @@ class Held:
         return await self.chat.complete(call)
 
 
+def remembered_by(memory: ReplyMemory, chat: Chat, meter: Meter, name: str = "m") -> RememberedChat:
+    return RememberedChat(MeteredChat(chat, meter), name, memory, meter)
+
+
 @pytest.fixture
 def memory(tmp_path: Path) -> ReplyMemory:
     return ReplyMemory(Store(f"sqlite:///{tmp_path / 'store.db'}"))
@@ -39,8 +43,8 @@ def memory(tmp_path: Path) -> ReplyMemory:
 async def test_a_call_made_again_reaches_no_model(memory: ReplyMemory) -> None:
     first, second = ScriptedChat("fine"), ScriptedChat("never")
     meter = Meter()
-    made = await RememberedChat(first, "http://a|m", memory, meter).complete(call(purpose="judge"))
-    again = await RememberedChat(second, "http://a|m", memory, meter).complete(call(purpose="judge"))
+    made = await remembered_by(memory, first, meter, "http://a|m").complete(call(purpose="judge"))
+    again = await remembered_by(memory, second, meter, "http://a|m").complete(call(purpose="judge"))
     assert again == made == ChatReply(text="fine", prompt_tokens=1, completion_tokens=1)
     assert second.calls == []
     assert meter.spent == {"judge": Spent(calls=1, remembered=1, prompt_tokens=1, completion_tokens=1)}
@@ -59,7 +63,7 @@ def test_whatever_changes_the_reply_changes_the_key(other: ChatCall) -> None:
 
 async def test_the_same_call_at_the_same_moment_is_made_once(memory: ReplyMemory) -> None:
     chat, meter = ScriptedChat("fine"), Meter()
-    remembered = RememberedChat(chat, "m", memory, meter)
+    remembered = remembered_by(memory, chat, meter)
     replies = await asyncio.gather(*(remembered.complete(call()) for _ in range(5)))
     assert {reply.text for reply in replies} == {"fine"}
     assert len(chat.calls) == 1
@@ -68,7 +72,7 @@ async def test_the_same_call_at_the_same_moment_is_made_once(memory: ReplyMemory
 
 async def test_a_failure_is_not_remembered(memory: ReplyMemory) -> None:
     meter = Meter()
-    remembered = RememberedChat(ScriptedChat([ModelError("down"), "up"]), "m", memory, meter)
+    remembered = remembered_by(memory, ScriptedChat([ModelError("down"), "up"]), meter)
     with pytest.raises(ModelError, match="down"):
         await remembered.complete(call())
     assert (await remembered.complete(call())).text == "up"
@@ -84,7 +88,7 @@ async def test_a_call_given_up_leaves_nothing_behind(memory: ReplyMemory) -> Non
             await asyncio.Event().wait()
             raise AssertionError
 
-    remembered = RememberedChat(Slow(), "m", memory, Meter())
+    remembered = remembered_by(memory, Slow(), Meter())
     task = asyncio.create_task(remembered.complete(call()))
     await begun.wait()
     waiter = asyncio.create_task(remembered.complete(call()))
@@ -98,7 +102,7 @@ async def test_a_call_given_up_leaves_nothing_behind(memory: ReplyMemory) -> Non
 
 async def test_calls_stop_at_the_budget_and_remembered_ones_are_free(memory: ReplyMemory) -> None:
     chat = ScriptedChat("fine")
-    remembered = RememberedChat(chat, "m", memory, Meter(max_calls=2))
+    remembered = remembered_by(memory, chat, Meter(max_calls=2))
     await remembered.complete(call("a"))
     await remembered.complete(call("b"))
     await remembered.complete(call("a"))
@@ -111,7 +115,7 @@ async def test_the_cost_never_exceeds_the_budget_also_with_calls_under_way(memor
     price = 1e6  # one a token
     meter = Meter(max_cost=45, prompt_price=price, completion_price=price)
     held = Held(ScriptedChat("one two three"))
-    remembered = RememberedChat(held, "m", memory, meter)
+    remembered = remembered_by(memory, held, meter)
     tasks = [asyncio.create_task(remembered.complete(call(f"text{i}"))) for i in range(10)]
     refused = 0
     for done in asyncio.as_completed(tasks):  # three may cost 45 together, and hang until the others are refused
@@ -128,7 +132,7 @@ async def test_the_cost_never_exceeds_the_budget_also_with_calls_under_way(memor
 async def test_any_text_is_kept_exactly(tmp_path: Path) -> None:
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     meter = Meter()
-    remembered = RememberedChat(ScriptedChat("lone \ud800 surrogate"), "m", ReplyMemory(store), meter)
+    remembered = remembered_by(ReplyMemory(store), ScriptedChat("lone \ud800 surrogate"), meter)
     assert (await remembered.complete(call())).text == "lone \ud800 surrogate"
     assert (await remembered.complete(call())).text == "lone \ud800 surrogate"
     assert meter.total.calls == 1

@@ -16,6 +16,7 @@ from logtune.records import Json
 if TYPE_CHECKING:
     from logtune.app.gateway import Gateway
     from logtune.edges.local_model import LocalModel
+    from logtune.edges.replies import Meter
     from logtune.edges.upstream import Backend
     from logtune.edges.weights import ModelFolder
 
@@ -78,7 +79,7 @@ def _engine_backend(local: "LocalModel", config: Config) -> "Backend":
 def _http_backend(config: Config) -> "Backend":
     from logtune.edges.upstream import HttpBackend
 
-    return HttpBackend(_url(config), key_of(config.model.api_key_env), config.serve.timeout_s)
+    return HttpBackend(_url(config), key_of(config.model.api_key_env), config.serve)
 
 
 def key_of(variable: str | None) -> str | None:
@@ -111,19 +112,24 @@ def engine(config: Config, progress: Said = silent) -> "LocalModel":
     )  # fmt: skip
 
 
-def tools(config: Config, progress: Said = silent) -> Tools:
-    """Everything a cycle needs from outside, with the embedded engine or an OpenAI-compatible server behind it."""
+def tools(config: Config, progress: Said = silent, opened: Store | None = None) -> Tools:
+    """Everything a cycle needs from outside, with the embedded engine or an OpenAI-compatible server behind it.
+
+    With a store the teacher's replies are kept there, so that nothing is asked twice.
+    """
     from logtune.edges.executor import LocalExecutor, SystemClock
+    from logtune.edges.replies import Meter
 
     adapters_dir(config).mkdir(parents=True, exist_ok=True)
     vectors = embedder(config, progress)
     served = _embedded(config, progress) if config.model.engine == "embedded" else _remote(config, progress)
+    meter = Meter(**config.spend.model_dump())
     return Tools(
         student=served.student, likelihood=served.likelihood, adapters=served.adapters,
         base_parameters=served.folder.parameters, base_fingerprint=served.folder.fingerprint,
         base_path=str(served.folder.path), lora_sizes=served.lora_sizes, embedder=vectors,
-        coverage=_coverage(config, vectors), teacher=_teacher(config), executor=LocalExecutor(TRAINER),
-        clock=SystemClock(), adapters_dir=str(adapters_dir(config).resolve()),
+        coverage=_coverage(config, vectors), teacher=_teacher(config, meter, opened), executor=LocalExecutor(TRAINER),
+        clock=SystemClock(), adapters_dir=str(adapters_dir(config).resolve()), spent=lambda: meter.spent,
     )  # fmt: skip
 
 
@@ -168,16 +174,20 @@ def _url(config: Config) -> str:
     return config.model.url
 
 
-def _teacher(config: Config) -> Chat | None:
+def _teacher(config: Config, meter: "Meter", opened: Store | None) -> Chat | None:
     from logtune.edges.chat import HttpChat
+    from logtune.edges.replies import MeteredChat, RememberedChat, ReplyMemory
 
     teacher = config.teacher
     if not teacher.url:
         return None
-    return HttpChat(
+    chat = HttpChat(
         teacher.url, teacher.model, api_key_env=teacher.api_key_env, max_concurrency=teacher.max_concurrency,
         timeout_s=teacher.timeout_s,
     )  # fmt: skip
+    metered = MeteredChat(chat, meter)
+    name = f"{teacher.url} {teacher.model}"
+    return metered if opened is None else RememberedChat(metered, name, ReplyMemory(opened), meter)
 
 
 def _coverage(config: Config, vectors: Embedder) -> Coverage:

@@ -60,11 +60,11 @@ class Console:
         return dict(map(_assignment, self.settings))
 
     @contextmanager
-    def store(self) -> "Iterator[tuple[Store, Config]]":
-        """The opened store and the settings that name it."""
+    def store(self, **overrides: "Json") -> "Iterator[tuple[Store, Config]]":
+        """The opened store and the settings that name it, with `overrides` as for `config`."""
         from logtune.app.build import store
 
-        config = self.config()
+        config = self.config(**overrides)
         opened = store(config)
         try:
             yield opened, config

@@ -7,7 +7,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Protocol
 
 from sqlalchemy import select
@@ -16,24 +16,8 @@ from logtune.edges import schema
 from logtune.edges.database import insert_new
 from logtune.edges.store import Store
 from logtune.errors import BudgetSpent, LogtuneError, ModelError
-from logtune.ports import Chat, ChatCall, ChatReply
+from logtune.ports import Chat, ChatCall, ChatReply, Spent
 from logtune.records import digest
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
-    """What the calls for one purpose took."""
-
-    calls: int = 0  # that reached the model
-    remembered: int = 0  # answered from the store
-    failed: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    cost: float = 0.0  # in the currency of the prices
-
-    def __add__(self, other: "Spent") -> "Spent":
-        return Spent(**{name: getattr(self, name) + getattr(other, name) for name in asdict(self)})
-
 
 KEPT = "what was done is kept; the next run goes on from there"
 
@@ -133,8 +117,30 @@ class ReplyMemory:
             return db.execute(schema.replies.delete()).rowcount
 
 
+class MeteredChat:
+    """`chat` with its calls counted, and refused beyond the budget."""
+
+    def __init__(self, chat: Chat, meter: Meter) -> None:
+        self._chat = chat
+        self._meter = meter
+
+    async def complete(self, call: ChatCall) -> ChatReply:
+        """The reply; BudgetSpent instead of a call that may not be made."""
+        self._meter.begin(call)
+        spent = Spent(calls=1, failed=1)
+        try:
+            reply = await self._chat.complete(call)
+            spent = self._meter.of(reply)
+        finally:
+            self._meter.end(call, spent)
+        return reply
+
+
 class RememberedChat:
-    """`chat` behind the memory. `name` says whose replies they are: the endpoint and its model."""
+    """`chat` behind the memory; what is remembered is noted on the meter and costs nothing.
+
+    `name` says whose replies they are: the endpoint and its model.
+    """
 
     def __init__(self, chat: Chat, name: str, replies: Replies, meter: Meter) -> None:
         self._chat = chat
@@ -169,13 +175,7 @@ class RememberedChat:
         if known is not None:
             self._meter.note(call.purpose, Spent(remembered=1))
             return known
-        self._meter.begin(call)
-        spent = Spent(calls=1, failed=1)
-        try:
-            reply = await self._chat.complete(call)
-            spent = self._meter.of(reply)
-        finally:
-            self._meter.end(call, spent)
+        reply = await self._chat.complete(call)
         await asyncio.to_thread(self._replies.keep_reply, key, reply)
         return reply
 

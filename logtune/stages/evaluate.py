@@ -45,6 +45,7 @@ class Case:
     baseline_answer: str
     candidate_answer: str
     judged: float | None = None  # a judge's preference, 0 baseline .. 1 candidate; wins over the reference
+    rules: str = ""  # what a judge goes by where there is no reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,8 +178,10 @@ def compare(
     baseline: str,
     settings: EvaluateSettings,
     guards: Sequence[Guard] = (),
+    judge: str = "",
 ) -> Evaluation:
-    """The one test on the confirmation split. `guards`: measured elsewhere (retention), each must have passed.
+    """The one test on the confirmation split. `guards`: measured elsewhere (retention), each must have passed;
+    `judge`: what is known of the judge behind the verdicts.
 
     `cases`, `wins`, `ties`, `win_rate` and the interval count votes; `guards["answers"]` counts the answers behind.
     """
@@ -186,6 +189,7 @@ def compare(
     bounds = win_rate_interval(votes.wins, votes.ties, votes.losses, settings.confidence)
     checked = (degeneration(cases, settings), *guards)
     outcome, reason = _judge(votes, bounds, checked, settings)
+    told: dict[str, Json] = {"answers": _answers(cases, votes, settings)} | ({"judge": judge} if judge else {})
     return identified(
         Evaluation(
             id="",
@@ -200,9 +204,9 @@ def compare(
             win_rate=None if votes.win_rate is None else round(votes.win_rate, 6),
             lower=round(bounds.low, 6) if votes.votes else None,
             upper=round(bounds.high, 6) if votes.votes else None,
-            guards={**{guard.name: asdict(guard) for guard in checked}, "answers": _answers(cases, votes, settings)},
+            guards={**{guard.name: asdict(guard) for guard in checked}, **told},
             outcome=outcome,
-            reason=reason,
+            reason=f"{reason}; {judge}" if judge and not votes.votes else reason,
         )
     )
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from logtune.config import Config
     from logtune.edges.importers import ImportReport
     from logtune.edges.store import Store
+    from logtune.pipeline import CycleReceipt
     from logtune.ports import Tools
     from logtune.records import Deployment
 
@@ -49,8 +50,10 @@ def import_logs(say: Console, paths: Sequence[Path], format_name: str | None) ->
 
 @click.command("cycle")
 @click.option("--dry-run", is_flag=True, help="Show what the filter would keep and drop, and write nothing.")
+@click.option("--max-calls", type=click.IntRange(1), help="Calls of the teacher.  [default: spend.max_calls]")
+@click.option("--max-cost", type=click.FloatRange(0, min_open=True), help="Their cost.  [default: spend.max_cost]")
 @common
-def cycle(say: Console, dry_run: bool) -> int:
+def cycle(say: Console, dry_run: bool, max_calls: int | None, max_cost: float | None) -> int:
     """Learn from the logs: filter, distil, cluster, train, gate, deploy. Exit 3 where no candidate passed its gate.
 
     What an earlier run did is not done again. A cycle may be killed at any time; the next one continues it.
@@ -59,12 +62,12 @@ def cycle(say: Console, dry_run: bool) -> int:
     Examples:
       logtune cycle --dry-run       counts and examples a reason
       logtune cycle
-      logtune cycle --set train.epochs=5 --json
+      logtune cycle --max-calls 2000 --set train.epochs=5 --json
     """
     from logtune.app.build import tools
 
-    with say.store() as (store, config):
-        made = tools(config, progress=say.progress)
+    with say.store(spend__max_calls=max_calls, spend__max_cost=max_cost) as (store, config):
+        made = tools(config, say.progress, store)
         return foretell(say, store, made, config) if dry_run else learn(say, store, made, config)
 
 
@@ -129,8 +132,20 @@ def learn(say: Console, store: "Store", tools: "Tools", config: "Config") -> int
     from logtune.pipeline import run_cycle
 
     receipt = run_cycle(store, tools, config, say.progress)
-    say.answer(receipt, [one_line(receipt.summary), "Next: logtune report shows what was learned, and why."])
+    told = [one_line(receipt.summary), *billed(receipt), "Next: logtune report shows what was learned, and why."]
+    say.answer(receipt, told)
     return receipt.exit_code
+
+
+def billed(receipt: "CycleReceipt") -> Iterator[str]:
+    """What the teacher's calls took; nothing where there were none."""
+    calls, remembered, cost = (
+        sum(spent[name] for spent in receipt.spent.values()) for name in ("calls", "remembered", "cost")
+    )
+    if calls or remembered:
+        price = f", cost {cost:.4g}" if cost else ""
+        purposes = ", ".join(f"{purpose} {spent['calls']:,.0f}" for purpose, spent in receipt.spent.items())
+        yield f"Calls of the teacher: {calls:,.0f} ({purposes}), {remembered:,.0f} remembered{price}."
 
 
 def foretell(say: Console, store: "Store", tools: "Tools", config: "Config") -> int:
