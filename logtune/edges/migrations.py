@@ -5,6 +5,7 @@ use `schema`, which says what the tables look like today.
 """
 
 import json
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -36,6 +37,7 @@ def migrate(engine: Engine, name: str, changes: Sequence[Migration] | None = Non
     with transaction(engine, name, write=True) as db:
         if db.dialect.name == "postgresql":
             db.execute(text("SELECT pg_advisory_xact_lock(7101989)"))  # any number, the same in every process
+            _begin_schema(db)
         done = _applied(db, name)
         _refuse_newer(done, changes, name)
         if not done:
@@ -46,6 +48,14 @@ def migrate(engine: Engine, name: str, changes: Sequence[Migration] | None = Non
             row = {"name": change.__name__, "at": time.time()}
             db.execute(text("INSERT INTO migrations (name, applied_at) VALUES (:name, :at)"), row)
     return [change.__name__ for change in missing]
+
+
+def _begin_schema(db: Connection) -> None:
+    """Make the PostgreSQL schema that the URL's search_path names, if it is a project's and not there yet."""
+    if db.execute(text("SELECT current_schema()")).scalar() is None:
+        wanted = str(db.execute(text("SHOW search_path")).scalar())
+        if re.fullmatch("logtune_[a-z0-9_]+", wanted):
+            db.exec_driver_sql(f"CREATE SCHEMA {wanted}")
 
 
 def _applied(db: Connection, name: str) -> list[str]:
