@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI
 
-from logtune.edges.upstream import HttpBackend, UpstreamCall, with_model
+from logtune.config_gateway import ServeSettings
+from logtune.edges.renaming import with_model
+from logtune.edges.upstream import HttpBackend, UpstreamCall
 from logtune.errors import RequestError
 from logtune.records import LogRecord
 
@@ -164,7 +166,7 @@ def test_models_are_the_upstreams_rows_and_the_adapters_it_does_not_list(routed:
 
 async def test_a_silent_upstream_is_a_504() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        backend = HttpBackend(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout_s=0.05)
+        backend = HttpBackend(f"http://127.0.0.1:{silent.getsockname()[1]}/v1", None, ServeSettings(timeout_s=0.05))
         call = UpstreamCall(id="i", body={"model": "m"}, raw=b'{"model": "m"}', model="m", headers={})
         with pytest.raises(RequestError, match=r"sent nothing for 0\.05 s") as error:
             await backend.open(call)

@@ -7,15 +7,19 @@ Both give bytes in OpenAI's form, so the gateway passes answers on and logs them
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
 import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Protocol
 
+from logtune.config_gateway import ServeSettings
 from logtune.edges import chat_body
+from logtune.edges.renaming import with_model
 from logtune.edges.sse import DONE, event
 from logtune.errors import InputError, LogtuneError, RequestError
 from logtune.ports import ChatCall, ChatReply, StreamPiece
@@ -27,8 +31,8 @@ if TYPE_CHECKING:
 LOG = logging.getLogger(__name__)
 BASE = "base"  # what every backend calls the base model, besides its own name for it
 JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream; charset=utf-8"
-CONNECT_S = 10.0
-KEEP_ALIVE_S = 3.0  # below the 5 s after which uvicorn, and so vLLM, closes idle connections
+STALE_S = 1.0  # a server that closes an idle connection does so at once; a later end is that of work begun
+PAUSE_S = 0.1  # before the first repetition to a server that takes no connection; doubled each time
 UNBUFFERED = (("cache-control", "no-cache"), ("x-accel-buffering", "no"))  # for proxies between us and the client
 
 # What reaches the upstream besides the body. Names of users and sessions stay here.
@@ -239,16 +243,16 @@ async def _pour(
 class HttpBackend:
     """An OpenAI-compatible server at `url` (with /v1). Bytes pass both ways; only `model` is replaced when routed."""
 
-    def __init__(self, url: str, key: str | None = None, timeout_s: float = 600.0) -> None:
+    def __init__(self, url: str, key: str | None = None, settings: ServeSettings | None = None) -> None:
         self._url = url.rstrip("/")
         self._key = key
-        self._timeout_s = timeout_s
+        self._settings = settings or ServeSettings()
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self, call: UpstreamCall) -> Answer:
         """Send the request; the answer's head is here when this returns, its body comes in chunks."""
         raw = call.raw if call.body.get("model") == call.model else with_model(call.raw, call.model)
-        with _upstream_errors(self._url, self._timeout_s):
+        with _upstream_errors(self._url, self._settings):
             response = await self._post(raw, self._headers(call.headers))
         return Answer(
             status=response.status, content_type=response.headers.get("content-type", JSON_TYPE),
@@ -257,7 +261,7 @@ class HttpBackend:
 
     async def models(self) -> list[dict[str, Json]]:
         """The server's own rows, as it sent them."""
-        with _upstream_errors(self._url, self._timeout_s):
+        with _upstream_errors(self._url, self._settings):
             async with self._client().get(f"{self._url}/models", headers=self._headers({})) as response:
                 listed = await response.json(content_type=None)
         rows = listed.get("data") if isinstance(listed, dict) else None
@@ -269,17 +273,28 @@ class HttpBackend:
             await self._session.close()
 
     async def _post(self, raw: bytes, headers: Mapping[str, str]) -> "aiohttp.ClientResponse":
+        """Send it; again where the server cannot have begun it. A server that answers is never asked twice."""
         import aiohttp
 
-        url = f"{self._url}/chat/completions"
-        try:
-            return await self._client().post(url, data=raw, headers=headers)
-        except aiohttp.ServerDisconnectedError:
-            # An idle connection that the server had just closed. No byte of an answer came, so asking again is safe.
-            return await self._client().post(url, data=raw, headers=headers)
+        for tried in itertools.count():
+            attempt = _Attempt()
+            try:
+                return await self._client().post(
+                    f"{self._url}/chat/completions", data=raw, headers=headers, trace_request_ctx=attempt
+                )
+            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
+                refused = isinstance(error, aiohttp.ClientConnectorError)
+                if tried >= self._settings.retries or not (refused or attempt.stale()):
+                    raise
+                if refused:
+                    await self._pause(tried)
+        raise AssertionError("count() does not end")
+
+    async def _pause(self, tried: int) -> None:
+        await asyncio.sleep(PAUSE_S * 2**tried)
 
     async def _chunks(self, response: "aiohttp.ClientResponse") -> AsyncGenerator[bytes, None]:
-        with _upstream_errors(self._url, self._timeout_s):
+        with _upstream_errors(self._url, self._settings):
             async for chunk in response.content.iter_any():
                 yield chunk
 
@@ -287,10 +302,17 @@ class HttpBackend:
         import aiohttp
 
         if self._session is None:
+            settings, tracing = self._settings, aiohttp.TraceConfig()
+            tracing.on_connection_reuseconn.append(_reused)
+            # `connect` counts the wait for one of max_connections too
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S, sock_read=self._timeout_s),
-            )
+                connector=aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=settings.keep_alive_s),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, connect=settings.timeout_s + settings.connect_timeout_s,
+                    sock_connect=settings.connect_timeout_s, sock_read=settings.timeout_s,
+                ),
+                trace_configs=[tracing],
+            )  # fmt: skip
         return self._session
 
     def _headers(self, client: Mapping[str, str]) -> dict[str, str]:
@@ -299,6 +321,21 @@ class HttpBackend:
         key = f"Bearer {self._key}" if self._key else client.get("authorization")
         sent |= {"content-type": JSON_TYPE, "accept-encoding": "identity"}  # the log must be able to read along
         return sent | ({"authorization": key} if key else {})
+
+
+class _Attempt:
+    """One sending of a request: over which connection, and since when."""
+
+    def __init__(self) -> None:
+        self.reused_at: float | None = None  # of the performance counter; None: the connection is new
+
+    def stale(self) -> bool:
+        """Whether a connection that broke before any byte of an answer was an idle one that the server had closed."""
+        return self.reused_at is not None and time.perf_counter() - self.reused_at < STALE_S
+
+
+async def _reused(_: "aiohttp.ClientSession", context: SimpleNamespace, __: object) -> None:
+    context.trace_request_ctx.reused_at = time.perf_counter()
 
 
 def _passed_back(response: "aiohttp.ClientResponse") -> tuple[tuple[str, str], ...]:
@@ -313,45 +350,21 @@ def _closer(response: "aiohttp.ClientResponse") -> Callable[[], Awaitable[None]]
 
 
 @contextlib.contextmanager
-def _upstream_errors(url: str, timeout_s: float) -> Iterator[None]:
+def _upstream_errors(url: str, settings: ServeSettings) -> Iterator[None]:
     """What a network does, as answers to a client."""
     import aiohttp
 
     try:
         yield
+    except aiohttp.ConnectionTimeoutError as error:
+        LOG.warning("%s took no connection in time: %s", url, error)
+        what = f"the model server took no connection within {settings.connect_timeout_s:g} s"
+        raise RequestError(what, 504, code="upstream_timeout") from error
     except TimeoutError as error:
         LOG.warning("%s did not answer in time: %s", url, error)
-        what = f"the model server sent nothing for {timeout_s:g} s"
+        what = f"the model server sent nothing for {settings.timeout_s:g} s"
         raise RequestError(what, 504, code="upstream_timeout") from error
     except (aiohttp.ClientError, OSError, ValueError) as error:
         LOG.warning("%s failed: %r", url, error)
         what = f"the model server failed ({type(error).__name__})"  # its address is not the client's business
         raise RequestError(what, 502, code="upstream_error") from error
-
-
-SPACE = re.compile(r"[ \t\n\r]*")
-
-
-def with_model(raw: bytes, name: str) -> bytes:
-    """The JSON object `raw` with its top-level "model" replaced by `name`, or added; every other byte stays."""
-    text, decode = raw.decode("utf-8"), json.JSONDecoder().raw_decode
-    start = at = _after_space(text, text.index("{") + 1)
-    spots: list[tuple[int, int]] = []
-    while text[at] != "}":
-        key, at = decode(text, at)
-        at = _after_space(text, _after_space(text, at) + 1)  # over the colon
-        _, end = decode(text, at)
-        spots += [(at, end)] if key == "model" else []
-        at = _after_space(text, end)
-        at = _after_space(text, at + 1) if text[at] == "," else at
-    if not spots:
-        comma = "" if text[start] == "}" else ", "
-        return f'{text[:start]}"model": {json.dumps(name)}{comma}{text[start:]}'.encode()
-    for at, end in reversed(spots):
-        text = text[:at] + json.dumps(name) + text[end:]
-    return text.encode()
-
-
-def _after_space(text: str, at: int) -> int:
-    found = SPACE.match(text, at)
-    return found.end() if found else at
