@@ -1,12 +1,13 @@
 """Adapters at the model server: brought back, proven, flipped, drained; and what is never loaded at all."""
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from gateway_kit import WatchedStore, adapter_for, cluster_of, deploy_expert, deployed, write_adapter
+from gateway_kit import WatchedStore, adapter_for, cluster_of, deploy_expert, deployed, gateway, post, write_adapter
 
 from logtune.app.adapters import MOST_LOOKS, Adapters
 from logtune.app.routing import Router
@@ -408,3 +409,16 @@ def test_a_folder_that_must_not_be_served_is_refused(
     spoil(home(tmp_path) / adapter.path)
     with pytest.raises(ModelError, match=said):
         checked(home(tmp_path), adapter)
+
+
+# the gateway's word
+
+
+def test_readyz_says_why_an_adapter_does_not_serve(tmp_path: Path) -> None:
+    server = MemoryAdapterServer(dull=["late-expert@2"])
+    with gateway(tmp_path, server=server, deploy=[("late", LATE)], poll_s=3600) as kit:
+        said = json.loads(post(kit.url, "/readyz", b"", "GET")[2])
+    (problem,) = said["adapter_problems"].values()
+    assert "says the same with it and without" in problem
+    assert said["adapters"] == []
+    assert said["status"] == "ready"

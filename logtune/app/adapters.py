@@ -141,7 +141,7 @@ class Adapters:
 
     async def _failed(self, adapter: Adapter, why: str) -> None:
         """Note it and take back what may be loaded; said once, though tried again and again."""
-        problem = f"adapter {adapter.id} could not be loaded: {why}"
+        problem = f"adapter {adapter.id} could not be loaded: {why.replace(str(self._home), 'adapters')}"
         self.events["failed"] += 1
         self._failures[adapter.id] += 1
         self._rest[adapter.id] = min(2 ** (self._failures[adapter.id] - 1), MOST_LOOKS)

@@ -261,6 +261,7 @@ class Gateway:
         }  # fmt: skip
         if named:
             said["adapters"] = list(self._main.router.table.live())
+            said["adapter_problems"] = dict(self._main.router.table.problems())
         return ready, said
 
     # what is small

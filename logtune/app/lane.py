@@ -41,7 +41,7 @@ class Lane:
     async def start(self) -> None:
         """Put the routing table in place, and make what the first request would wait for."""
         await self.journal.start()
-        await self.look()
+        await self.look(load=True)
         try:
             await self.router.warm()
         except LogtuneError as error:
@@ -54,10 +54,10 @@ class Lane:
         await self.journal.close()
         await self.router.close()
 
-    async def look(self) -> None:
-        """Follow the store's deployments; the table in place stays when that fails."""
+    async def look(self, *, load: bool = False) -> None:
+        """Follow the store's deployments; the table in place stays when that fails. `load`: wait for its adapters."""
         try:
-            await self.router.refresh()
+            await (self.router.refresh() if load else self.router.look())
         except Exception as error:  # noqa: BLE001  serving goes on, the next look tries again
             LOG.warning("the routing table could not be refreshed: %s", error)
 
