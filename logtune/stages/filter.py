@@ -15,6 +15,7 @@ from logtune.ports import Vectors
 from logtune.records import Decision, Interaction, Signal, Teaches, identified
 from logtune.stages.closeness import Cut, Floats, closeness, cut
 from logtune.stages.personal import strong_identifiers
+from logtune.stages.redact import placeholders
 from logtune.stages.textchecks import FLAG, SUSPECT, Finding, check_text, class_scores
 
 REASONS: Mapping[str, str] = {
@@ -47,6 +48,7 @@ NOISE_REASONS = frozenset(
 )  # fmt: skip
 ATTACKS = frozenset({"malformed", "prompt_injection", "jailbreak", "harmful_request", "toxic", "spam"})
 REFUSED_FOR = ("prompt_injection", "jailbreak", "harmful_request", "toxic")
+STRONG = frozenset({"card", "iban", "key"})  # kinds of placeholders that count in a complaint, as what they stand for
 BALANCE = 0.2  # net feedback (polarity times confidence) closer to 0 than this decides nothing
 REFUSAL = re.compile(
     r"\b(?:i(?:'m| am) (?:sorry|afraid)|sorry, but|apologi[sz]e)\b.{0,60}\b(?:can't|cannot|can not|won't|unable"
@@ -134,11 +136,21 @@ def _feedback_text(said: Sequence[Signal], settings: FilterSettings) -> Finding 
             worst = max(classes, key=scores.__getitem__)
             if scores[worst] >= FLAG:
                 return Finding(worst, {f"feedback_{worst}": round(scores[worst], 3)})
-            private = strong_identifiers(text) if settings.personal_data == "drop" else {}
-            if private:
-                counts = {f"feedback_{kind}": float(len(spans)) for kind, spans in private.items()}
-                return Finding("personal_data", counts)
+        private = _private_feedback(signal) if settings.personal_data == "drop" else {}
+        if private:
+            return Finding("personal_data", {f"feedback_{kind}": float(count) for kind, count in private.items()})
     return None
+
+
+def _private_feedback(signal: Signal) -> dict[str, int]:
+    """Identifiers in the user's words, and what was cut out of a correction, which would be learned as it stands."""
+    correction = signal.correction or ""
+    for text in (signal.evidence, correction):
+        found = strong_identifiers(text)
+        if found:
+            return {kind: len(spans) for kind, spans in found.items()}
+    cut_out = {kind: count for kind, count in placeholders(signal.evidence).items() if kind in STRONG}
+    return placeholders(correction) or cut_out
 
 
 # --- copies ---

@@ -17,6 +17,7 @@ from logtune.config import PairSettings
 from logtune.ports import Vectors
 from logtune.prompts import CHINESE
 from logtune.records import Interaction, Json, Message, PairOrigin, PreferencePair, Rule, Signal, identified
+from logtune.stages.redact import placeholders
 
 Floats = npt.NDArray[np.float32]
 LONGEST_STATED_WORDS = 12  # a longer span is an explanation, not an answer
@@ -102,8 +103,8 @@ def build(
     interaction: Interaction, rules: Sequence[Rule], chosen: str, rejected: str, origin: PairOrigin,
     margin: float | None = None, votes: Mapping[str, Json] | None = None,
 ) -> PreferencePair | None:  # fmt: skip
-    """A pair; None when an answer is empty or both are the same."""
-    if not chosen.strip() or not rejected.strip() or chosen.strip() == rejected.strip():
+    """A pair; None when an answer is empty, both are the same, or personal data was cut out of the better one."""
+    if not chosen.strip() or not rejected.strip() or chosen.strip() == rejected.strip() or placeholders(chosen):
         return None
     return identified(
         PreferencePair(

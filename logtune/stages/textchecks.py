@@ -15,6 +15,7 @@ from typing import NamedTuple
 from logtune.config import FilterSettings
 from logtune.stages.lexicon import CLUES, IDEAS, Clue
 from logtune.stages.personal import personal_data, strong_identifiers
+from logtune.stages.redact import NAME, placeholders
 
 FLAG = 0.5  # a class is named from this score on
 SUSPECT = 0.3  # enough to believe an answer that refused
@@ -43,11 +44,16 @@ def check_text(query: str, answer: str, settings: FilterSettings) -> Finding | N
     worst = max(scores, key=lambda name: scores[name])
     if scores[worst] >= FLAG:
         return Finding(worst, {worst: round(scores[worst], 3)})
-    if settings.personal_data == "drop":
-        found = personal_data(query) or strong_identifiers(answer)
-        if found:
-            return Finding("personal_data", {kind: float(len(spans)) for kind, spans in found.items()})
-    return None
+    return _private(query, answer) if settings.personal_data == "drop" else None
+
+
+def _private(query: str, answer: str) -> Finding | None:
+    """Personal data, or the placeholders where it was; a name that was cut out counts in an answer alone."""
+    found = personal_data(query) or strong_identifiers(answer)
+    counts = {kind: len(spans) for kind, spans in found.items()}
+    counts = counts or {kind: count for kind, count in placeholders(query).items() if kind != NAME}
+    counts = counts or placeholders(answer)
+    return Finding("personal_data", {kind: float(count) for kind, count in counts.items()}) if counts else None
 
 
 def _size(query: str, answer: str, settings: FilterSettings) -> Finding | None:

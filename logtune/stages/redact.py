@@ -1,0 +1,209 @@
+"""text, JSON -> the same without personal data and secrets: a placeholder such as [email] stands where each was.
+
+Nothing maps a placeholder back. What reads like ordinary text is passed over by cheap looks (a run of digits, an "@"),
+so that a chat costs microseconds; patterns are linear, so that a hostile megabyte costs seconds at most.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from logtune.records import Json
+from logtune.stages.credentials import credentials, is_secret
+from logtune.stages.personal import Runs, cards, emails, ibans, ips, number_runs, phones
+
+Places = Iterable[tuple[int, int]]  # (start, end) in a text
+Finder = Callable[[str], Places]
+
+
+class Span(NamedTuple):
+    """Characters start..end of a text, and what they are."""
+
+    start: int
+    end: int
+    kind: str
+
+
+# In this order: what an earlier one has found is not looked at again.
+WORDS: Mapping[str, Finder] = {"key": credentials, "email": emails}
+NUMBERS: Mapping[str, Callable[[str, Runs], Places]] = {"iban": ibans, "card": cards, "ip": ips, "phone": phones}
+KINDS = frozenset({*WORDS, *NUMBERS})
+NAME, FILE = "name", "file"  # what a recogniser of names has found; data of images and other files
+PLACEHOLDER = re.compile(r"\[(email|phone|card|iban|ip|key|name|file)(?:: [^\[\]\n]{1,80})?\]")
+
+
+def find(text: str, kinds: Collection[str], names: Finder | None = None) -> tuple[Span, ...]:
+    """What is personal or secret in `text`, in order, without overlaps; `names` finds names of people."""
+    found: list[Span] = []
+    rest = text
+    for kind, finder in WORDS.items():
+        if kind in kinds:
+            rest = _taken(rest, kind, finder(rest), found)
+    runs = number_runs(rest) if not NUMBERS.keys().isdisjoint(kinds) else []
+    for kind, look in NUMBERS.items():
+        if kind in kinds:
+            rest = _taken(rest, kind, look(rest, runs), found)
+    if names is not None:
+        _taken(rest, NAME, names(rest), found)
+    return tuple(sorted(found))
+
+
+def redact(text: str, kinds: Collection[str], names: Finder | None = None) -> str:
+    """`text` with a placeholder for each thing found."""
+    return _replaced(text, find(text, kinds, names))
+
+
+def placeholders(text: str) -> dict[str, int]:
+    """How often each kind was cut out of `text`."""
+    return dict(Counter(match[1] for match in PLACEHOLDER.finditer(text))) if "[" in text else {}
+
+
+def _replaced(text: str, spans: Iterable[Span]) -> str:
+    pieces, at = list[str](), 0
+    for start, end, kind in spans:
+        pieces += [text[at:start], f"[{kind}]"]
+        at = end
+    return "".join([*pieces, text[at:]]) if pieces else text
+
+
+def _taken(text: str, kind: str, places: Places, found: list[Span]) -> str:
+    """Add the places to `found`; the text with NUL in them, which no pattern matches."""
+    new = [Span(start, end, kind) for start, end in _merged(places) if "\0" not in text[start:end]]
+    found += new
+    pieces, at = list[str](), 0
+    for start, end, _ in new:
+        pieces += [text[at:start], "\0" * (end - start)]
+        at = end
+    return "".join([*pieces, text[at:]]) if new else text
+
+
+def _merged(places: Places) -> Iterator[tuple[int, int]]:
+    """In order; of those that overlap, one from the first's start to the last's end."""
+    first, last = -1, -1
+    for start, end in sorted(places):
+        if start < last:
+            last = max(last, end)
+            continue
+        if last >= 0:
+            yield first, last
+        first, last = start, end
+    if last >= 0:
+        yield first, last
+
+
+# --- JSON ---
+
+DEEPEST = 100  # objects and lists in each other, as in the log format
+TOO_DEEP = "[too deep]"
+PROMPT = frozenset({"prompt_logprobs", "prompt_token_ids"})  # the prompt again, token by token
+TOKENS = ("logprobs", "token_ids")  # of a choice: its text again, token by token
+NAMELESS = frozenset({
+    "role", "type", "model", "object", "finish_reason", "id", "tool_call_id", "system_fingerprint", "service_tier",
+})  # fmt: skip
+DATA_URL = re.compile(r"data:([\w.+-]{1,40}/[\w.+-]{1,60})?[^,\s\"'()<>]{0,100};base64,([A-Za-z0-9+/=_%-]*+)")
+DATA_FIELDS = frozenset({"data", "file_data", "b64_json"})  # fields of parts that hold a file in base64
+SHORTEST_FILE = 256  # characters
+SHORT = 64  # characters of a value that the name of its field may explain
+LEAST_NUMBER = 1_000_000  # smaller whole numbers are neither phone nor card
+COUNTS = frozenset({"seed", "created"})  # whole numbers that look like anything
+HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|[_-]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redactor:
+    """What is cut out; without kinds and names nothing is, and files stay."""
+
+    kinds: frozenset[str]
+    names: Finder | None = None
+    keep: frozenset[str] = frozenset()  # texts that stay, lower case
+    files: bool = True  # base64 data of images, audio and files is cut out too
+
+    @property
+    def on(self) -> bool:
+        """False when everything stays."""
+        return bool(self.kinds) or self.names is not None or self.files
+
+    def text(self, text: str) -> str:
+        """A text without what is personal."""
+        return self._text(text, self.names)
+
+    def redacted(self, value: Json) -> Json:
+        """A JSON value without what is personal, in texts, names of fields, numbers and JSON inside of texts."""
+        return self._value(value, "", 0) if self.on else value
+
+    def _text(self, text: str, names: Finder | None) -> str:
+        return _replaced(text, self._kept(text, find(text, self.kinds, names)))
+
+    def _kept(self, text: str, spans: Iterable[Span]) -> Iterable[Span]:
+        if not self.keep:
+            return spans
+        return [span for span in spans if text[span.start : span.end].lower() not in self.keep]
+
+    def _value(self, value: Json, field: str, depth: int) -> Json:
+        if isinstance(value, str):
+            return self._string(value, field, depth)
+        if isinstance(value, (dict, list)) and depth >= DEEPEST:
+            return TOO_DEEP
+        if isinstance(value, dict):
+            return self._object(value, depth)
+        if isinstance(value, list):
+            return [self._value(item, field, depth + 1) for item in value]
+        if isinstance(value, (int, float)) and abs(value) >= LEAST_NUMBER and field not in COUNTS:
+            return self._number(value, field)
+        return value
+
+    def _object(self, given: dict[str, Json], depth: int) -> Json:
+        made: dict[str, Json] = {}
+        for key, value in given.items():
+            name, count = self._text(key, None), 2
+            while name in made:  # two names that differ in what was cut out
+                name, count = f"{self._text(key, None)} {count}", count + 1
+            made[name] = None if key in PROMPT else self._value(value, key, depth + 1)
+        message = given.get("message")
+        if isinstance(message, dict) and made.get("message") != message:
+            made.update({key: None for key in TOKENS if key in made})
+        return made
+
+    def _string(self, text: str, field: str, depth: int) -> str:
+        if "key" in self.kinds and is_secret(field, text) and text.lower() not in self.keep:
+            return "[key]"
+        if self.files:
+            text = _without_files(text, field)
+        if text[:1] in "{[ \n" and text.lstrip()[:1] in ("{", "["):
+            text = self._inner(text, depth)
+        names = None if field in NAMELESS else self.names
+        return self._explained(text, field) or self._text(text, names)
+
+    def _inner(self, text: str, depth: int) -> str:
+        """JSON inside of a text, such as the arguments of a tool call: its escapes could hide something."""
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError):
+            return text
+        cleaned = self._value(value, "", depth + 1)
+        return text if cleaned == value else json.dumps(cleaned, ensure_ascii=False)
+
+    def _explained(self, text: str, field: str) -> str | None:
+        """A short value with a digit, read after the name of its field: {"phone": "555 0100"}."""
+        if not field or len(text) > SHORT or len(field) > SHORT or not any(map(str.isdigit, text)):
+            return None
+        before = f"{HUMP.sub(' ', field)}: "
+        spans = [span for span in find(before + text, self.kinds) if span.start >= len(before)]
+        moved = [Span(span.start - len(before), span.end - len(before), span.kind) for span in spans]
+        return _replaced(text, self._kept(text, moved)) if moved else None
+
+    def _number(self, value: float, field: str) -> Json:
+        whole = str(int(value)) if value == value and abs(value) < 1e20 else ""  # neither NaN nor infinite
+        found = self._explained(whole, field or "number")
+        return value if found is None or found == whole else found
+
+
+def _without_files(text: str, field: str) -> str:
+    if field in DATA_FIELDS and len(text) >= SHORTEST_FILE and not text.startswith("data:"):
+        return f"[{FILE}: {len(text)} characters]"
+    if "data:" not in text or ";base64," not in text:
+        return text
+    return DATA_URL.sub(lambda match: f"[{FILE}: {match[1] or 'text/plain'}, {len(match[2])} characters]", text)
