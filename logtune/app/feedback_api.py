@@ -171,8 +171,8 @@ def named_target(body: Mapping[str, Json]) -> Target:
             raise RequestError(f"unknown field '{key[:80]}'; {guess}allowed: {allowed}", param=key[:80])
     found = {key: _text(body, key) for key in (*RECORD_KEYS, "session", "user")}
     given = [key for key in (*RECORD_KEYS, "session") if found[key]]
-    if len({found[key] for key in given}) > 1:
-        raise RequestError(f"{' and '.join(given)} name different targets; give one of them", param=given[-1])
+    if len(given) > 1:
+        raise RequestError(f"{' and '.join(given)} each name a target; give one of them", param=given[-1])
     key = next(iter(given), "user")
     name = found[key]
     if name is None:
@@ -181,9 +181,12 @@ def named_target(body: Mapping[str, Json]) -> Target:
     if len(name) > LONGEST_ID:
         raise RequestError(f"'{key}' is longer than {LONGEST_ID} characters", param=key)
     kinds = {"session": "session", "user": "user"}
-    kind = _text(body, "target_kind") or kinds.get(key, "record")
-    if kind not in get_args(TargetKind):
-        raise RequestError(f"'target_kind' is {kind[:80]!r}; it must be record, session or user", param="target_kind")
+    kind = body.get("target_kind")
+    kind = kinds.get(key, "record") if kind is None else kind
+    if not isinstance(kind, str) or kind not in get_args(TargetKind):
+        raise RequestError(
+            f"'target_kind' is {str(kind)[:80]!r}; it must be record, session or user", param="target_kind"
+        )
     return cast("TargetKind", kind), name.strip()
 
 
@@ -210,12 +213,14 @@ def read_feedback(body: Mapping[str, Json], target_kind: TargetKind, target: str
 
 
 def _kind(body: Mapping[str, Json], said: Mapping[str, bool], revoked: bool) -> FeedbackKind:
-    kind = _text(body, "kind") or next((name for name, there in said.items() if there), None)
+    kind = body.get("kind")
+    if kind is None:
+        kind = next((name for name, there in said.items() if there), None)
     if kind is None:
         raise RequestError("the feedback says nothing: give value (or rating), comment, correction or kind")
-    if kind not in get_args(FeedbackKind):
+    if not isinstance(kind, str) or kind not in get_args(FeedbackKind):
         allowed = ", ".join(get_args(FeedbackKind))
-        raise RequestError(f"'kind' is {kind[:80]!r}; it must be one of {allowed}", param="kind")
+        raise RequestError(f"'kind' is {str(kind)[:80]!r}; it must be one of {allowed}", param="kind")
     needed = "correction" if kind == "edit" else kind
     if not said.get(needed, True) and not revoked:
         field = "value" if needed == "rating" else needed

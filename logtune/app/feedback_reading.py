@@ -80,8 +80,8 @@ def json_object(body: Json) -> dict[str, Json]:
 
 def json_list(body: Json, what: str = "the request body") -> list[Json]:
     """The body as a list of a bearable length; RequestError 400."""
-    if not isinstance(body, list) or len(body) > MOST:
-        raise RequestError(f"{what} must be a list of at most {MOST}")
+    if not isinstance(body, list) or not 0 < len(body) <= MOST:
+        raise RequestError(f"{what} must be a list of 1 to {MOST}")
     return body
 
 

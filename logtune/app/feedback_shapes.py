@@ -47,16 +47,19 @@ def _tensorzero(body: Json, _: str) -> list[Said | RequestError]:
     given = json_object(body)
     name, value = needed(given, "metric_name"), given.get("value")
     targets = targets_of(("record", text(given, "inference_id")), ("session", text(given, "episode_id")))
+    dry = given.get("dryrun", False)
+    if not isinstance(dry, bool):
+        raise RequestError("'dryrun' must be true or false", param="dryrun")
     if len(targets) != 1:
         raise RequestError("give either 'inference_id' or 'episode_id'", param="inference_id")
     fields: dict[str, Json] = {"user": user_in(given.get("tags")), "name": name}
     if name in ("comment", "demonstration"):
         fields = {**fields, "name": "", "correction" if name == "demonstration" else "comment": _content(value)}
-        return [said("tensorzero", fields, targets, dry=given.get("dryrun") is True)]
+        return [said("tensorzero", fields, targets, dry=dry)]
     score = number(value)
     if score is None:
         raise RequestError("'value' of a metric must be true, false or a number", param="value")
-    return [said("tensorzero", fields, targets, score, dry=given.get("dryrun") is True)]
+    return [said("tensorzero", fields, targets, score, dry=dry)]
 
 
 def _content(value: Json) -> str:
@@ -197,6 +200,8 @@ def _open_webui(body: Json, name: str) -> list[Said | RequestError]:
         "comment": ": ".join(words),
     }
     rating = data.get("rating")
+    if isinstance(rating, bool):
+        raise RequestError("'data.rating' must be 1 or -1", param="data.rating")
     score = number(rating) if not isinstance(rating, str) else {"1": 1.0, "-1": -1.0}.get(rating.strip())
     if score is None and rating is not None:
         raise RequestError("'data.rating' must be 1 or -1", param="data.rating")
@@ -328,5 +333,5 @@ def find(path: str) -> Mapping[str, tuple[Shape, str]]:
 
 @cache
 def _patterns() -> list[tuple[Shape, "re.Pattern[str]"]]:
-    segment = r"(?P<id>[^/]{1,256})"
+    segment = r"(?P<id>[^/]+)"
     return [(shape, re.compile(re.escape(shape.full_path).replace(r"\{id\}", segment))) for shape in SHAPES]

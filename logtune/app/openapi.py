@@ -6,13 +6,14 @@ It says what the embedded engine takes. Fields that it does not name are let thr
 """
 
 from functools import cache
+from typing import get_args
 
 from logtune import __version__
 from logtune.app.feedback_api import LONGEST_ID, RECORD_KEYS
 from logtune.app.feedback_reading import WORDS, Shape
 from logtune.app.feedback_shapes import SHAPES
-from logtune.app.openapi_shapes import BODIES
-from logtune.records import Json
+from logtune.app.openapi_shapes import BODIES, SPOKEN
+from logtune.records import FeedbackKind, Json
 
 Schema = dict[str, Json]
 STATUSES = {
@@ -34,7 +35,7 @@ SERVERS_ALONE = (
     "function_call", "top_logprobs", "presence_penalty", "frequency_penalty",
 )  # fmt: skip
 TEXT: Schema = {"type": "string"}
-NAME: Schema = {"type": "string", "minLength": 1, "maxLength": LONGEST_ID, "pattern": r"\S"}
+NAME: Schema = {"type": "string", "maxLength": LONGEST_ID}
 WHOLE: Schema = {"type": "integer"}
 
 
@@ -122,20 +123,20 @@ def _chat_request() -> Schema:
     silent: Schema = {"anyOf": [content, {"type": "null"}]}
     answered = _object({"role": {"const": "assistant"}, "content": silent, "tool_calls": False}, "role")
     return _object({
-        "model": {**TEXT, "description": "`base`, or an adapter's name or id; with a model server behind, its names."},
+        "model": {"type": ["string", "null"], "description": "`base`, or an adapter's name or id; with a model server behind, its names."},
         "messages": {"type": "array", "minItems": 1, "items": {"anyOf": [said, answered]}},
         "stream": {"type": ["boolean", "null"]},
         "stream_options": {"anyOf": [_object({"include_usage": {"type": "boolean"}}), {"type": "null"}]},
         "temperature": _range("number", 0, 2), "top_p": _range("number", 0, 1), "n": _range("integer", 1, 16),
-        "max_tokens": {"type": ["integer", "null"], "minimum": 1},
-        "max_completion_tokens": {"type": ["integer", "null"], "minimum": 1},
+        "max_tokens": _range("integer", 1, 2**31),
+        "max_completion_tokens": _range("integer", 1, 2**31),
         "seed": _range("integer", -(2**63), 2**63 - 1),
         "stop": {"anyOf": [{"type": ["string", "null"], "minLength": 1},
                            {**_list({"type": "string", "minLength": 1}), "maxItems": 16}]},
         "user": {**TEXT, "description": "Who asks; headers and `metadata.user_id` do too."},
         "metadata": {"type": ["object", "null"], "description": "`session_id`, `user_id`, `trace_id` are read."},
         **{key: {"description": "For a model server; the embedded engine refuses it."} for key in SERVERS_ALONE},
-    }, "model", "messages")  # fmt: skip
+    }, "messages")  # fmt: skip
 
 
 def _completion() -> Schema:
@@ -149,20 +150,37 @@ def _completion() -> Schema:
 
 
 def _feedback() -> Schema:
-    targets: Schema = dict.fromkeys(RECORD_KEYS, NAME)
     value: Schema = {
         "anyOf": [{"enum": [*WORDS]}, {"type": "boolean"}, {"type": "number", "minimum": -1, "maximum": 1}]
     }
-    spoken: Schema = {"type": "string", "pattern": r"\S"}
-    kinds = ["rating", "edit", "correction", "comment", "copy", "accept", "regenerate", "abandon"]
-    whole = _object({
-        **targets, "session": NAME, "user": NAME, "target_kind": {"enum": ["record", "session", "user"]},
-        "value": value, "rating": value, "comment": spoken, "correction": spoken, "kind": {"enum": [*kinds]},
-        "id": NAME, "source": NAME, "supersedes": NAME, "name": NAME, "metadata": True, "tags": True,
-    })  # fmt: skip
-    about: list[Json] = [{"required": [key]} for key in (*RECORD_KEYS, "session", "user")]
-    says: list[Json] = [{"required": [key]} for key in ("value", "rating", "comment", "correction", "kind")]
-    return {**whole, "additionalProperties": False, "allOf": [{"anyOf": about}, {"anyOf": says}]}
+    fields: Schema = {
+        **dict.fromkeys((*RECORD_KEYS, "session", "user", "id", "source", "supersedes", "name"), NAME),
+        "value": value, "rating": value, "comment": TEXT, "correction": TEXT,
+        "target_kind": {"enum": ["record", "session", "user"]}, "kind": {"enum": [*get_args(FeedbackKind)]},
+    }  # fmt: skip
+    about: list[Json] = [*map(_given, RECORD_KEYS), _given("session")]
+    nothing_else: Schema = {"not": {"anyOf": about}, **_given("user")}
+    says: list[Json] = [_given(key) for key in ("value", "rating", "comment", "correction", "kind")]
+    needs = [("rating", ("value", "rating")), ("comment", ("comment",))]
+    needs += [(kind, ("correction",)) for kind in ("edit", "correction")]
+    return {
+        **_object({**{key: {"anyOf": [schema, {"type": "null"}]} for key, schema in fields.items()},
+                   "metadata": True, "tags": True}),
+        "additionalProperties": False,
+        "allOf": [
+            {"oneOf": [*about, nothing_else]}, {"anyOf": says}, {"not": {"allOf": [_given("value"), _given("rating")]}},
+            *(_needs(kind, keys) for kind, keys in needs),
+        ],
+    }  # fmt: skip
+
+
+def _given(key: str) -> Schema:
+    return {"required": [key], "properties": {key: {"not": {"type": "null"}, "pattern": SPOKEN}}}
+
+
+def _needs(kind: str, keys: tuple[str, ...]) -> Schema:
+    named: Schema = {"required": ["kind"], "properties": {"kind": {"const": kind}}}
+    return {"if": named, "then": {"anyOf": [_given(key) for key in keys]}}
 
 
 def _model() -> Schema:

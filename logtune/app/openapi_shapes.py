@@ -9,9 +9,10 @@ from logtune.app.feedback_reading import MOST
 from logtune.records import Json
 
 Schema = dict[str, Json]
+SPOKEN = r"[^\s\x1c-\x1f\x85]"  # something beside space, as Python sees it
 TEXT: Schema = {"type": "string"}
 TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
-NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": r"\S"}
+NAME: Schema = {"type": "string", "minLength": 1, "maxLength": 256, "pattern": SPOKEN}
 SCORE: Schema = {"type": ["number", "boolean"], "minimum": -1, "maximum": 1}
 ANY_OBJECT: Schema = {"type": ["object", "null"]}
 
@@ -28,9 +29,9 @@ def _either(schema: Schema, *choices: str) -> Schema:
     return {**schema, "anyOf": [{"required": [choice]} for choice in choices]}
 
 
-_SPOKEN: Schema = {"type": "string", "pattern": r"\S"}
+_SPOKEN: Schema = {"type": "string", "pattern": SPOKEN}
 _METRIC = _object({"metric_name": NAME, "value": True, "inference_id": NAME, "episode_id": NAME,
-                   "tags": ANY_OBJECT, "dryrun": {"type": "boolean"}}, "metric_name", "value")  # fmt: skip
+                   "tags": True, "dryrun": {"type": "boolean"}}, "metric_name", "value")  # fmt: skip
 _RESERVED: Schema = {"properties": {"metric_name": {"enum": ["comment", "demonstration"]}, "value": _SPOKEN}}
 _OTHER: Schema = {"properties": {"metric_name": {"not": {"enum": ["comment", "demonstration"]}}, "value": SCORE}}
 _TENSORZERO: Schema = {
@@ -40,7 +41,7 @@ _TENSORZERO: Schema = {
 _SCORE_FIELDS: Schema = {
     "id": NAME, "name": NAME, "value": True, "traceId": NAME, "sessionId": NAME, "observationId": NAME,
     "dataType": {"enum": ["NUMERIC", "BOOLEAN", "CATEGORICAL", "TEXT", "CORRECTION"]}, "comment": TEXT_OR_NULL,
-    "metadata": ANY_OBJECT, "environment": TEXT, "source": {"enum": ["API", "ANNOTATION"]},
+    "metadata": True, "environment": True, "source": True,
 }  # fmt: skip
 _WORDED: Schema = {"properties": {"value": _SPOKEN, "dataType": {"enum": ["CATEGORICAL", "TEXT", "CORRECTION"]}}}
 _COUNTED: Schema = {"properties": {"value": SCORE, "dataType": {"const": "NUMERIC"}}}
@@ -51,21 +52,20 @@ _LANGFUSE: Schema = {
 }
 _EVENT = _object({"id": TEXT, "type": TEXT, "timestamp": TEXT, "body": {"type": "object"}}, "id", "type", "body")
 _RATED: Schema = {"value": {"type": "number", "minimum": -10, "maximum": 10},
-                  "weight": {"type": "number", "minimum": 0, "maximum": 1}, "metadata": ANY_OBJECT}  # fmt: skip
+                  "weight": {"type": "number", "minimum": 0, "maximum": 1}, "metadata": True}  # fmt: skip
 _PORTKEY = _object({"trace_id": NAME, **_RATED}, "trace_id", "value")
 _THUMB = _object({"rating": {"enum": [1, -1, "1", "-1"]}, "reason": TEXT_OR_NULL, "comment": TEXT_OR_NULL}, "rating")
 _MESSAGE_ID = _either(_object({"message_id": NAME, "chat_id": NAME}), "message_id", "chat_id")
-_OPEN_WEBUI: Schema = {"type": TEXT, "data": _THUMB, "meta": ANY_OBJECT, "snapshot": ANY_OBJECT}
+_OPEN_WEBUI: Schema = {"type": True, "data": _THUMB, "meta": True, "snapshot": True}
 _LANGSMITH_SAID: Schema = {
-    "key": NAME, "score": SCORE, "comment": TEXT_OR_NULL, "correction": {"type": ["string", "object", "null"]},
-    "feedback_source": ANY_OBJECT,
+    "key": NAME, "score": SCORE, "comment": TEXT_OR_NULL, "correction": True,
+    "feedback_source": True,
 }  # fmt: skip
 _LANGSMITH = _either(
     _object({"id": NAME, "run_id": NAME, "trace_id": NAME, **_LANGSMITH_SAID}, "score"), "run_id", "trace_id"
 )
 _RESULT = _object({"score": SCORE, "label": TEXT_OR_NULL, "explanation": TEXT_OR_NULL}, "score")
-_FEEDBACK_ITEM = _object({"id": TEXT, "user_id": TEXT, "version": {"type": "integer"}, "type": TEXT_OR_NULL,
-                          "data": ANY_OBJECT, "meta": ANY_OBJECT, "snapshot": ANY_OBJECT,
+_FEEDBACK_ITEM = _object({"id": TEXT, "user_id": TEXT, "version": {"type": "integer"}, "data": True,
                           "created_at": {"type": "integer"}, "updated_at": {"type": "integer"}}, "id")  # fmt: skip
 _MESSAGE = _object({"message": TEXT}, "message")
 _IDS = _object({"status": TEXT, "message": TEXT, "feedback_ids": {"type": "array", "items": TEXT}}, "feedback_ids")
@@ -76,7 +76,7 @@ _ID = _object({"id": TEXT}, "id")
 def _annotations(key: str) -> Schema:
     one = _object({
         key: NAME, "name": NAME, "annotator_kind": {"enum": ["HUMAN", "LLM", "CODE"]}, "result": _RESULT,
-        "metadata": ANY_OBJECT, "identifier": TEXT,
+        "metadata": True, "identifier": TEXT_OR_NULL,
     }, key, "name", "result")  # fmt: skip
     return _object({"data": _many(one)}, "data")
 
@@ -88,7 +88,7 @@ BODIES: Mapping[tuple[str, str], tuple[Schema | None, Mapping[str, Schema]]] = {
     ("langfuse", "POST /api/public/scores"): (
         {"anyOf": [_LANGFUSE, _many(_LANGFUSE)]}, {"200": _ID, "202": _MESSAGE, "207": _BATCH}),
     ("langfuse", "POST /api/public/ingestion"): (
-        _object({"batch": _many(_EVENT), "metadata": ANY_OBJECT}, "batch"),
+        _object({"batch": _many(_EVENT), "metadata": True}, "batch"),
         {"207": _object({"successes": {"type": "array"}, "errors": {"type": "array"}}, "successes", "errors")}),
     ("langfuse", "DELETE /api/public/scores/{id}"): (None, {"202": _MESSAGE}),
     ("portkey", "POST /v1/feedback"): ({"anyOf": [_PORTKEY, _many(_PORTKEY)]}, {"200": _IDS}),
