@@ -17,11 +17,17 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from gateway_kit import WAIT_S, Kit, gateway, post
+import sample_cycle
+from gateway_kit import WAIT_S, Kit, gateway, post, settings
 
+from logtune.app.cli import main
+from logtune.app.doctor import _spool
+from logtune.edges.intake import entry
+from logtune.edges.spool import Limits, Spool
 from logtune.edges.spool_files import waiting
 from logtune.edges.store import Store
 from logtune.records import Feedback
+from logtune.testing import sample_log
 
 CHAT = "/v1/chat/completions"
 
@@ -103,6 +109,22 @@ def test_a_full_spool_refuses_before_the_model_is_asked(tmp_path: Path) -> None:
         kit.store.broken = False
         until_stored(kit, taken)
         assert ask(kit, "again")[0] == 200
+
+
+def test_status_and_doctor_tell_what_waits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home = settings(tmp_path, commit_wait_ms=50.0)
+    assert _spool(home).state == "ok"
+    spool = Spool(tmp_path / "spool", Limits())
+    spool.append([entry(sample_log("a", "q", "a"))])
+    assert _spool(home).mend == "logtune serve brings them to the store"
+    spool.reject(entry(sample_log("b", "q", "a")), "out of range")
+    spool.close()
+    base = sample_cycle.base_model(tmp_path / "base")
+    assert main(["status", "--set", f"store.home={tmp_path}", "--set", f"model.base={base}"]) == 0
+    said = capsys.readouterr().out
+    assert "1 record waits in the spool" in said
+    assert "The store refused 1 record;" in said
+    assert "1 record (0.0 MB) for the store, 1 record that it refused" in _spool(home).found
 
 
 # killed

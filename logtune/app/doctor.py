@@ -58,6 +58,7 @@ def examine(config: "Config", config_file: Path | None = None) -> list[Check]:
     if config.teacher.url:
         checks.append(_endpoint("teacher", config.teacher.url, config.teacher.api_key_env))
     checks.append(_guarded("store", lambda: _store(config)))
+    checks.append(_spool(config))
     return [*checks, _disk(config), _cores(), _memory(), _bf16(), _gpu()]
 
 
@@ -204,6 +205,22 @@ def _store(config: "Config") -> Check:
             mend="logtune cycle continues it",
         )
     return Check(name="store", state="ok", found=found)
+
+
+def _spool(config: "Config") -> Check:
+    """Whether records wait on disk for the store, and whether the store refused any."""
+    from logtune.edges.spool_files import SPOOL, waiting
+
+    folder = Path(config.store.home) / SPOOL
+    there = waiting(folder)
+    if not there.records + there.rejected:
+        return Check(name="spool", state="ok", found="no record waits for the store")
+    found = f"{folder}: {counted(there.records, 'record')} ({there.bytes / 1e6:,.1f} MB) for the store"
+    mend = "logtune serve brings them to the store" if there.records else ""
+    if there.rejected:
+        found += f", {counted(there.rejected, 'record')} that it refused"
+        mend = mend or "rejected.jsonl says why; delete it once you have read it"
+    return Check(name="spool", state="note", found=found, mend=mend)
 
 
 def sqlite_file(url: str) -> Path | None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -27,6 +28,8 @@ class Status:
     serving: "tuple[Serving, ...]"
     adapter_share: float | None  # of the base model's parameters; None: not known yet
     budget: float
+    spooled: int  # records that wait on disk for the store, at most
+    rejected: int  # records that the store refused
     next: str
 
 
@@ -48,7 +51,9 @@ def status(say: Console) -> None:
 def look(store: "Store", config: "Config") -> Status:
     """Read the store once."""
     from logtune.app.findings import base_parameters, live, sum_of_shares
+    from logtune.edges.spool_files import SPOOL, waiting
 
+    spool = waiting(Path(config.store.home) / SPOOL)
     logs, feedback = store.count(LogRecord), store.count(Feedback)
     running, newest = store.running_cycle(), next(iter(store.list(LogRecord, limit=1)), None)
     last = next((row for row in store.cycles(100) if row.ended_at is not None), None)
@@ -56,6 +61,7 @@ def look(store: "Store", config: "Config") -> Status:
     return Status(
         logs=logs, feedback=feedback, last_log_at=newest.at if newest else None, last_cycle=last, running_cycle=running,
         serving=serving, adapter_share=sum_of_shares(serving), budget=config.train.budget,
+        spooled=spool.records, rejected=spool.rejected,
         next=_next(logs, last, running, _unread(store, last) if last else 0),
     )  # fmt: skip
 
@@ -88,6 +94,11 @@ def sentences(now: Status) -> Iterator[str]:
 
     latest = f"; the last one came {moment(now.last_log_at)}" if now.last_log_at else ""
     yield f"{counted(now.logs, 'log')} and {now.feedback:,} feedback{latest}."
+    if now.spooled:
+        yield f"{counted(now.spooled, 'record waits', 'records wait')} in the spool for the store; logtune serve brings"
+        yield "  them there as soon as it works."
+    if now.rejected:
+        yield f"The store refused {counted(now.rejected, 'record')}; rejected.jsonl in the spool folder says why."
     if now.last_cycle:
         ended = f"The last cycle ({now.last_cycle.id}) ended {moment(now.last_cycle.ended_at)}."
         yield f"{ended} {now.last_cycle.receipt.get('summary') or ''}".rstrip()
