@@ -10,9 +10,7 @@ import hmac
 import ipaddress
 import math
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from logtune.config_gateway import ServeSettings
@@ -33,6 +31,9 @@ class Caller:
     project: str = DEFAULT
     key_id: str = ""  # "": anybody
     name: str = ""  # of the key
+
+
+ANYBODY = Caller()
 
 
 class Bucket:
@@ -70,12 +71,14 @@ class Access:
     """Keys, and what each has used of its limits. State is held for the keys of the store alone, so it is bounded."""
 
     def __init__(self, settings: ServeSettings, clock: Callable[[], float] = time.monotonic) -> None:
-        self._settings = settings
+        self._mode = settings.keys
+        self._most, self._most_per_key = settings.max_concurrent, settings.max_concurrent_per_key
+        self._rate = settings.rate_per_minute
         self._clock = clock
         self._keys: dict[str, Key] = {}
         self._followed = False
         self._buckets: dict[str, Bucket] = {}
-        self._under_way: Counter[str] = Counter()  # by key id
+        self._under_way: dict[str, int] = {}  # by key id
         self._total = 0
         self.needed = settings.keys == "always"
 
@@ -83,7 +86,7 @@ class Access:
         """Know these keys from now on. Once there was one, they stay needed, even should the table be lost."""
         self._followed = True
         self._keys = {key.id: key for key in keys}
-        self.needed = self.needed or (self._settings.keys == "auto" and bool(keys))
+        self.needed = self.needed or (self._mode == "auto" and bool(keys))
         for gone in [key_id for key_id in self._buckets if key_id and key_id not in self._keys]:
             del self._buckets[gone]
 
@@ -106,17 +109,19 @@ class Access:
 
         503 until the keys are known: a store that fails must not open the door.
         """
-        if not self._followed and self._settings.keys != "never":
+        if not self._followed and self._mode != "never":
             what = "the keys could not be read from the store yet"
             raise RequestError(what, 503, code="keys_unavailable", headers={"retry-after": "1"})
+        if not self._keys and not self.needed:
+            return ANYBODY
         texts = _texts(headers)
-        text = next((text for text in texts if KEY.fullmatch(text)), None)
-        if text is not None and (self._keys or self.needed):
-            return self._owner(text)
+        for text in texts:
+            if KEY.fullmatch(text):
+                return self._owner(text)
         if self.needed:
             what = "a key is needed: send Authorization: Bearer lt-..." if not texts else "this is no key of logtune"
             raise RequestError(what, 401, code="invalid_api_key", headers=CHALLENGE)
-        return Caller()
+        return ANYBODY
 
     def _owner(self, text: str) -> Caller:
         key = self._keys.get(text.split("-", 2)[1])
@@ -126,31 +131,35 @@ class Access:
             raise RequestError(f"the key {key.id} was revoked", 401, code="invalid_api_key", headers=CHALLENGE)
         return Caller(key.project, key.id, key.name)
 
-    @contextmanager
-    def admitted(self, caller: Caller) -> Iterator[Mapping[str, str]]:
-        """Count a request as under way; gives headers for its answer. RequestError 503 or 429 above a limit."""
-        most, most_per_key = self._settings.max_concurrent, self._settings.max_concurrent_per_key
-        if self._total >= most:
-            what = f"{most} requests are under way; try again soon"
+    def admitted(self, caller: Caller) -> "Admission":
+        """Counts a request as under way within `with`; RequestError 503 or 429 above a limit."""
+        return Admission(self, caller)
+
+    def enter(self, caller: Caller) -> Mapping[str, str]:
+        """Begin a request; headers for its answer."""
+        if self._total >= self._most:
+            what = f"{self._most} requests are under way; try again soon"
             raise RequestError(what, 503, code="overloaded", headers={"retry-after": "1"})
-        if most_per_key and self._under_way[caller.key_id] >= most_per_key:
-            what = f"{most_per_key} requests of this key are under way; wait for one to end"
+        own = self._under_way.get(caller.key_id, 0)
+        if self._most_per_key and own >= self._most_per_key:
+            what = f"{own} requests of this key are under way; wait for one to end"
             raise RequestError(what, 429, code="rate_limit_exceeded", headers={"retry-after": "1"})
         told = self._take(caller)
         self._total += 1
-        self._under_way[caller.key_id] += 1
-        try:
-            yield told
-        finally:
-            self._total -= 1
-            self._under_way[caller.key_id] -= 1
-            if not self._under_way[caller.key_id]:
-                del self._under_way[caller.key_id]
+        self._under_way[caller.key_id] = own + 1
+        return told
+
+    def leave(self, caller: Caller) -> None:
+        """End a request."""
+        self._total -= 1
+        self._under_way[caller.key_id] -= 1
+        if not self._under_way[caller.key_id]:
+            del self._under_way[caller.key_id]
 
     def _take(self, caller: Caller) -> Mapping[str, str]:
         key = self._keys.get(caller.key_id)
         own = key.rate_per_minute if key else None
-        rate = self._settings.rate_per_minute if own is None else own
+        rate = self._rate if own is None else own
         if not rate:
             return {}
         now, bucket = self._clock(), self._buckets.get(caller.key_id)
@@ -164,6 +173,24 @@ class Access:
         return bucket.headers(now)
 
 
+class Admission:
+    """A request's place among those under way; a class, for a generator would take several times as long."""
+
+    __slots__ = ("_access", "_caller")
+
+    def __init__(self, access: Access, caller: Caller) -> None:
+        self._access = access
+        self._caller = caller
+
+    def __enter__(self) -> Mapping[str, str]:
+        """Take the place; gives headers for the answer."""
+        return self._access.enter(self._caller)
+
+    def __exit__(self, *_: object) -> None:
+        """Give it back."""
+        self._access.leave(self._caller)
+
+
 def without_credentials(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers without what may hold a key: neither a model server nor a record has any business with it."""
     return {name: value for name, value in headers.items() if name not in CREDENTIALS}
@@ -171,18 +198,18 @@ def without_credentials(headers: Mapping[str, str]) -> dict[str, str]:
 
 def _texts(headers: Mapping[str, str]) -> list[str]:
     """What the headers present as keys, also the password of Basic credentials."""
-    given = [headers[name].strip() for name in CREDENTIALS if name in headers]
-    return [_bare(value) for value in given if value]
+    return [_bare(headers[name].strip()) for name in CREDENTIALS if name in headers and headers[name].strip()]
 
 
 def _bare(value: str) -> str:
     scheme, _, rest = value.partition(" ")
-    if scheme.lower() == "basic":
+    scheme = scheme.lower()
+    if scheme == "basic":
         try:
             return base64.b64decode(rest, validate=True).decode("utf-8", "replace").partition(":")[2]
         except ValueError:
             return ""
-    return rest.strip() if scheme.lower() == "bearer" else value
+    return rest.strip() if scheme == "bearer" else value
 
 
 def check_address(settings: ServeSettings, keys: Sequence[Key]) -> str:
