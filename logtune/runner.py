@@ -135,20 +135,23 @@ async def _run_batch(
 ) -> Counts:
     results = await asyncio.gather(*(_attempt(stage, unit) for _, unit in batch))
     pairs = list(zip(batch, results, strict=True))
-    good = [(key, result) for (key, _), result in pairs if not isinstance(result, Failure)]
+    good = [(key, result) for (key, _), result in pairs if not isinstance(result, (Failure, BudgetSpent))]
     bad = [(key, result) for (key, _), result in pairs if isinstance(result, Failure)]
     # a failure is kept under a key of this cycle, so that the next cycle tries the item again
     commit(stage.name, [*good, *((f"{key}-{cycle.id}", (failure,)) for key, failure in bad)])
+    spent = next((result for result in results if isinstance(result, BudgetSpent)), None)
+    if spent is not None:
+        raise spent  # after what was paid for is kept
     made.update(good)
     cycle.board.add(failure for _, failure in bad)
     return Counts(done=len(good), failed=len(bad), reasons=tuple(failure.reason for _, failure in bad[:3]))
 
 
-async def _attempt(stage: Stage, unit: Unit) -> Sequence[Derived] | Failure:
+async def _attempt(stage: Stage, unit: Unit) -> Sequence[Derived] | Failure | BudgetSpent:
     try:
         return await unit.work()
-    except BudgetSpent:
-        raise  # no failure of the item
+    except BudgetSpent as spent:
+        return spent  # no failure of the item
     except LogtuneError as error:
         item = unit.inputs[0] if unit.inputs else stage.name
         return identified(

@@ -206,7 +206,7 @@ def compare(
             upper=round(bounds.high, 6) if votes.votes else None,
             guards={**{guard.name: asdict(guard) for guard in checked}, **told},
             outcome=outcome,
-            reason=f"{reason}; {judge}" if judge and not votes.votes else reason,
+            reason=f"{reason}; {judge}" if judge and outcome == "not_enough_data" else reason,
         )
     )
 

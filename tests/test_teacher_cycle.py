@@ -1,0 +1,144 @@
+"""A cycle whose rules, answers and verdicts are a teacher's: what it asks, what it remembers, and when it stops."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from logtune import pipeline
+from logtune.config import build
+from logtune.edges.replies import Meter, MeteredChat, RememberedChat, ReplyMemory
+from logtune.edges.store import Store
+from logtune.errors import BudgetSpent
+from logtune.ports import ChatCall, Tools
+from logtune.records import Evaluation, Failure, Feedback, PreferencePair, Rule
+from logtune.testing import (
+    FakeExecutor,
+    FixedClock,
+    FixedLikelihood,
+    MemoryAdapterServer,
+    ScriptedChat,
+    WordCoverage,
+    WordEmbedder,
+    sample_log,
+)  # fmt: skip
+
+CONFIG = build({"filter": {"off_topic": "off"}, "train": {"budget": 0.004}, "pairs": {"candidates": ["revised"]}})
+GOOD = "The refund comes in 5 days."
+
+
+def teach(call: ChatCall) -> str:
+    """Distils one rule, rewrites to GOOD, and prefers what has a number in it."""
+    last = call.messages[-1].content
+    if call.purpose in ("distill", "predict"):
+        return json.dumps({"rules": ["Say in how many days it comes."]})  # which it knew: the lesson is an expert's
+    if call.purpose == "judge":
+        first, second = last.split("\n\nA: ")[1].split("\n</")[0].split("\n\nB: ")
+        better = int(bool(re.search(r"\d", first))) - int(bool(re.search(r"\d", second)))
+        return json.dumps({"better": {1: "A", -1: "B", 0: "tie"}[better]})
+    return GOOD
+
+
+def disagree(call: ChatCall) -> str:
+    """As `teach`, but of two answers it always prefers the shorter one."""
+    if call.purpose != "judge" or "Rules:" in call.messages[-1].content:
+        return teach(call)
+    first, second = call.messages[-1].content.split("\n\nA: ")[1].split("\n</")[0].split("\n\nB: ")
+    return json.dumps({"better": "A" if len(first) < len(second) else "B"})
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Complaints that say how, of 120 users."""
+    opened = Store(f"sqlite:///{tmp_path / 'store.db'}")
+    opened.add_logs(
+        [sample_log(f"l{i}", f"where is my refund number {i}", "Soon.", f"user-{i}", 1e9 + i) for i in range(120)]
+    )
+    told = "too vague, please say in how many days"
+    opened.put_feedback(
+        [Feedback(id=f"f{i}", target=f"l{i}", at=2e9, kind="comment", comment=told, value=-1.0) for i in range(120)]
+    )
+    return opened
+
+
+def tools(store: Store, teacher: ScriptedChat, meter: Meter | None = None) -> Tools:
+    student = ScriptedChat(lambda call: GOOD if call.model else "Soon.")
+    counted = meter or Meter()
+    return Tools(
+        embedder=WordEmbedder(), coverage=WordCoverage(), student=student, likelihood=FixedLikelihood(),
+        teacher=RememberedChat(MeteredChat(teacher, counted), "m", ReplyMemory(store), counted),
+        adapters=MemoryAdapterServer(), executor=FakeExecutor(), clock=FixedClock(step=0.1), base_parameters=1_000_000,
+        base_fingerprint="tiny@0", adapters_dir="adapters", lora_sizes={"all-linear": 1000},
+        spent=lambda: counted.spent,
+    )  # fmt: skip
+
+
+def test_rules_and_answers_of_a_teacher_are_trained_on_and_judged_by_it(store: Store) -> None:
+    receipt = pipeline.run_cycle(store, tools(store, ScriptedChat(teach)), CONFIG)
+    assert {rule.text for rule in store.list(Rule) if rule.merged_from} == {"Say in how many days it comes."}
+    pairs = store.list(PreferencePair, limit=1000)
+    assert {(pair.chosen, pair.origin) for pair in pairs} == {(GOOD, "revised")}
+    (evaluation,) = store.list(Evaluation)
+    assert evaluation.outcome == "passed", evaluation.reason
+    assert evaluation.wins == evaluation.cases >= 8
+    assert receipt.deployed
+    assert receipt.spent["distill"]["calls"] == 120
+    assert receipt.spent["judge"]["calls"] >= 240
+
+
+def test_a_second_cycle_asks_nothing(store: Store) -> None:
+    teacher = ScriptedChat(teach)
+    pipeline.run_cycle(store, tools(store, teacher), CONFIG)
+    asked = len(teacher.calls)
+    again = pipeline.run_cycle(store, tools(store, teacher), CONFIG)
+    assert len(teacher.calls) == asked
+    assert sum(spent["calls"] for spent in again.spent.values()) == 0
+
+
+def test_settings_that_make_everything_anew_still_ask_nothing_twice(store: Store) -> None:
+    teacher = ScriptedChat(teach)
+    pipeline.run_cycle(store, tools(store, teacher), CONFIG)
+    asked = [call.purpose for call in teacher.calls].count("distill")
+    other = CONFIG.model_copy(update={"distill": CONFIG.distill.model_copy(update={"max_words": 39})})
+    pipeline.run_cycle(store, tools(store, teacher), other)
+    assert [call.purpose for call in teacher.calls].count("distill") == asked
+
+
+def test_a_cycle_stops_at_its_budget_and_goes_on_from_there(store: Store) -> None:
+    teacher = ScriptedChat(teach)
+    with pytest.raises(BudgetSpent):
+        pipeline.run_cycle(store, tools(store, teacher, Meter(max_calls=150)), CONFIG)
+    assert len(teacher.calls) == 150
+    receipt = pipeline.run_cycle(store, tools(store, teacher), CONFIG)
+    assert receipt.deployed
+    whole = ScriptedChat(teach)
+    fresh = Store("sqlite://")
+    fresh.add_logs(list(store.logs()))
+    fresh.put_feedback(list(store.feedback()))
+    pipeline.run_cycle(fresh, tools(fresh, whole), CONFIG)
+    assert len(teacher.calls) == len(whole.calls)
+
+
+def test_a_judge_that_contradicts_the_users_judges_nothing(store: Store) -> None:
+    store.add_logs(
+        [sample_log(f"e{i}", f"my parcel {i} is late", "Sorry.", f"editor-{i}", 1.5e9 + i) for i in range(12)]
+    )
+    edit = "The parcel comes on the date in your tracking link."
+    store.put_feedback([Feedback(id=f"e{i}", target=f"e{i}", at=2e9, kind="edit", correction=edit) for i in range(12)])
+    pipeline.run_cycle(store, tools(store, ScriptedChat(disagree)), CONFIG)
+    told = [evaluation.reason for evaluation in store.list(Evaluation)]
+    assert any("chance alone" in reason or "0% of 12" in reason for reason in told), told
+    assert not [e for e in store.list(Evaluation) if e.outcome == "passed" and e.guards.get("judge")]
+
+
+def test_an_item_whose_call_fails_is_kept_with_its_reason(store: Store) -> None:
+    def sometimes(call: ChatCall) -> str:
+        broken = call.purpose == "distill" and "refund number 7\n" in call.messages[0].content
+        return "I would rather not." if broken else teach(call)
+
+    pipeline.run_cycle(store, tools(store, ScriptedChat(sometimes)), CONFIG)
+    (failure,) = store.list(Failure)
+    assert failure.stage == "distill"
+    assert "no valid rules JSON" in failure.reason
+    assert failure.record_id.startswith("int-")
