@@ -131,7 +131,7 @@ def test_ratings_in_words_and_numbers(given_value: Json, value: float) -> None:
     [
         ({"rating": "up"}, "nothing says what the feedback is about"),
         ({"target": "t"}, "says nothing"),
-        ({"target": "t", "log_id": "u", "value": 1}, "different targets"),
+        ({"target": "t", "log_id": "u", "value": 1}, "each name a target"),
         ({"target": "t", "value": 5}, "'value' is '5'"),
         ({"target": "t", "rating": "great"}, "must be one of up, like"),
         ({"target": "t", "value": 1, "rating": 1}, "mean the same"),

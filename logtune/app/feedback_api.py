@@ -14,7 +14,7 @@ from typing import cast, get_args
 
 from logtune.app.feedback_reading import WORDS, Said, Shape, Target, TargetKind, mapping, rated
 from logtune.app.identity import header_user
-from logtune.app.journal import Journal
+from logtune.app.journal import Journal, Kept
 from logtune.edges.store import Store
 from logtune.errors import RequestError, StoreError
 from logtune.records import Feedback, FeedbackKind, Json, digest, new_id
@@ -27,6 +27,7 @@ KNOWN_KEYS = frozenset({
 OWN_ANSWER = re.compile(r"chatcmpl-([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12})")
 REMEMBERED = 100_000  # answers whose id a client may send back
 LONGEST_ID = 256
+LOOK_S = 1.0  # how long feedback waits for a store that does not answer, before it is taken as it is
 SAYING = ("value", "comment", "correction")
 
 
@@ -77,7 +78,7 @@ class FeedbackApi:
         target = named_target(body)
         (kind, found), known = await self._resolve([target])
         feedback = read_feedback(body, kind, found, now)
-        stored = await self._journal.commit(feedback)
+        stored = _taken(await self._journal.commit(feedback))
         self.heard(feedback, "logtune")
         answer: dict[str, Json] = {"id": feedback.id, "status": "revoked" if feedback.revoked else "stored"}
         if stored and known:
@@ -106,8 +107,8 @@ class FeedbackApi:
                     raise
                 made.append(error)
         new = [item[1] for item in made if not isinstance(item, RequestError) and not item[0].dry]
-        await asyncio.gather(*(self._journal.commit(feedback) for feedback in new))
-        for feedback in new:
+        for feedback, where in zip(new, await asyncio.gather(*map(self._journal.commit, new)), strict=True):
+            _taken(where)
             self.heard(feedback, shape.system)
         return shape.answer(body, [item if isinstance(item, RequestError) else item[1] for item in made])
 
@@ -125,8 +126,8 @@ class FeedbackApi:
 
     async def _stored(self, feedback_id: str) -> Feedback:
         try:
-            found = await asyncio.to_thread(self._store.feedback_by_id, [feedback_id])
-        except StoreError as error:
+            found = await asyncio.wait_for(asyncio.to_thread(self._store.feedback_by_id, [feedback_id]), LOOK_S)
+        except (StoreError, TimeoutError) as error:
             raise RequestError("the store does not answer; try again", 503) from error
         if feedback_id not in found:
             raise RequestError(f"there is no feedback '{feedback_id}'", 404, code="feedback_not_found")
@@ -135,8 +136,8 @@ class FeedbackApi:
     async def _resolve(self, targets: Sequence[Target]) -> tuple[Target, bool]:
         """The first target that there is, by the id that records have, and whether there is one."""
         try:
-            found = await asyncio.to_thread(self._found, targets)
-        except StoreError:  # a store that fails must not cost the feedback
+            found = await asyncio.wait_for(asyncio.to_thread(self._found, targets), LOOK_S)
+        except (StoreError, TimeoutError):  # a store that fails must not cost the feedback
             found = None
         if found is not None:
             return found, True
@@ -159,6 +160,13 @@ class FeedbackApi:
         """Ids of records that a name may mean, the likeliest first."""
         own = OWN_ANSWER.fullmatch(name)
         return [guess for guess in (self._answers.find(name), own[1] if own else None, name) if guess]
+
+
+def _taken(where: Kept) -> Kept:
+    if where is Kept.DROPPED:
+        what = "the gateway can keep nothing now: neither its store nor its spool takes the feedback"
+        raise RequestError(what, 503, code="records_full", headers={"retry-after": "5"})
+    return where
 
 
 def named_target(body: Mapping[str, Json]) -> Target:

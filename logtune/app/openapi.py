@@ -123,7 +123,7 @@ def _chat_request() -> Schema:
     silent: Schema = {"anyOf": [content, {"type": "null"}]}
     answered = _object({"role": {"const": "assistant"}, "content": silent, "tool_calls": False}, "role")
     return _object({
-        "model": {"type": ["string", "null"], "description": "`base`, or an adapter's name or id; with a model server behind, its names."},
+        "model": {"type": ["string", "null"], "description": "`base`, or an adapter; a model server's own names."},
         "messages": {"type": "array", "minItems": 1, "items": {"anyOf": [said, answered]}},
         "stream": {"type": ["boolean", "null"]},
         "stream_options": {"anyOf": [_object({"include_usage": {"type": "boolean"}}), {"type": "null"}]},
