@@ -6,9 +6,9 @@ A unit names in its inputs every id its result depends on; the runner skips thos
 import asyncio
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import cast
 
+from logtune.errors import ModelError
 from logtune.gate import Trials, gate
 from logtune.ports import TrainingJob, TrainingPair
 from logtune.records import (
@@ -255,11 +255,15 @@ def plan_deployments(
     )
 
 
-async def serve_only(cycle: Cycle, live: Sequence[Adapter]) -> None:
-    """Load what serves, then unload the rest."""
-    wanted = {adapter.path for adapter in live}
-    for adapter in live:
-        await cycle.tools.adapters.load(adapter.path, str(Path(cycle.tools.adapters_dir) / adapter.path))
-    for name in await cycle.tools.adapters.names():
-        if name not in wanted:
-            await cycle.tools.adapters.unload(name)
+async def unload_tried(cycle: Cycle, live: Sequence[str]) -> None:
+    """Unload what the gate has loaded and what serves neither now nor when the cycle began; `live`: adapter ids.
+
+    The gateway alone loads what serves and unloads what served, once its last request has ended.
+    """
+    kept = {*live, *cycle.serving.values()}
+    for adapter in cycle.board.all(Adapter):
+        if adapter.id not in kept:
+            try:
+                await cycle.tools.adapters.unload(adapter.path)
+            except ModelError as error:  # it costs the server memory, and the cycle nothing
+                cycle.progress(f"deploy: {adapter.path} stays loaded: {error.what}")

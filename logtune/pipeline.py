@@ -184,13 +184,12 @@ def _records(store: Store, outputs: Sequence[tuple[str, str]]) -> list[Derived]:
 
 
 async def _deploy(store: Store, cycle: Cycle) -> Counts:
-    """Write the plan down and let the adapter server have what serves. A second run finds nothing left to change."""
+    """Write the plan down; gateways follow it by themselves. A second run finds nothing left to change."""
     planned = candidates.plan_deployments(cycle, store.deployments(), lambda ids: store.load(Adapter, ids))
     for deployment in planned:
         store.deploy(deployment, cycle.id)
     current = store.deployments()
-    live = sorted({row.adapter_id for row in current.values() if row.adapter_id})
-    await candidates.serve_only(cycle, store.load(Adapter, live))
+    await candidates.unload_tried(cycle, [row.adapter_id for row in current.values() if row.adapter_id])
     return Counts(done=len(planned), unchanged=len(current) - len(planned))
 
 

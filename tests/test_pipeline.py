@@ -1,15 +1,18 @@
 """The whole loop with fakes, in seconds: from log lines to a deployment, interrupted and not."""
 
+import asyncio
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from logtune import pipeline
 from logtune.config import Config, build
 from logtune.edges.store import Store, UnitResult
-from logtune.errors import NOT_PASSED, OK, TooManyFailures
+from logtune.errors import NOT_PASSED, OK, ModelError, TooManyFailures
 from logtune.ports import ChatCall, Tools
 from logtune.records import (
     Adapter,
@@ -76,6 +79,31 @@ def test_logs_become_a_deployment(store: Store) -> None:
     for kind in (Interaction, Signal, Decision, Rule, PreferencePair, Adapter, Evaluation, Verdict, Deployment):
         assert store.count(kind) > 0, kind.__name__
     assert store.running_cycle() is None
+
+
+def test_what_the_gate_tried_in_vain_is_unloaded_and_nothing_else(store: Store) -> None:
+    made = tools()
+    server = cast("MemoryAdapterServer", made.adapters)
+    asyncio.run(server.load("somebody-elses", "x"))
+    pipeline.run_cycle(store, made, CONFIG)
+    live_paths = {adapter.path for adapter in store.load(Adapter, [name for _, name in live(store)])}
+    assert set(server.loaded) == {*live_paths, "somebody-elses"}
+    tried = {name for event, name in server.events if event == "load"}
+    assert tried - set(server.loaded)
+
+
+class DeafServer(MemoryAdapterServer):
+    """Unloads nothing."""
+
+    async def unload(self, name: str) -> None:
+        raise ModelError(f"{name} stays")
+
+
+def test_a_server_that_unloads_nothing_costs_the_cycle_nothing(store: Store) -> None:
+    said: list[str] = []
+    made = replace(tools(), adapters=DeafServer())
+    assert pipeline.run_cycle(store, made, CONFIG, said.append).exit_code == OK
+    assert any("stays loaded" in line for line in said)
 
 
 def test_a_second_cycle_does_nothing_again(store: Store) -> None:
