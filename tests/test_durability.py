@@ -26,7 +26,7 @@ from logtune.edges.intake import entry
 from logtune.edges.spool import Limits, Spool
 from logtune.edges.spool_files import waiting
 from logtune.edges.store import Store
-from logtune.records import Feedback
+from logtune.records import Feedback, LogRecord
 from logtune.testing import sample_log
 
 CHAT = "/v1/chat/completions"
@@ -106,8 +106,14 @@ def test_a_full_spool_refuses_before_the_model_is_asked(tmp_path: Path) -> None:
         assert (error["code"], error["type"]) == ("records_full", "server_error")
         assert answers[-1][1]["retry-after"] == "5"
         assert json.loads(post(kit.url, "/readyz", b"", "GET")[2])["lost"] == 0
+        bodies = [json.dumps({"session": "s", "comment": "word " * 100}).encode() for _ in range(40)]
+        said = [post(kit.url, "/v1/feedback", body)[0] for body in bodies]
+        assert said == sorted(said)
+        assert set(said) == {202, 503}
+        taken += said.count(202)
         kit.store.broken = False
-        until_stored(kit, taken)
+        until_stored(kit, 1)
+        assert kit.store.count(LogRecord) + kit.store.count(Feedback) == taken
         assert ask(kit, "again")[0] == 200
 
 
