@@ -124,3 +124,9 @@ class RedactSettings(Settings):
     """Kinds that a placeholder replaces, such as [email]; an empty list keeps everything."""
     names: Literal["off", "presidio"] = "off"
     """presidio: names of people too, by Presidio's recogniser (pip install 'logtune[presidio]')."""
+    names_model: str = "en_core_web_sm"
+    """Installed spaCy pipeline, or folder of one, by which Presidio finds names."""
+    files: Literal["drop", "keep"] = "drop"
+    """drop: of images and other files in base64 only type and length are kept."""
+    keep: tuple[str, ...] = ()
+    """Texts that stay whole, such as the address and the number of your own support."""

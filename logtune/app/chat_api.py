@@ -19,6 +19,7 @@ from logtune.app.critic import revision
 from logtune.app.feedback_api import Answers
 from logtune.app.identity import Identity, identify, last_user_text
 from logtune.app.journal import Journal
+from logtune.app.redaction import SHOWN_ERROR, Redaction
 from logtune.app.routing import Router
 from logtune.app.rules_prompt import with_rules
 from logtune.app.table import Choice
@@ -54,6 +55,7 @@ class Exchange:
     status: int = 0  # of the answer; 0: none was begun
     response: dict[str, Json] | None = None
     error: str | None = None
+    answer_bytes: int = 0
     recorded: bool = False
 
     def unit(self) -> str:
@@ -65,15 +67,18 @@ class Exchange:
         if self.first_byte_s is None:
             self.status, self.first_byte_s = status, time.perf_counter() - self.asked
 
-    def record(self) -> LogRecord:
+    def record(self, redaction: Redaction) -> LogRecord:
         """What the store keeps."""
-        usage = (self.response or {}).get("usage")
+        who, response = self.who, redaction.response(self.response)
+        usage = (response or {}).get("usage")
         return LogRecord(
-            id=self.id, request=self.body, response=self.response, at=self.at, model=self.called or self.requested,
-            adapter=self.choice.adapter, arm=self.choice.arm, cluster=self.choice.cluster, user=self.who.user,
-            session=self.who.session, user_source=self.who.user_source, session_source=self.who.session_source,
-            error=self.error, route_reason=self.choice.reason, usage=usage if isinstance(usage, dict) else {},
-            latency_ms=round(1000 * (time.perf_counter() - self.started), 3), traces=self.who.traces,
+            id=self.id, request=redaction.request(self.body), response=response, at=self.at,
+            model=redaction.text(self.called or self.requested), adapter=self.choice.adapter, arm=self.choice.arm,
+            cluster=self.choice.cluster, user=redaction.maybe_name(who.user),
+            session=redaction.session(who.session, who.session_source), user_source=who.user_source,
+            session_source=who.session_source, error=redaction.error(self.error),
+            route_reason=redaction.text(self.choice.reason), usage=usage if isinstance(usage, dict) else {},
+            latency_ms=round(1000 * (time.perf_counter() - self.started), 3), traces=redaction.names(who.traces),
         )  # fmt: skip
 
     def headers(self) -> Headers:
@@ -91,9 +96,10 @@ class ChatApi:
 
     def __init__(
         self, backend: Backend, router: Router, journal: Journal, answers: Answers, served_name: str,
-        done: Callable[[Exchange], None],
+        done: Callable[[Exchange], None], redaction: Redaction,
     ) -> None:  # fmt: skip
         self._backend = backend
+        self._redaction = redaction
         self._router = router
         self._journal = journal
         self._answers = answers
@@ -208,6 +214,7 @@ class ChatApi:
         body = b"".join([chunk async for chunk in answer.chunks])
         exchange.backend_s += time.perf_counter() - asked
         exchange.upstream_s = time.perf_counter() - exchange.asked
+        exchange.answer_bytes = len(body)
         exchange.response, exchange.error = read_answer(answer.status, body)
         await self._commit(exchange)
         await respond(send, answer.status, body, answer.content_type, [*_passed(answer), *exchange.headers()])
@@ -223,6 +230,7 @@ class ChatApi:
         try:
             async for chunk in answer.chunks:
                 exchange.begun(answer.status)
+                exchange.answer_bytes += len(chunk)
                 seen.feed(chunk)
                 self._answers.note(seen.head, exchange.id, exchange.who.traces)  # before the client can name the answer
                 if seen.done:
@@ -245,7 +253,9 @@ class ChatApi:
         if not exchange.recorded:
             exchange.recorded = True
             self._answers.note(exchange.response, exchange.id, exchange.who.traces)
-            await self._journal.commit(exchange.record())
+            size = len(exchange.raw) + exchange.answer_bytes
+            record = await self._redaction.made(size, lambda: exchange.record(self._redaction))
+            await self._journal.commit(record)
 
 
 def begin(raw: bytes, headers: Mapping[str, str]) -> Exchange:
@@ -268,7 +278,9 @@ def read_answer(status: int, body: bytes) -> tuple[dict[str, Json] | None, str |
         value = None
     if status == 200 and isinstance(value, dict) and "choices" in value:
         return value, None
-    shown = body[:200].decode("utf-8", "replace")
+    shown = body[:SHOWN_ERROR].decode("utf-8", "replace")
+    if isinstance(value, dict) and "\\u" in shown:  # escapes would hide from the redaction what they say
+        shown = json.dumps(value, ensure_ascii=False)[:SHOWN_ERROR]
     return None, f"the model server answered {status}: {shown}"
 
 

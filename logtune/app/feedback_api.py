@@ -12,9 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import cast, get_args
 
-from logtune.app.feedback_reading import WORDS, Said, Shape, Target, TargetKind, mapping, rated
+from logtune.app.feedback_reading import WORDS, Said, Shape, Target, TargetKind, identified, mapping, rated
 from logtune.app.identity import header_user
 from logtune.app.journal import Journal, Kept
+from logtune.app.redaction import Redaction
 from logtune.edges.store import Store
 from logtune.errors import RequestError, StoreError
 from logtune.records import Feedback, FeedbackKind, Json, digest, new_id
@@ -65,8 +66,10 @@ class FeedbackApi:
     """
 
     def __init__(
-        self, store: Store, journal: Journal, answers: Answers, ranges: Mapping[str, tuple[float, float]] | None = None
-    ) -> None:
+        self, store: Store, journal: Journal, answers: Answers, redaction: Redaction,
+        ranges: Mapping[str, tuple[float, float]] | None = None,
+    ) -> None:  # fmt: skip
+        self._redaction = redaction
         self._store = store
         self._journal = journal
         self._answers = answers
@@ -77,7 +80,7 @@ class FeedbackApi:
         """Keep one item; the HTTP status and the answer. RequestError 400 names the field at fault."""
         target = named_target(body)
         (kind, found), known = await self._resolve([target])
-        feedback = read_feedback(body, kind, found, now)
+        feedback = await self._read(body, kind, found, now)
         stored = _taken(await self._journal.commit(feedback))
         self.heard(feedback, "logtune")
         answer: dict[str, Json] = {"id": feedback.id, "status": "revoked" if feedback.revoked else "stored"}
@@ -120,11 +123,18 @@ class FeedbackApi:
             fields["value"] = rated(item, self._ranges)
         if old is None:
             (kind, target), _ = await self._resolve(item.targets)
-            return read_feedback(fields, kind, target, now)
+            return await self._read(identified(item, fields), kind, target, now)
         before: dict[str, Json] = {key: getattr(old, key) for key in (*kept, "user", "name", "source")}
-        return read_feedback({**before, **fields}, old.target_kind, old.target, now)
+        return await self._read({**before, **fields}, old.target_kind, old.target, now)
 
-    async def _stored(self, feedback_id: str) -> Feedback:
+    async def _read(self, fields: Mapping[str, Json], kind: TargetKind, target: str, now: float) -> Feedback:
+        """The record, of what may be kept; RequestError as `read_feedback`."""
+        size = sum(len(value) for value in fields.values() if isinstance(value, str))
+        kept = await self._redaction.made(size, lambda: self._redaction.feedback(fields))
+        return read_feedback(kept, kind, target, now)
+
+    async def _stored(self, named: str) -> Feedback:
+        feedback_id = self._redaction.name(named)
         try:
             found = await asyncio.wait_for(asyncio.to_thread(self._store.feedback_by_id, [feedback_id]), LOOK_S)
         except (StoreError, TimeoutError) as error:
@@ -142,13 +152,14 @@ class FeedbackApi:
         if found is not None:
             return found, True
         kind, name = targets[0]
-        return (kind, self._guesses(name)[0] if kind == "record" else name), False
+        return (kind, self._guesses(name)[0] if kind == "record" else self._redaction.name(name)), False
 
     def _found(self, targets: Sequence[Target]) -> Target | None:
         for kind, name in targets:
-            guesses = self._guesses(name) if kind == "record" else [name]
+            kept = self._redaction.name(name)
+            guesses = self._guesses(name) if kind == "record" else [kept]
             known = self._store.known(kind, guesses)
-            other = self._store.named([name]).get(name) if kind == "record" else None
+            other = self._store.named([kept]).get(kept) if kind == "record" else None
             exact = next((guess for guess in guesses if guess in known), None)
             if exact or other:
                 # A trace may have many answers, some given by other processes; our ids sort by time.
@@ -159,7 +170,8 @@ class FeedbackApi:
     def _guesses(self, name: str) -> list[str]:
         """Ids of records that a name may mean, the likeliest first."""
         own = OWN_ANSWER.fullmatch(name)
-        return [guess for guess in (self._answers.find(name), own[1] if own else None, name) if guess]
+        kept = self._redaction.name(name)
+        return [guess for guess in (self._answers.find(name), own[1] if own else None, kept) if guess]
 
 
 def _taken(where: Kept) -> Kept:

@@ -11,6 +11,7 @@ from typing import TypeAlias
 from logtune.app.chat_api import ChatApi, Exchange
 from logtune.app.feedback_api import Answers, FeedbackApi
 from logtune.app.journal import Journal
+from logtune.app.redaction import Redaction
 from logtune.app.routing import Router
 from logtune.config import Config
 from logtune.config_gateway import score_range
@@ -32,9 +33,10 @@ class Lane:
         self.router = router
         self.journal = Journal(store, settings.serve, Path(settings.store.home) / SPOOL)
         self.answers = Answers()
-        self.chat = ChatApi(backend, router, self.journal, self.answers, settings.model.served_name, done)
+        redaction = Redaction.of(settings)
+        self.chat = ChatApi(backend, router, self.journal, self.answers, settings.model.served_name, done, redaction)
         ranges = {name: (worst, best) for name, worst, best in map(score_range, settings.serve.scores)}
-        self.feedback = FeedbackApi(store, self.journal, self.answers, ranges)
+        self.feedback = FeedbackApi(store, self.journal, self.answers, redaction, ranges)
         self._backend = backend
         self._served_name = settings.model.served_name
 

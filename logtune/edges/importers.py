@@ -43,6 +43,7 @@ SHOWN, OF_EACH_REASON = 100, 3  # a report shows so many rejected lines, and so 
 
 Reader: TypeAlias = Callable[[Object, float], Iterable[Parsed | Bad]]
 Progress: TypeAlias = Callable[[str], None]  # a line of text now and then
+Clean: TypeAlias = Callable[[LogRecord | Feedback | Reject], LogRecord | Feedback | Reject]
 
 
 def _feedback_alone(line: Object, at: float) -> Iterator[Parsed | Bad]:
@@ -113,15 +114,20 @@ def import_file(
     *,
     format: str | None = None,  # noqa: A002
     progress: Progress | None = None,
+    clean: Clean | None = None,
 ) -> ImportReport:
-    """Import a file, a transaction every few hundred lines; what was stored before stays, whatever the file holds."""
+    """Import a file, a transaction every few hundred lines; what was stored before stays, whatever the file holds.
+
+    `clean` makes of each record, and each rejected line, what may be stored of it.
+    """
     source = Path(path)
     name, reader = _reader(source, format)
     running = _Import(store, str(path))
     with opened(source) as (stream, raw):
         total = max(source.stat().st_size, 1)
         for item in _items(source, stream, reader):
-            if running.add(item) and progress is not None:
+            cleaned = item if clean is None else replace(item, record=clean(item.record))
+            if running.add(cleaned) and progress is not None:
                 progress(f"{path}: {running.lines:,} lines, {min(raw.tell() / total, 1):.0%}")
     running.finish()
     return running.report(name)

@@ -130,6 +130,10 @@ class Redactor:
         """A text without what is personal."""
         return self._text(text, self.names)
 
+    def identifies(self, name: str) -> bool:
+        """True when an id is personal itself, or secret."""
+        return any(True for _ in self._kept(name, find(name, self.kinds)))
+
     def redacted(self, value: Json) -> Json:
         """A JSON value without what is personal, in texts, names of fields, numbers and JSON inside of texts."""
         return self._value(value, "", 0) if self.on else value

@@ -41,10 +41,12 @@ def import_logs(say: Console, paths: Sequence[Path], format_name: str | None) ->
       logtune import logs.jsonl feedback.jsonl
       logtune import chats.jsonl --format openai --json
     """
+    from logtune.app.redaction import Redaction
     from logtune.edges.importers import import_file
 
-    with say.store() as (store, _):
-        reports = [import_file(store, path, format=format_name, progress=say.progress) for path in paths]
+    with say.store() as (store, config):
+        clean = Redaction.of(config).imported
+        reports = [import_file(store, path, format=format_name, progress=say.progress, clean=clean) for path in paths]
     say.answer(reports, imported(reports))
 
 
