@@ -141,17 +141,21 @@ def said(
     system: str, fields: Mapping[str, Json], targets: tuple[Target, ...], score: float | None = None,
     scale: tuple[float, float] | None = None, *, weight: float = 1.0, dry: bool = False,
 ) -> Said:  # fmt: skip
-    """A rating without an id gets one that says whose and of what, so that the next one replaces it."""
+    """Feedback with the fields that hold something."""
     given: dict[str, Json] = {key: value for key, value in fields.items() if value not in (None, "")}
-    if not given.get("id"):
-        is_rating = score is not None or "value" in given
-        about: list[Json] = [[kind, name] for kind, name in targets]
-        whose: list[Json] = [system, about, given.get("user"), given.get("name")]
-        given["id"] = uuid_of(whose) if is_rating else new_id()
     return Said(
         system=system, fields=given, targets=targets, score=score, weight=weight, dry=dry,
         scale=scale or _unit(score or 0.0),
     )  # fmt: skip
+
+
+def identified(item: Said, fields: dict[str, Json]) -> dict[str, Json]:
+    """The fields with an id: that of a rating says whose and of what, so that the next one replaces it."""
+    if fields.get("id"):
+        return fields
+    about: list[Json] = [[kind, name] for kind, name in item.targets]
+    whose: list[Json] = [item.system, about, fields.get("user"), fields.get("name")]
+    return {**fields, "id": uuid_of(whose) if "value" in fields else new_id()}
 
 
 def uuid_of(value: Json) -> str:
