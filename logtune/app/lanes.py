@@ -19,12 +19,15 @@ MOST = 100  # projects of one gateway: each holds a store, a journal and two thr
 class Lanes:
     """Holds the main lane, whose store is the caller's, and the projects' lanes, whose stores are opened here."""
 
-    def __init__(self, main: Lane, store: Callable[[str], Store], lane: Callable[[str, Store], Lane]) -> None:
+    def __init__(
+        self, main: Lane, store: Callable[[str], Store], lane: Callable[[str, Store], Lane], most: int = MOST
+    ) -> None:
         self.main = main
         self._store = store  # opens the store of a project; blocks
         self._lane = lane
         self._lanes = {DEFAULT: main}
-        self._opening = asyncio.Lock()
+        self._most = most
+        self._opening: dict[str, asyncio.Task[Lane]] = {}
 
     def get(self, project: str) -> Lane:
         """The lane of a project that was opened."""
@@ -43,16 +46,18 @@ class Lanes:
         lane = self._lanes.get(project)
         if lane is not None:
             return lane
-        async with self._opening:
-            return self._lanes.get(project) or await self._open(project)
+        if project not in self._opening:
+            self._opening[project] = asyncio.create_task(self._open(project))
+        return await asyncio.shield(self._opening[project])  # others wait for it too, should this client go away
 
     async def open_all(self, projects: Iterable[str]) -> None:
         """Open the lanes of these projects, so that the first request need not wait; one that cannot be is told."""
-        for project in projects:
-            try:
-                await self.opened(project)
-            except RequestError as error:  # told again at every look, as long as it holds
-                LOG.warning("%s", error.what)
+        missing = [project for project in projects if project not in self._lanes]
+        for found in await asyncio.gather(*map(self.opened, missing), return_exceptions=True):
+            if isinstance(found, RequestError):  # told again at every look, as long as it holds
+                LOG.warning("%s", found.what)
+            elif isinstance(found, BaseException):
+                raise found
 
     async def start(self) -> None:
         """Start the main lane."""
@@ -64,20 +69,33 @@ class Lanes:
 
     async def stop(self) -> None:
         """Write what waits, and close what was opened here."""
-        for project, lane in list(self._lanes.items()):
-            await lane.stop()
-            if project != DEFAULT:
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
+        await asyncio.gather(*(lane.stop() for lane in self.every()))
+        for lane in self.every():
+            if lane is not self.main:
                 await asyncio.to_thread(lane.store.close)
 
     async def _open(self, project: str) -> Lane:
-        if len(self._lanes) > MOST:
-            raise RequestError(f"this gateway serves {MOST} projects already", 503, code="project_unavailable")
+        try:
+            if len(self._lanes) + len(self._opening) > self._most + 1:  # besides the main lane
+                raise RequestError(
+                    f"this gateway serves {self._most} projects already", 503, code="project_unavailable"
+                )
+            lane = await self._made(project)
+            await lane.start()
+            self._lanes[project] = lane
+            return lane
+        finally:
+            del self._opening[project]
+
+    async def _made(self, project: str) -> Lane:
+        store: Store | None = None
         try:
             store = await asyncio.to_thread(self._store, project)
+            return self._lane(project, store)
         except (LogtuneError, OSError) as error:
-            LOG.error("the store of project %s cannot be opened: %s", project, error)
+            if store is not None:
+                store.close()
+            LOG.error("project %s cannot be opened: %s", project, error)
             what = f"the project {project} cannot be served now"
             raise RequestError(what, 503, code="project_unavailable", headers={"retry-after": "5"}) from error
-        lane = self._lane(project, store)
-        await lane.start()
-        return self._lanes.setdefault(project, lane)
