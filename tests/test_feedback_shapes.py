@@ -24,6 +24,13 @@ def kit(tmp_path: Path) -> Iterator[Kit]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
+    """A gateway for tests that keep nothing, or find what they kept by its id."""
+    with gateway(tmp_path_factory.mktemp("shared"), scores=("stars=1..5", "toxic=1..0")) as running:
+        yield running
+
+
 def chat(kit: Kit, **headers: str) -> str:
     """The id of an answer's record, asked for with these headers."""
     body = {"model": "base", "messages": [{"role": "user", "content": "hello"}]}
@@ -112,11 +119,11 @@ def test_a_langfuse_score_of_a_trace_in_the_traceparent(kit: Kit) -> None:
         ({"value": "forty", "dataType": "CORRECTION"}, ("correction", None, None, "forty")),
     ],
 )  # fmt: skip
-def test_every_type_of_a_langfuse_score(tmp_path: Path, score: dict[str, Json], wanted: tuple[object, ...]) -> None:
-    with gateway(tmp_path, scores=("stars=1..5", "toxic=1..0")) as kit:
-        status, _ = call(kit, "/langfuse/api/public/scores", {"sessionId": "z", "name": "s", **score})
-        assert status == 200
-        (item,) = kit.store.feedback()
+def test_every_type_of_a_langfuse_score(shared: Kit, score: dict[str, Json], wanted: tuple[object, ...]) -> None:
+    name = str(wanted) + str(score)
+    body = {"sessionId": "z", "name": "s", "id": name, **score}
+    assert call(shared, "/langfuse/api/public/scores", body) == (200, {"id": name})
+    item = shared.store.feedback_by_id([name])[name]
     assert item.value == pytest.approx(wanted[1])
     assert (item.kind, item.comment, item.correction) == (wanted[0], *wanted[2:])
 
@@ -288,11 +295,12 @@ def test_phoenix_annotations_of_spans_traces_and_sessions(kit: Kit) -> None:
         ("/tensorzero/feedback", [1], "no JSON object"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_read_is_named(kit: Kit, path: str, body: object, said: str) -> None:
-    status, answer = call(kit, path, body)
+def test_what_cannot_be_read_is_named(shared: Kit, path: str, body: object, said: str) -> None:
+    before = shared.store.count(Feedback)
+    status, answer = call(shared, path, body)
     assert status == 400
     assert said in json.dumps(answer)
-    assert kit.store.count(Feedback) == 0
+    assert shared.store.count(Feedback) == before
 
 
 def test_paths_and_methods_of_the_compatibility_prefix(kit: Kit) -> None:
