@@ -21,11 +21,14 @@ from typing import Literal, TextIO, cast
 from logtune.app.console import harmless
 from logtune.errors import LogtuneError, RequestError
 from logtune.records import Json
+from logtune.stages.redact import KINDS as PERSONAL
+from logtune.stages.redact import redact
 
 ACCESS = logging.getLogger("logtune.access")  # one line for each request, where serve.access_log is on
 BURST, WINDOW_S = 5, 10.0  # lines of one kind in so many seconds; the rest are counted
 KINDS = 1000  # of lines that are counted at once
 LONGEST = 1000  # characters of a line's words
+TOLD = PERSONAL - {"ip"}  # cut out of every line, such as a key in a path; addresses of servers are what one looks for
 FRAMES = 6
 LEVELS = {"logtune": logging.INFO, "uvicorn": logging.WARNING, "asyncio": logging.WARNING, "aiohttp": logging.WARNING}
 
@@ -81,7 +84,8 @@ class Line(logging.Formatter):
         return f"{at} {record.levelname:<7} {record.name}: {_words(record)}{' ' if shown else ''}{shown}"
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Json]:
-        fields = dict(cast("dict[str, Json]", getattr(record, "fields", {})))
+        given = cast("dict[str, Json]", getattr(record, "fields", {}))
+        fields = {name: redact(value, TOLD) if isinstance(value, str) else value for name, value in given.items()}
         if held_back := getattr(record, "held_back", 0):
             fields["held_back"] = held_back
         if record.exc_info and record.exc_info[1]:
@@ -148,7 +152,7 @@ def _words(record: logging.LogRecord) -> str:
 
 
 def _one_line(text: str) -> str:
-    return harmless(" ".join(text[: 2 * LONGEST].split()))[:LONGEST]
+    return harmless(redact(" ".join(text[: 2 * LONGEST].split()), TOLD))[:LONGEST]
 
 
 def _shown(value: Json) -> str:
