@@ -4,8 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-import textwrap
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +14,6 @@ import sample_cycle
 
 from logtune.app import cli
 from logtune.app.commands import loop
-from logtune.app.commands import serve as serving
 from logtune.app.commands.project import example_settings
 from logtune.app.commands.records import KINDS
 from logtune.app.console import Console, cells, fit, harmless, plain, table
@@ -436,51 +433,6 @@ def test_a_cycle_over_an_empty_store_ends_with_a_sentence(tools: Tools, capsys: 
         assert "Nothing to learn from" in capsys.readouterr().out
         assert loop.foretell(say(), store, tools, CONFIG) == 0
         assert "The store holds no answered request" in capsys.readouterr().out
-
-
-SERVER = """
-    import sys
-    from pathlib import Path
-    sys.path.insert(0, sys.argv[1])
-    from gateway_kit import ScriptedEngine, settings
-    from logtune.app.commands.serve import listener, run
-    from logtune.app.gateway import create
-    from logtune.edges.store import Store
-    from logtune.edges.upstream import EmbeddedBackend
-    from logtune.testing import MemoryAdapterServer, WordEmbedder
-
-    server = MemoryAdapterServer()
-    store = Store("sqlite:///logtune.db")
-    app = create(store, EmbeddedBackend(ScriptedEngine(server)), WordEmbedder(), server, settings(Path()))
-    listening = listener("127.0.0.1", 0)
-    try:
-        run(app, listening, lambda: print(listening.getsockname()[1], flush=True))
-    except KeyboardInterrupt:
-        print("interrupted")
-"""
-
-
-def test_serve_answers_from_its_first_word_on_and_ends_in_order(home: Path) -> None:
-    tests = str(Path(__file__).parent)
-    command = [sys.executable, "-c", textwrap.dedent(SERVER), tests]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        port = int(process.stdout.readline())
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=60) as reply:
-            assert json.load(reply) == {"status": "ok"}
-        process.send_signal(signal.SIGINT)
-        assert process.stdout.read() == "interrupted\n"
-        assert process.wait() == 0
-
-
-def test_a_taken_port_is_told_before_a_model_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
-    with serving.listener("127.0.0.1", 0) as taken:
-        taken.listen()
-        port = taken.getsockname()[1]
-        code, _, err = run(capsys, "serve", "--port", str(port))
-    assert code == 1
-    assert f"cannot listen on 127.0.0.1:{port}" in err
-    assert "--port" in err
 
 
 # what is printed

@@ -15,17 +15,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from logtune import __version__
-from logtune.app.access import is_loopback
 from logtune.app.asgi import Receive, Request, Scope, Send, error_body, respond, respond_json
 from logtune.app.lane import Lane
 from logtune.app.metrics import Metrics, Sample
-from logtune.config_gateway import ServeSettings
-from logtune.errors import ConfigError, RequestError
+from logtune.errors import RequestError
 from logtune.records import Json
 
 CHALLENGE = {"www-authenticate": 'Bearer realm="logtune administration"'}
 LOCAL = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?", re.IGNORECASE)
-SHORTEST_TOKEN = 16  # characters
 LONGEST_BODY = 1 << 16
 Handler = Callable[[Request, Send], Awaitable[None]]
 
@@ -123,22 +120,6 @@ class Admin:
         }  # fmt: skip
 
 
-def token_of(settings: ServeSettings) -> str:
-    """The token in the environment, "" where there is none; ConfigError where the settings need a (longer) one."""
-    token = os.environ.get(settings.admin_token_env, "").strip()
-    if token and len(token) < SHORTEST_TOKEN:
-        raise ConfigError(
-            f"the token in {settings.admin_token_env} has {len(token)} characters and needs {SHORTEST_TOKEN}",
-            "python -c 'import secrets; print(secrets.token_urlsafe(32))' makes one",
-        )
-    if not token and not is_loopback(settings.admin_host):
-        raise ConfigError(
-            f"serve.admin_host is {settings.admin_host}, which other machines reach, and there is no token",
-            f"put one into the environment variable {settings.admin_token_env}, or keep serve.admin_host at 127.0.0.1",
-        )
-    return token
-
-
 def _lane_state(lane: Lane) -> dict[str, Json]:
     table, journal = lane.router.table, lane.journal
     names = {cluster.id: cluster.name or cluster.id for cluster in table.clusters}
@@ -155,5 +136,9 @@ def _lane_state(lane: Lane) -> dict[str, Json]:
     }  # fmt: skip
     return {
         "deployments": deployments, "adapters": adapters,
-        "journal": {"waiting": journal.waiting, "lost": journal.lost, "problem": journal.problem or None},
+        "journal": {
+            "queued": journal.queued, "spooled": journal.spooled, "spool_bytes": journal.spool_bytes,
+            "stored": journal.stored, "dropped": journal.dropped, "rejected": journal.rejected,
+            "problem": journal.problem or None,
+        },
     }  # fmt: skip

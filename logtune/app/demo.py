@@ -191,7 +191,7 @@ async def listening(app: AsgiApp) -> AsyncIterator[str]:
     settings.load()
     server = uvicorn.Server(settings)
     server.lifespan = settings.lifespan_class(settings)
-    with socket.socket() as listener:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:  # named: no Nagle
         listener.bind(("127.0.0.1", 0))
         try:
             await server.startup(sockets=[listener])  # in steps: `serve` would take Ctrl-C for itself

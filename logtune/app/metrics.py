@@ -241,9 +241,12 @@ def sampled(lanes: Iterable[Lane], *, ready: bool, under_way: int, connections: 
     journals = [lane.journal for lane in every]
     tables = [lane.router.table for lane in every]
     return Sample(
-        under_way=under_way, connections=connections, waiting=sum(journal.waiting for journal in journals),
-        stored=0, dropped=sum(journal.lost for journal in journals), rejected=0, spool_records=0, spool_bytes=0,
-        store_up=not any(journal.problem for journal in journals), ready=ready,
+        under_way=under_way, connections=connections, waiting=sum(journal.queued for journal in journals),
+        stored=sum(journal.stored for journal in journals), dropped=sum(journal.dropped for journal in journals),
+        rejected=sum(journal.rejected for journal in journals), ready=ready,
+        spool_records=sum(journal.spooled for journal in journals),
+        spool_bytes=sum(journal.spool_bytes for journal in journals),
+        store_up=not any(journal.problem for journal in journals),
         adapters=sum(len(table.live()) for table in tables),
         adapter_problems=sum(1 for table in tables for loaded in table.adapters.values() if loaded.problem),
     )  # fmt: skip
