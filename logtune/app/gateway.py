@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol, cast
 
-from logtune.app import feedback_shapes, openapi
+from logtune.app import feedback_shapes, openapi, static_router
 from logtune.app.access import Access, without_credentials
 from logtune.app.adapters import Adapters
 from logtune.app.asgi import (
@@ -206,7 +206,8 @@ class Gateway:
         settings = for_project(self._settings, project)
         backend = ScopedBackend(self._backend, project, settings.model.served_name)
         home = (Path(settings.store.home) / "adapters").resolve()
-        router = Router(store, self._embedder, Adapters(ScopedAdapters(self._adapters, project), home))
+        adapters = Adapters(ScopedAdapters(self._adapters, project), home)
+        router = Router(store, self._embedder, adapters, static_router.wanted(settings))
         lane = Lane(store, backend, router, settings, self._done)
         lane.feedback.heard = self._heard
         return lane

@@ -1,6 +1,6 @@
 """Which model answers a request: nearest cluster, then what is deployed there.
 
-last user message -> vector -> RoutingTable -> Choice        deployments, adapters at the server -> RoutingTable
+last user message -> its cluster -> RoutingTable -> Choice        deployments, adapters at the server -> RoutingTable
 
 Routing never fails a request: whatever goes wrong sends it to the base model, and the reason is recorded.
 """
@@ -15,6 +15,7 @@ from logtune.app.adapters import Adapters
 from logtune.app.batching import Batcher
 from logtune.app.rules_prompt import active_rules
 from logtune.app.samples import samples
+from logtune.app.static_router import StaticRouter
 from logtune.app.table import Arms, Choice, RoutingTable, Row, plain
 from logtune.edges.store import Store
 from logtune.ports import Embedder
@@ -24,32 +25,40 @@ from logtune.stages.cluster import Routed
 LOG = logging.getLogger(__name__)
 LOAD_S = 60.0  # a start waits no longer for its adapters; they go on loading
 EMBED_S = 5.0  # a query not embedded by then goes to the base model
+MOST_WAITING = 128  # queries for the embedder; with more the next go to the base model at once
+LONGEST = 16_384  # characters of a query that are looked at, so that no query costs the event loop much
 CACHED = 10_000  # recent queries whose cluster is remembered
 
 
 class Router:
     """Holds the table, keeps it in line with store and model server, and embeds queries off the event loop."""
 
-    def __init__(self, store: Store, embedder: Embedder, adapters: Adapters) -> None:
+    def __init__(
+        self, store: Store, embedder: Embedder, adapters: Adapters, static: StaticRouter | None = None
+    ) -> None:
         self.table = RoutingTable()
         self.adapters = adapters
         self._store = store
+        self._static = static  # None: the embedder routes
         self._seen: dict[str, str] = {}  # cluster name -> id of the deployment that the table holds
         self._places: OrderedDict[bytes, Routed] = OrderedDict()  # among the present clusters, by hash of the query
         self._looking = asyncio.Lock()
         self._bringing: asyncio.Task[None] | None = None
+        self._waiting = 0  # queries at the embedder
         self._embed: Batcher[str, Row] = Batcher("embed", _rows(embedder), most=64)
 
     async def choose(self, text: str, unit: str) -> Choice:
         """Where a query of a unit (`statistics.unit_of`) goes."""
         if not self.table.clusters:
             return Choice(reason="nothing is deployed")
-        if not text.strip():
+        text = text.lstrip()[:LONGEST]
+        if not text:
             return Choice(reason="no user text to route by")
         try:
             return self.table.choose(await self._place(text), unit)
-        except TimeoutError:
-            return Choice(reason=f"routing failed: the query was not embedded within {EMBED_S:g} s")
+        except TimeoutError as error:
+            late = f"the query was not embedded within {EMBED_S:g} s"
+            return Choice(reason=f"routing failed: {str(error) or late}")
         except Exception as error:  # routing must not fail a request; the reason is kept
             LOG.exception("routing failed")
             return Choice(reason=f"routing failed: {type(error).__name__}: {error}"[:200])
@@ -75,6 +84,8 @@ class Router:
                 await self._follow(found)
             await self.adapters.look()
             self._swap()
+            if self._static is not None:
+                await self._static.look(self.table.clusters, self._store)
         idle = self._bringing is None or self._bringing.done()
         if idle and (self.adapters.due() or self.adapters.drained()):
             self._bringing = asyncio.create_task(self._bring())
@@ -110,23 +121,36 @@ class Router:
         await self.adapters.unload_drained()
 
     async def warm(self) -> None:
-        """Embed one text, so that the first request need not wait for the model to load."""
-        await self._embed.submit("warm up")
+        """Embed one text, so that the first request need not wait for the model to load; not where it need not load."""
+        if self._static is None or self._static.nearest(self.table.clusters, "warm up") is None:
+            await self._embed.submit("warm up")
 
     async def close(self) -> None:
-        """End the loading that is under way, and the embedding thread."""
+        """End what is being loaded and made, and the embedding thread."""
+        if self._static is not None:
+            await self._static.close()
         if self._bringing is not None:
             self._bringing.cancel()
             await asyncio.gather(self._bringing, return_exceptions=True)
         await self._embed.close()
 
     async def _place(self, text: str) -> Routed:
-        """The nearest cluster; remembered for recent queries."""
+        """The nearest cluster: by token vectors where they are ready, else by the embedder, remembered."""
+        place = None if self._static is None else self._static.nearest(self.table.clusters, text)
+        return place or await self._place_by_embedder(text)
+
+    async def _place_by_embedder(self, text: str) -> Routed:
         key = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
         if key in self._places:
             self._places.move_to_end(key)
             return self._places[key]
-        vector = await asyncio.wait_for(self._embed.submit(text), EMBED_S)
+        if self._waiting >= MOST_WAITING:
+            raise TimeoutError(f"{self._waiting} queries wait for the embedder")
+        self._waiting += 1
+        try:
+            vector = await asyncio.wait_for(self._embed.submit(text), EMBED_S)
+        finally:
+            self._waiting -= 1
         place = self._places[key] = self.table.nearest(vector)
         if len(self._places) > CACHED:
             self._places.popitem(last=False)
