@@ -174,6 +174,13 @@ def _url(config: Config) -> str:
     return config.model.url
 
 
+def teacher(config: Config, opened: Store | None = None) -> Chat | None:
+    """The teacher alone, with the budget and the memory that a cycle gives it; None where none is set."""
+    from logtune.edges.replies import Meter
+
+    return _teacher(config, Meter(**config.spend.model_dump()), opened)
+
+
 def _teacher(config: Config, meter: "Meter", opened: Store | None) -> Chat | None:
     from logtune.edges.chat import HttpChat
     from logtune.edges.replies import MeteredChat, RememberedChat, ReplyMemory

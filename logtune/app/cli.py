@@ -37,6 +37,7 @@ LOOP = {
     "cycle": Entry("loop", "Learn from the logs: filter, distil, cluster, train, gate, deploy."),
     "status": Entry("status", "Logs, last cycle, what serves, what would happen next."),
     "report": Entry("loop", "One HTML page about a cycle."),
+    "judge": Entry("judge", "How far the judge of answers agrees with people."),
     "rollback": Entry("loop", "Give a cluster back to what served it before."),
 }
 RECORDS = {

@@ -1,0 +1,122 @@
+"""`logtune judge`: how far the judge agrees with people."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from logtune.app.console import ALL, Console, common, counted
+from logtune.errors import NOT_PASSED, OK, ConfigError, InputError
+
+if TYPE_CHECKING:
+    from logtune.edges.preferences import HumanChoice
+    from logtune.edges.store import Store
+    from logtune.ports import Chat
+    from logtune.stages.judge import Calibration, Trial
+
+MOST = 200  # pairs that are judged when nothing else is asked for
+
+
+@click.group("judge")
+def judge() -> None:
+    """The model that compares answers where no user gave the right one."""
+
+
+@judge.command("calibrate")
+@click.argument("files", metavar="[FILE...]", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--limit", type=click.IntRange(1), default=MOST, show_default=True, help="Pairs to judge, spread evenly.")
+@click.option("--samples", type=click.IntRange(1), default=1, show_default=True, help="Verdicts on each order.")
+@common
+def calibrate(say: Console, files: Sequence[Path], limit: int, samples: int) -> int:
+    """Compare the teacher's verdicts with people's: in FILEs of preferences, else in the corrections of your own log.
+
+    Exit 3 where it agrees no better than chance; the gate then refuses its verdicts.
+
+    \b
+    Examples:
+      logtune judge calibrate                       on what your users corrected
+      logtune judge calibrate llmbar.jsonl --json   {"instruction", "output_1", "output_2", "preferred"} a line
+    """
+    from logtune.app.build import teacher
+
+    with say.store() as (store, config):
+        chat = teacher(config, store)
+        if chat is None:
+            raise ConfigError("there is no judge: teacher.url is empty", "set teacher.url and teacher.model")
+        choices = _spread([choice for path in files for choice in _read(path)] if files else corrections(store), limit)
+        if not choices:
+            raise InputError(
+                "nothing to compare the judge with: nobody has corrected an answer in this store",
+                "give a file of preferences, or run logtune cycle after users have corrected answers",
+            )
+        say.progress(f"{counted(len(choices), 'pair')}, {2 * samples * len(choices):,} calls")
+        found = asyncio.run(measure(chat, choices, samples, say))
+    say.answer(found, told(found))
+    return OK if found.usable else NOT_PASSED
+
+
+def _read(path: Path) -> "Iterator[HumanChoice]":
+    from logtune.edges.preferences import read_choices
+
+    return read_choices(path)
+
+
+def _spread(choices: "Sequence[HumanChoice]", limit: int) -> "list[HumanChoice]":
+    """At most `limit` of them, evenly over the whole."""
+    step = max(1.0, len(choices) / limit)
+    return [choices[int(number * step)] for number in range(min(limit, len(choices)))]
+
+
+def corrections(store: "Store") -> "list[HumanChoice]":
+    """What the users of this store preferred: their own answer to the one they got."""
+    from logtune.edges.preferences import HumanChoice
+    from logtune.records import PreferencePair
+    from logtune.stages.pairs import USERS_OWN
+
+    pairs = [pair for pair in store.list(PreferencePair, limit=ALL) if pair.origin in USERS_OWN]
+    return [
+        HumanChoice(query=pair.prompt[-1].content, first=pair.chosen, second=pair.rejected, preferred=1.0)
+        for pair in pairs
+    ]
+
+
+async def measure(chat: "Chat", choices: "Sequence[HumanChoice]", samples: int, say: Console) -> "Calibration":
+    """Ask for every verdict, in both orders; a pair without a verdict is told and left out."""
+    from logtune.errors import ModelError
+    from logtune.stages.judge import Question, Trial, pairwise
+    from logtune.stages.judge import calibrate as compared
+
+    async def one(choice: "HumanChoice") -> "Trial | ModelError":
+        asked = Question(query=choice.query, rules="", first=choice.first, second=choice.second)
+        try:
+            verdict = await pairwise(chat, asked, samples)
+        except ModelError as error:
+            return error
+        return Trial(human=choice.preferred, judged=verdict, lengths=(len(choice.first), len(choice.second)))
+
+    results = await asyncio.gather(*map(one, choices))
+    failed = [result for result in results if isinstance(result, ModelError)]
+    if failed:
+        say.progress(f"{counted(len(failed), 'pair')} without a verdict; first: {failed[0].what}")
+    if len(failed) == len(results):
+        raise failed[0]
+    return compared([result for result in results if not isinstance(result, ModelError)])
+
+
+def told(found: "Calibration") -> Iterator[str]:
+    """The calibration in words."""
+    yield f"{found.told[0].upper()}{found.told[1:]}."
+    if found.kappa is not None:
+        yield f"Cohen's kappa {found.kappa:.2f} (0 is chance, 1 is full agreement)."
+    if found.flips is not None and found.ties is not None:
+        yield f"The order of the answers decided {found.flips:.0%} of the verdicts; {found.ties:.0%} are ties."
+    if found.longer_judge is not None and found.longer_human is not None:
+        people = f"people in {found.longer_human:.0%}"
+        yield f"It prefers the longer answer in {found.longer_judge:.0%} of the pairs, {people}."
+    if not found.usable:
+        yield "The gate refuses its verdicts. Next: a larger teacher, or more pairs."
+
+
+COMMANDS = {"judge": judge}
