@@ -3,20 +3,29 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_kit import Kit, gateway, post, serving, upstream
+from gateway_kit import Kit, deploy_expert, gateway, post, serving, upstream
 from hypothesis import given
 from hypothesis import strategies as st
-from test_gateway import ask
+from test_gateway import LATE, adapter_of, ask, wait_for
+from test_pipeline import CONFIG, tools
 
+from logtune import pipeline
 from logtune.app.feedback_api import Answers, named_target, read_feedback
 from logtune.edges.upstream import HttpBackend
 from logtune.errors import RequestError
-from logtune.records import Feedback, Json, new_id
+from logtune.records import Feedback, Interaction, Json, new_id
 
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Iterator[Kit]:
     with gateway(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
+    """A gateway for tests that find what they kept by its id."""
+    with gateway(tmp_path_factory.mktemp("shared")) as running:
         yield running
 
 
@@ -31,15 +40,13 @@ def read(**body: Json) -> Feedback:
 
 
 @pytest.mark.parametrize("prefix", ["", "chatcmpl-"])
-@pytest.mark.parametrize("key", ["target", "log_id", "inference_id", "response_id"])
-def test_an_answer_is_named_by_either_id_under_any_key(kit: Kit, key: str, prefix: str) -> None:
-    ask(kit, "hello")
-    (record,) = kit.store.logs()
-    status, answer = say(kit, **{key: prefix + record.id, "rating": "up"})
+@pytest.mark.parametrize("key", ["target", "log_id", "inference_id", "response_id", "trace_id"])
+def test_an_answer_is_named_by_either_id_under_any_key(shared: Kit, key: str, prefix: str) -> None:
+    record_id = ask(shared, "hello")[1]["x-logtune-interaction"]
+    status, answer = say(shared, **{key: prefix + record_id, "rating": "up"})
     assert (status, answer["status"]) == (200, "stored")
-    (feedback,) = kit.store.feedback()
-    assert feedback.id == answer["id"]
-    assert (feedback.target, feedback.target_kind) == (record.id, "record")
+    feedback = shared.store.feedback_by_id([answer["id"]])[answer["id"]]
+    assert (feedback.target, feedback.target_kind) == (record_id, "record")
     assert (feedback.kind, feedback.value) == ("rating", 1.0)
 
 
@@ -52,6 +59,90 @@ def test_the_upstreams_own_id_names_its_answer_also_after_a_restart(tmp_path: Pa
         with gateway(tmp_path, backend=HttpBackend(f"{url}/v1")) as kit:
             assert say(kit, response_id="chatcmpl-up", comment="too short")[0] == 200
             assert [feedback.target for feedback in kit.store.feedback()] == [record.id, record.id]
+
+
+TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ({"headers": {"traceparent": f"00-{TRACE}-{SPAN}-01"}}, TRACE),
+        ({"headers": {"traceparent": f"00-{TRACE}-{SPAN}-01"}}, SPAN),
+        ({"headers": {"x-portkey-trace-id": "pk 1"}}, "pk 1"),
+        ({"headers": {"langfuse_trace_id": "lf-1"}}, "lf-1"),
+        ({"headers": {"helicone-request-id": "h-1"}}, "h-1"),
+        ({"headers": {"x-openwebui-message-id": "m-1"}}, "m-1"),
+        ({"headers": {"x-request-id": "r-1"}}, "r-1"),
+        ({"metadata": {"trace_id": "t-1"}}, "t-1"),
+        ({"metadata": {"run_id": "run-1"}}, "run-1"),
+    ],
+)  # fmt: skip
+def test_an_answer_is_named_by_the_ids_its_request_came_with(
+    shared: Kit, given: dict[str, dict[str, str]], name: str
+) -> None:
+    body = {"model": "base", "messages": [{"role": "user", "content": "hi"}], "metadata": given.get("metadata", {})}
+    _, told, _ = post(shared.url, "/v1/chat/completions", json.dumps(body).encode(), **given.get("headers", {}))
+    status, answer = say(shared, trace_id=name, rating="up")
+    assert status == 200
+    assert shared.store.feedback_by_id([answer["id"]])[answer["id"]].target == told["x-logtune-interaction"]
+
+
+def traced(kit: Kit, text: str, *, stream: bool = False) -> str:
+    """The record of a request in the trace `t`."""
+    body = {"model": "base", "stream": stream, "messages": [{"role": "user", "content": text}]}
+    headers = {"x-portkey-trace-id": "t"}
+    return post(kit.url, "/v1/chat/completions", json.dumps(body).encode(), **headers)[1]["x-logtune-interaction"]
+
+
+def test_the_newest_answer_of_a_trace_counts_also_after_a_restart(tmp_path: Path) -> None:
+    with gateway(tmp_path) as kit:
+        traced(kit, "first")
+        second = traced(kit, "second", stream=True)
+    with gateway(tmp_path) as kit:
+        assert say(kit, trace_id="t", rating="up", id="f1")[0] == 200
+        third = traced(kit, "third")
+        assert say(kit, trace_id="t", rating="up", id="f2")[0] == 200
+        assert {item.id: item.target for item in kit.store.feedback()} == {"f1": second, "f2": third}
+
+
+def test_an_answer_is_named_while_the_store_fails(kit: Kit) -> None:
+    kit.store.broken = True
+    record = traced(kit, "hello")
+    assert say(kit, trace_id="t", rating="up")[0] == 202
+    kit.store.broken = False
+    ask(kit, "again")
+    assert [item.target for item in kit.store.feedback()] == [record]
+
+
+def test_feedback_before_its_answer_is_joined_by_the_next_cycle(kit: Kit) -> None:
+    early = [
+        say(kit, trace_id="t", rating="down", id="by trace"),
+        say(kit, response_id="chatcmpl-other", rating="down", id="of another store"),
+    ]
+    assert [status for status, _ in early] == [202, 202]
+    record = traced(kit, "where is my parcel")
+    assert say(kit, log_id=record, comment="that is the old price", id="late")[0] == 200
+    (found,) = joined(kit)
+    assert (found.log_id, found.feedback_ids) == (record, ("by trace", "late"))
+
+
+def joined(kit: Kit) -> list[Interaction]:
+    """What a cycle's first stage makes of the store; the later stages run too."""
+    pipeline.run_cycle(kit.store, tools(), CONFIG)
+    return kit.store.list(Interaction)
+
+
+def test_late_feedback_is_credited_to_the_adapter_that_answered(tmp_path: Path) -> None:
+    with gateway(tmp_path, deploy=[("late_parcel", LATE)]) as kit:
+        old = adapter_of(kit, "late_parcel").id
+        _, headers = ask(kit, LATE)
+        new = deploy_expert(kit.store, "late_parcel", LATE, at=2.0, rank=4)
+        wait_for(kit, LATE, lambda text: text.startswith(new.path))
+        assert say(kit, log_id=headers["x-logtune-interaction"], rating="down", id="late")[0] == 200
+        rated = [item for item in joined(kit) if item.feedback_ids]
+    assert [(item.feedback_ids, item.adapter) for item in rated] == [(("late",), old)]
+    assert headers["x-logtune-adapter"] == old != new.id
 
 
 def test_feedback_for_an_unknown_id_is_kept_and_said_to_be(kit: Kit) -> None:
@@ -178,6 +269,8 @@ def test_any_body_is_read_or_refused(body: dict[str, Json]) -> None:
 
 def test_answers_forget_the_oldest_and_keep_the_newest_of_an_id() -> None:
     answers = Answers(capacity=2)
+    answers.note(None, "0", ["t"])
+    assert answers.find("t") == "0"
     for answer_id, record_id in [("a", "1"), ("b", "2"), ("a", "3"), ("c", "4"), ("x-9", "9")]:
         answers.note({"id": answer_id}, record_id)
     answers.note(None, "5")
