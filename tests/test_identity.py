@@ -71,6 +71,9 @@ def test_the_session(body: dict[str, Json], headers: dict[str, str], name: str |
 TRACE, SPAN, RUN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "74f0c4e0-9240-4308-80d5-4734838dc618"
 
 
+EVERY = tuple(dict.fromkeys((*TRACE_KEYS, *TRACE_HEADERS)))
+
+
 @pytest.mark.parametrize(
     ("metadata", "headers", "traces"),
     [
@@ -86,7 +89,7 @@ TRACE, SPAN, RUN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7", "74f0
         ({"trace_id": ["t"], "run_id": ""}, {}, ()),
         *(({key: "m"}, {}, ("m",)) for key in TRACE_KEYS),
         *(({}, {name: "h"}, ("h",)) for name in TRACE_HEADERS),
-        ({key: key for key in TRACE_KEYS}, {name: name for name in TRACE_HEADERS}, tuple(dict.fromkeys((*TRACE_KEYS, *TRACE_HEADERS)))[:8]),
+        ({key: key for key in TRACE_KEYS}, {name: name for name in TRACE_HEADERS}, EVERY[:8]),
     ],
 )  # fmt: skip
 def test_the_other_ids_of_a_request(
