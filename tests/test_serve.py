@@ -239,7 +239,7 @@ def test_one_of_two_workers_is_killed_under_load(tmp_path: Path) -> None:
         page = server.get("/metrics", admin=True)[1]
         counted = re.search(r'^logtune_requests_total{endpoint="/v1/chat/completions",status="200"} (\S+)', page, re.M)
         assert counted is not None
-        assert float(counted[1]) == pytest.approx(len(statuses), abs=2)  # the dead one may have counted what it cut off
+        assert 20 <= float(counted[1]) <= len(statuses) + 2  # without the dead one's last second
         with server.asked("wait") as answer:
             answer.readline()
             server.signal(signal.SIGTERM)

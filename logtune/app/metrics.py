@@ -1,16 +1,22 @@
 """What Prometheus reads: requests, the gateway's own time, the model server's, tokens, routing, records and adapters.
 
-Counted(app) counts requests; Metrics.exchange counts answers; Metrics.sample reads gauges -> Metrics.page -> text
+Counted(app) counts requests; Metrics.exchange counts answers; Metrics.sample -> series -> Metrics.page -> text
 
 Names and units follow Prometheus' conventions (base units, _total, _seconds, _bytes). Labels hold what is known from
 elsewhere, paths of ours and names that our store deployed, so that no client can make series. With several processes
 the numbers lie in files of `PROMETHEUS_MULTIPROC_DIR`, and any process gives the page of all.
+
+A request is counted in plain dicts and lists, which `sample` adds to the client library's series once a second: their
+locks, checks and files cost more than the counting.
 """
 
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from bisect import bisect_left
+from collections import Counter as Counts
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, TypeAlias, cast
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, multiprocess
@@ -65,19 +71,17 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.under_way = 0
         self._before: dict[str, int] = {}
-        self._requests = Series(self._counter("requests", "HTTP requests answered", "endpoint", "status"))
-        self._overhead = self._histogram("overhead", "The gateway's own time until the answer began", OVERHEAD_S)
-        self._first_byte = self._histogram("upstream_first_byte", "From asking the model to its first byte", UPSTREAM_S)
-        self._upstream = self._histogram("upstream", "From asking the model to its last byte", UPSTREAM_S)
-        self._upstream_errors = self._counter("upstream_errors", "Exchanges without a complete answer", "status")
-        tokens = self._counter("tokens", "Tokens as the model server counted them", "kind")
-        self._prompt_tokens, self._answer_tokens = tokens.labels("prompt"), tokens.labels("completion")
-        self._decisions = Series(self._counter("routing_decisions", "Where exchanges went, by why", "decision"))
-        self._routed = Series(
-            self._counter("routed", "Exchanges of deployed clusters, by what answered", "cluster", "arm", "adapter")
-        )
-        self._feedback = Series(self._counter("feedback", "Feedback taken in", "kind", "shape"))
-        self._refused = Series(self._counter("connections_refused", "Connections ended without an answer", "reason"))
+        self._tallies: list[Tally | Times] = []
+        self._requests = self._tally("requests", "HTTP requests answered", "endpoint", "status")
+        self._overhead = self._times("overhead", "The gateway's own time until the answer began", OVERHEAD_S)
+        self._first_byte = self._times("upstream_first_byte", "From asking the model to its first byte", UPSTREAM_S)
+        self._upstream = self._times("upstream", "From asking the model to its last byte", UPSTREAM_S)
+        self._upstream_errors = self._tally("upstream_errors", "Exchanges without a complete answer", "status")
+        self._tokens = self._tally("tokens", "Tokens as the model server counted them", "kind")
+        self._decisions = self._tally("routing_decisions", "Where exchanges went, by why", "decision")
+        self._routed = self._tally("routed", "Exchanges of clusters, by what answered", "cluster", "arm", "adapter")
+        self._feedback = self._tally("feedback", "Feedback taken in", "kind", "shape")
+        self._refused = self._tally("connections_refused", "Connections ended without an answer", "reason")
         self._records = {name: self._counter(f"records_{name}", f"Records {name}") for name in RECORDS}
         self._gauges = {name: self._gauge(name, about, mode) for name, (about, mode) in GAUGES.items()}
         build = Gauge("logtune_build_info", "Version", ["version"], registry=self.registry, multiprocess_mode="max")
@@ -89,37 +93,42 @@ class Metrics:
 
     def request(self, path: str, status: int) -> None:
         """One answered request; status 499 where the client went before there was an answer."""
-        self._requests.of(endpoint(path, status), str(status)).inc()
+        self._requests.add((endpoint(path, status), str(status)))
 
     def exchange(self, exchange: Exchange) -> None:
         """One exchange with the model, once it has ended."""
         if exchange.overhead_ms is not None:
-            self._overhead.observe(exchange.overhead_ms / 1000)
+            self._overhead.add(exchange.overhead_ms / 1000)
         if exchange.first_byte_s is not None:
-            self._first_byte.observe(exchange.first_byte_s)
+            self._first_byte.add(exchange.first_byte_s)
         if exchange.upstream_s is not None:
-            self._upstream.observe(exchange.upstream_s)
+            self._upstream.add(exchange.upstream_s)
         if exchange.error is not None:
-            self._upstream_errors.labels(str(exchange.status) if 400 <= exchange.status < 600 else "broken").inc()
-        usage = (exchange.response or {}).get("usage")
+            self._upstream_errors.add((str(exchange.status) if 400 <= exchange.status < 600 else "broken",))
+        usage = exchange.response.get("usage") if exchange.response else None
         if isinstance(usage, dict):
-            self._prompt_tokens.inc(_count(usage.get("prompt_tokens")))
-            self._answer_tokens.inc(_count(usage.get("completion_tokens")))
+            self._tokens.add(("prompt",), _count(usage.get("prompt_tokens")))
+            self._tokens.add(("completion",), _count(usage.get("completion_tokens")))
         choice = exchange.choice
-        self._decisions.of(decision(choice)).inc()
+        self._decisions.add((decision(choice),))
         if choice.cluster is not None:
-            self._routed.of(choice.cluster, choice.arm or "none", choice.adapter or choice.kind).inc()
+            self._routed.add((choice.cluster, choice.arm or "none", choice.adapter or choice.kind))
 
     def feedback(self, feedback: Feedback, shape: str) -> None:
         """One item of feedback that was taken in; `shape` names the system whose words it came in."""
-        self._feedback.of("revoked" if feedback.revoked else feedback.kind, shape).inc()
+        self._feedback.add(("revoked" if feedback.revoked else feedback.kind, shape))
 
     def refused(self, reason: str) -> None:
         """One connection ended by the protocol."""
-        self._refused.of(reason).inc()
+        self._refused.add((reason,))
 
     def sample(self, sample: Sample) -> None:
-        """Set the gauges; counters that others keep grow by what they grew."""
+        """Bring what was counted into the series and set the gauges; belongs to the thread that counts.
+
+        Counters that others keep grow by what they grew.
+        """
+        for tally in self._tallies:
+            tally.flush()
         for name, gauge in self._gauges.items():
             gauge.set(getattr(sample, name))
         for name, counter in self._records.items():
@@ -141,8 +150,15 @@ class Metrics:
     def _counter(self, name: str, about: str, *labels: str) -> Counter:
         return Counter(f"logtune_{name}_total", about, labels, registry=self.registry)
 
-    def _histogram(self, name: str, about: str, buckets: Iterable[float]) -> Histogram:
-        return Histogram(f"logtune_{name}_seconds", about, registry=self.registry, buckets=tuple(buckets))
+    def _tally(self, name: str, about: str, *labels: str) -> "Tally":
+        tally = Tally(self._counter(name, about, *labels))
+        self._tallies.append(tally)
+        return tally
+
+    def _times(self, name: str, about: str, buckets: Sequence[float]) -> "Times":
+        times = Times(Histogram(f"logtune_{name}_seconds", about, registry=self.registry, buckets=buckets), buckets)
+        self._tallies.append(times)
+        return times
 
     def _gauge(self, name: str, about: str, mode: Mode) -> Gauge:
         return Gauge(f"logtune_{GAUGE_NAMES.get(name, name)}", about, registry=self.registry, multiprocess_mode=mode)
@@ -163,20 +179,49 @@ GAUGES: Mapping[str, tuple[str, Mode]] = {
 GAUGE_NAMES = {"under_way": "requests_under_way", "waiting": "journal_records", "adapters": "adapters_loaded"}
 
 
-class Series:
-    """The series of one counter by label values, bounded."""
+class Tally:
+    """Counts by label values until they are flushed into a counter; its series are bounded."""
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._made: dict[tuple[str, ...], Counter] = {}
+        self._counts: dict[tuple[str, ...], int] = {}
+        self._series: dict[tuple[str, ...], Counter] = {}
 
-    def of(self, *values: str) -> Counter:
-        """The series of these values; `other` once there are too many."""
-        made = self._made.get(values)
-        if made is None:
-            values = values if len(self._made) < SERIES else ("other",) * len(values)
-            made = self._made[values] = self._counter.labels(*values)
-        return made
+    def add(self, values: tuple[str, ...], by: int = 1) -> None:
+        """Count `by` more for these label values."""
+        self._counts[values] = self._counts.get(values, 0) + by
+
+    def flush(self) -> None:
+        """Bring the counts into the series; those of too many label values into `other`."""
+        counts, self._counts = self._counts, {}
+        for values, count in counts.items():
+            series = self._series.get(values)
+            if series is None:
+                if len(self._series) >= SERIES:
+                    values = ("other",) * len(values)
+                series = self._series[values] = self._counter.labels(*values)
+            series.inc(count)
+
+
+class Times:
+    """Durations in seconds until they are flushed into a histogram."""
+
+    def __init__(self, histogram: Histogram, bounds: Sequence[float]) -> None:
+        self._histogram = histogram
+        self._bounds = tuple(bounds)
+        self._found: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        """One more."""
+        self._found.append(seconds)
+
+    def flush(self) -> None:
+        """Bring them into the histogram: each bucket once, where `observe` would take a lock for every value."""
+        found, self._found = self._found, []
+        if found:
+            for bucket, count in Counts(bisect_left(self._bounds, value) for value in found).items():
+                self._histogram._buckets[bucket].inc(count)
+            self._histogram._sum.inc(sum(found))
 
 
 class Counted:
@@ -229,10 +274,15 @@ def endpoint(path: str, status: int) -> str:
 
 def decision(choice: Choice) -> str:
     """What a choice is counted as."""
-    if not choice.reason:
+    return _decision(choice.reason, choice.kind)
+
+
+@lru_cache(maxsize=1024)
+def _decision(reason: str, kind: str) -> str:
+    if not reason:
         return "not_routed"
-    found = next((name for begin, name in DECISIONS.items() if choice.reason.startswith(begin)), None)
-    return found or ("stand_in" if choice.kind != "base" else "fallback")
+    found = next((name for begin, name in DECISIONS.items() if reason.startswith(begin)), None)
+    return found or ("stand_in" if kind != "base" else "fallback")
 
 
 def sampled(lanes: Iterable[Lane], *, ready: bool, under_way: int, connections: int) -> Sample:

@@ -118,6 +118,7 @@ class _Server(uvicorn.Server):
             listening.close()
         cut = await self._finish(self._process.settings.grace_s)
         await self.lifespan.shutdown()
+        self._metrics.sample(self.sample())
         if self._admin is not None and self._process.admin is not None:
             await _end(self._admin, self._process.admin)
         event(LOG, "stopped", seconds=round(time.monotonic() - began, 2), cut=cut)
