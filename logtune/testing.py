@@ -3,6 +3,7 @@
 They go through the real seams (the protocols of `logtune.ports`), are deterministic, and need no network and no clock.
 """
 
+import hashlib
 import json
 import re
 import zlib
@@ -242,6 +243,39 @@ def _byte_tokenizer() -> "PreTrainedTokenizerBase":
     )  # fmt: skip
     tokenizer.chat_template = TINY_TEMPLATE
     return tokenizer
+
+
+def random_adapter(
+    folder: Path, base: Path, rank: int = 1, seed: int = 0, fingerprint: str = "", strength: float = 0.3
+) -> str:  # fmt: skip
+    """Write a random LoRA on q_proj and v_proj of a Llama-like model as PEFT does; gives its SHA-256.
+
+    It changes greedy answers, but for a `strength` of 0. `base` is the model's folder, `fingerprint` what the embedded
+    engine calls it.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    model = json.loads((base / "config.json").read_text(encoding="utf-8"))
+    hidden, heads = model["hidden_size"], model["num_attention_heads"]
+    head = model.get("head_dim") or hidden // heads
+    outs = {"q_proj": heads * head, "v_proj": model.get("num_key_value_heads", heads) * head}
+    made, tensors = torch.Generator().manual_seed(seed), {}
+    for layer in range(model["num_hidden_layers"]):
+        for name, out in outs.items():
+            key = f"base_model.model.model.layers.{layer}.self_attn.{name}"
+            tensors[f"{key}.lora_A.weight"] = torch.randn(rank, hidden, generator=made) / hidden**0.5
+            tensors[f"{key}.lora_B.weight"] = torch.randn(out, rank, generator=made) * strength / rank**0.5
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    settings: dict[str, Json] = {
+        "peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": str(base), "r": rank,
+        "lora_alpha": 2 * rank, "lora_dropout": 0.0, "bias": "none", "target_modules": list(outs),
+        "inference_mode": True,
+    }  # fmt: skip
+    (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    (folder / "logtune.json").write_text(json.dumps({"base": fingerprint, "id": f"ada-{seed}"}), encoding="utf-8")
+    return hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
 
 
 SYSTEM = "You sort messages to a parcel service. Answer with the topic alone."

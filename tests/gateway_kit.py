@@ -264,7 +264,7 @@ def deployed(store: Store, cluster: Cluster, adapter: Adapter | None, at: float)
     outputs = (cluster, adapter) if adapter else (cluster,)
     unit = UnitResult(stage="test", key=f"{cluster.id}{at}", outputs=outputs, cycle_id="c", config_hash="h", at=at)
     store.commit_units([unit])
-    if adapter and isinstance(store, WatchedStore):
+    if adapter and isinstance(store, WatchedStore) and not (store.home / "adapters" / adapter.path).exists():
         write_adapter(store.home, adapter)
     deployment = identified(Deployment(
         id="", cluster_id=cluster.id, cluster_name=cluster.name, candidate=adapter.kind if adapter else "base",

@@ -1,12 +1,14 @@
 """The gateway over the embedded engine itself: a tiny random model with a real adapter, and the packaged models."""
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from gateway_kit import Kit, adapter_for, cluster_of, gateway
-from openai import AsyncOpenAI, OpenAI
+from gateway_kit import Kit, WatchedStore, adapter_for, cluster_of, deployed, gateway
+from openai import AsyncOpenAI, BadRequestError, OpenAI
 
 pytest.importorskip("torch", reason="needs the extra local")
 
@@ -17,6 +19,7 @@ from logtune.config import build as settings
 from logtune.edges.local_model import LocalModel
 from logtune.edges.upstream import EmbeddedBackend
 from logtune.edges.weights import base_model
+from logtune.records import identified
 from logtune.testing import tiny_model
 
 pytestmark = [
@@ -30,10 +33,15 @@ LATE = "where is my late parcel"
 def tiny(tmp_path: Path) -> Iterator[Kit]:
     """A gateway with an adapter for one cluster, its folder written by PEFT."""
     folder = base_model(str(tiny_model(tmp_path / "base")))
-    path = adapter_for(cluster_of("late_parcel", LATE)).path
-    write_adapter(tmp_path / "adapters" / path, folder, 2, "all-linear", seed=1)
+    cluster = cluster_of("late_parcel", LATE)
+    made = adapter_for(cluster)
+    weights = write_adapter(tmp_path / "adapters" / made.path, folder, 2, "all-linear", seed=1)
+    total = hashlib.sha256((weights / "adapter_model.safetensors").read_bytes()).hexdigest()
+    store = WatchedStore(f"sqlite:///{tmp_path / 'logtune.db'}")
+    deployed(store, cluster, identified(replace(made, sha256=total)), at=1.0)
+    store.close()
     engine = LocalModel(folder, dtype="float32", max_batch=8)
-    with gateway(tmp_path, backend=EmbeddedBackend(engine), server=engine, deploy=[("late_parcel", LATE)]) as kit:
+    with gateway(tmp_path, backend=EmbeddedBackend(engine), server=engine) as kit:
         yield kit
     engine.close()
 
@@ -66,9 +74,12 @@ async def test_routed_and_unrouted_streamed_and_whole_in_one_batch(tiny: Kit) ->
     assert {record.usage["completion_tokens"] for record in records} == {answers[0][2], answers[2][2]}
 
 
-def test_a_prompt_beyond_the_context_is_refused_not_cut(tiny: Kit) -> None:
-    with OpenAI(base_url=tiny.v1, api_key="none", max_retries=0) as api, pytest.raises(Exception, match="tokens"):
-        api.chat.completions.create(model="base", messages=[{"role": "user", "content": "x" * 3000}])
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_prompt_beyond_the_context_is_refused_not_cut(tiny: Kit, stream: bool) -> None:
+    with OpenAI(base_url=tiny.v1, api_key="none", max_retries=0) as api, pytest.raises(BadRequestError) as refused:
+        api.chat.completions.create(model="base", messages=[{"role": "user", "content": "x" * 3000}], stream=stream)
+    assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
+    assert "the model reads 2048" in refused.value.message
     assert next(tiny.store.logs()).response is None
 
 

@@ -14,8 +14,8 @@ import aiohttp
 from logtune.errors import ModelError
 from logtune.records import Json, Message
 
-LIST_S, PROBE_S = 10.0, 60.0
-PROBE_TOKENS = 16
+LIST_S, PROBE_S = 10.0, 120.0
+PROBE_TOKENS = 8
 # Mean difference of log-probabilities, nats a token. Two runs of one model differ by rounding when they share a batch
 # with others, so a difference must also be NOISE times what the base model differs from itself.
 LEAST_CHANGE, NOISE = 5e-3, 3.0
