@@ -78,7 +78,7 @@ def is_secret(name: str, value: str) -> bool:
 def _shaped(text: str) -> Spans:
     """Most texts hold no long word, and what looks for keys in the long words alone is fast."""
     long = " ".join([word for word in text.split() if len(word) >= LEAST])
-    for prefix, shape in SHAPES.items():
+    for prefix, shape in SHAPES.items() if long else ():
         if prefix in long:
             yield from (match.span() for match in shape.finditer(text))
 

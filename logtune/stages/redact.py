@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from logtune.records import Json
-from logtune.stages.credentials import credentials, is_secret
+from logtune.stages.credentials import LEAST, credentials, is_secret
 from logtune.stages.personal import Runs, cards, emails, ibans, ips, number_runs, phones
 
 Places = Iterable[tuple[int, int]]  # (start, end) in a text
@@ -71,7 +71,10 @@ def _replaced(text: str, spans: Iterable[Span]) -> str:
 
 def _taken(text: str, kind: str, places: Places, found: list[Span]) -> str:
     """Add the places to `found`; the text with NUL in them, which no pattern matches."""
-    new = [Span(start, end, kind) for start, end in _merged(places) if "\0" not in text[start:end]]
+    ordered = sorted(places)
+    if not ordered:
+        return text
+    new = [Span(start, end, kind) for start, end in _merged(ordered) if "\0" not in text[start:end]]
     found += new
     pieces, at = list[str](), 0
     for start, end, _ in new:
@@ -80,10 +83,10 @@ def _taken(text: str, kind: str, places: Places, found: list[Span]) -> str:
     return "".join([*pieces, text[at:]]) if new else text
 
 
-def _merged(places: Places) -> Iterator[tuple[int, int]]:
-    """In order; of those that overlap, one from the first's start to the last's end."""
+def _merged(ordered: Places) -> Iterator[tuple[int, int]]:
+    """Of those that overlap, one from the first's start to the last's end."""
     first, last = -1, -1
-    for start, end in sorted(places):
+    for start, end in ordered:
         if start < last:
             last = max(last, end)
             continue
@@ -139,6 +142,8 @@ class Redactor:
         return self._value(value, "", 0) if self.on else value
 
     def _text(self, text: str, names: Finder | None) -> str:
+        if names is None and _is_word(text):
+            return text
         return _replaced(text, self._kept(text, find(text, self.kinds, names)))
 
     def _kept(self, text: str, spans: Iterable[Span]) -> Iterable[Span]:
@@ -162,7 +167,7 @@ class Redactor:
     def _object(self, given: dict[str, Json], depth: int) -> Json:
         made: dict[str, Json] = {}
         for key, value in given.items():
-            name, count = self._text(key, None), 2
+            name, count = key if _is_word(key) else self._text(key, None), 2
             while name in made:  # two names that differ in what was cut out
                 name, count = f"{self._text(key, None)} {count}", count + 1
             made[name] = None if key in PROMPT else self._value(value, key, depth + 1)
@@ -174,6 +179,8 @@ class Redactor:
     def _string(self, text: str, field: str, depth: int) -> str:
         if "key" in self.kinds and is_secret(field, text) and text.lower() not in self.keep:
             return "[key]"
+        if self.names is None and _is_word(text):
+            return text
         if self.files:
             text = _without_files(text, field)
         if text[:1] in "{[ \n" and text.lstrip()[:1] in ("{", "["):
@@ -203,6 +210,11 @@ class Redactor:
         whole = str(int(value)) if value == value and abs(value) < 1e20 else ""  # neither NaN nor infinite
         found = self._explained(whole, field or "number")
         return value if found is None or found == whole else found
+
+
+def _is_word(text: str) -> bool:
+    """Most texts of a chat are names of fields and roles: each pattern needs a digit, a sign or more letters."""
+    return len(text) < LEAST and (text.isalpha() or text.replace("_", "").isalpha())
 
 
 def _without_files(text: str, field: str) -> str:
