@@ -114,7 +114,9 @@ class Gateway:
         except ConnectionError:
             return  # nobody is left to answer
         except Exception:
-            LOG.exception("%s %s failed", request.method, request.path)
+            # The rest of a path is the client's words, such as the name of a model.
+            path = request.path if request.path in self._routes else "/".join(request.path.split("/")[:3])
+            LOG.exception("%s %s failed", request.method, path)
             if begun:
                 raise
             await respond_json(send, 500, error_body(RequestError("the gateway failed; its log says why", 500)))

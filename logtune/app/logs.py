@@ -28,7 +28,7 @@ ACCESS = logging.getLogger("logtune.access")  # one line for each request, where
 BURST, WINDOW_S = 5, 10.0  # lines of one kind in so many seconds; the rest are counted
 KINDS = 1000  # of lines that are counted at once
 LONGEST = 1000  # characters of a line's words
-TOLD = PERSONAL - {"ip"}  # cut out of every line, such as a key in a path; addresses of servers are what one looks for
+TOLD = PERSONAL - {"ip"}  # cut out of a line's words, where addresses of servers are what one looks for
 FRAMES = 6
 LEVELS = {"logtune": logging.INFO, "uvicorn": logging.WARNING, "asyncio": logging.WARNING, "aiohttp": logging.WARNING}
 
@@ -85,7 +85,7 @@ class Line(logging.Formatter):
 
     def _fields(self, record: logging.LogRecord) -> dict[str, Json]:
         given = cast("dict[str, Json]", getattr(record, "fields", {}))
-        fields = {name: redact(value, TOLD) if isinstance(value, str) else value for name, value in given.items()}
+        fields = {name: redact(value, PERSONAL) if isinstance(value, str) else value for name, value in given.items()}
         if held_back := getattr(record, "held_back", 0):
             fields["held_back"] = held_back
         if record.exc_info and record.exc_info[1]:

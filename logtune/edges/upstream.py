@@ -12,26 +12,24 @@ import json
 import logging
 import re
 import time
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Protocol
+from functools import lru_cache
+from typing import Protocol, cast
 
 from logtune.config_gateway import ServeSettings
 from logtune.edges import chat_body
+from logtune.edges.http_client import BrokenOff, Client, ConnectTimeout, NotHttp, Pairs, Refused, Response, Timeouts
 from logtune.edges.renaming import with_model
 from logtune.edges.sse import DONE, event
 from logtune.errors import InputError, LogtuneError, RequestError
 from logtune.ports import ChatCall, ChatReply, StreamPiece
 from logtune.records import Json
 
-if TYPE_CHECKING:
-    import aiohttp
-
 LOG = logging.getLogger(__name__)
 BASE = "base"  # what every backend calls the base model, besides its own name for it
 JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream; charset=utf-8"
-STALE_S = 1.0  # a server that closes an idle connection does so at once; a later end is that of work begun
 PAUSE_S = 0.1  # before the first repetition to a server that takes no connection; doubled each time
 UNBUFFERED = (("cache-control", "no-cache"), ("x-accel-buffering", "no"))  # for proxies between us and the client
 
@@ -42,6 +40,10 @@ NOT_PASSED_BACK = frozenset({
     "connection", "content-encoding", "content-length", "content-type", "date", "keep-alive", "proxy-authenticate",
     "server", "set-cookie", "te", "trailer", "transfer-encoding", "upgrade",
 })  # fmt: skip
+FAILURES: Mapping[type, str] = {
+    Refused: "it takes no connection", BrokenOff: "the connection broke off", NotHttp: "its answer is no HTTP",
+}  # fmt: skip
+PACKED = frozenset({"gzip", "x-gzip", "deflate"})  # encodings that are undone on the way
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,44 +249,46 @@ class HttpBackend:
         self._url = url.rstrip("/")
         self._key = key
         self._settings = settings or ServeSettings()
-        self._session: aiohttp.ClientSession | None = None
+        timeouts = Timeouts(connect=self._settings.connect_timeout_s, read=self._settings.timeout_s)
+        self._client = Client(
+            self._url, timeouts, most=self._settings.max_connections, keep_s=self._settings.keep_alive_s
+        )  # fmt: skip
 
     async def open(self, call: UpstreamCall) -> Answer:
         """Send the request; the answer's head is here when this returns, its body comes in chunks."""
         raw = call.raw if call.body.get("model") == call.model else with_model(call.raw, call.model)
         with _upstream_errors(self._url, self._settings):
             response = await self._post(raw, self._headers(call.headers))
+        headers = dict(response.headers)
         return Answer(
-            status=response.status, content_type=response.headers.get("content-type", JSON_TYPE),
-            chunks=self._chunks(response), headers=_passed_back(response), release=_closer(response),
+            status=response.status, content_type=headers.get("content-type", JSON_TYPE),
+            chunks=self._chunks(response, headers.get("content-encoding", "")), headers=_passed_back(response.headers),
+            release=_closer(response),
         )  # fmt: skip
 
     async def models(self) -> list[dict[str, Json]]:
         """The server's own rows, as it sent them."""
         with _upstream_errors(self._url, self._settings):
-            async with self._client().get(f"{self._url}/models", headers=self._headers({})) as response:
-                listed = await response.json(content_type=None)
+            response = await self._client.request("GET", "/models", self._headers({}).items(), b"")
+            try:
+                listed = json.loads(b"".join([chunk async for chunk in response.chunks()]))
+            finally:
+                response.close()
         rows = listed.get("data") if isinstance(listed, dict) else None
         return [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._session is not None:
-            await self._session.close()
+        await self._client.close()
 
-    async def _post(self, raw: bytes, headers: Mapping[str, str]) -> "aiohttp.ClientResponse":
+    async def _post(self, raw: bytes, headers: Mapping[str, str]) -> Response:
         """Send it; again where the server cannot have begun it. A server that answers is never asked twice."""
-        import aiohttp
-
         for tried in itertools.count():
-            attempt = _Attempt()
             try:
-                return await self._client().post(
-                    f"{self._url}/chat/completions", data=raw, headers=headers, trace_request_ctx=attempt
-                )
-            except (aiohttp.ClientOSError, aiohttp.ServerDisconnectedError) as error:
-                refused = isinstance(error, aiohttp.ClientConnectorError)
-                if tried >= self._settings.retries or not (refused or attempt.stale()):
+                return await self._client.request("POST", "/chat/completions", headers.items(), raw)
+            except (Refused, BrokenOff) as error:
+                refused = isinstance(error, Refused)
+                if tried >= self._settings.retries or not (refused or cast("BrokenOff", error).stale):
                     raise
                 if refused:
                     await self._pause(tried)
@@ -293,56 +297,36 @@ class HttpBackend:
     async def _pause(self, tried: int) -> None:
         await asyncio.sleep(PAUSE_S * 2**tried)
 
-    async def _chunks(self, response: "aiohttp.ClientResponse") -> AsyncGenerator[bytes, None]:
+    async def _chunks(self, response: Response, encoding: str) -> AsyncGenerator[bytes, None]:
+        """The body; unpacked where a server compresses although it was asked not to."""
+        packed = zlib.decompressobj(wbits=47) if encoding.lower() in PACKED else None  # 47: gzip or zlib, as it finds
         with _upstream_errors(self._url, self._settings):
-            async for chunk in response.content.iter_any():
-                yield chunk
-
-    def _client(self) -> "aiohttp.ClientSession":
-        import aiohttp
-
-        if self._session is None:
-            settings, tracing = self._settings, aiohttp.TraceConfig()
-            tracing.on_connection_reuseconn.append(_reused)
-            # `connect` counts the wait for one of max_connections too
-            self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=settings.keep_alive_s),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, connect=settings.timeout_s + settings.connect_timeout_s,
-                    sock_connect=settings.connect_timeout_s, sock_read=settings.timeout_s,
-                ),
-                trace_configs=[tracing],
-            )  # fmt: skip
-        return self._session
+            async for chunk in response.chunks():
+                found = packed.decompress(chunk) if packed else chunk
+                if found:
+                    yield found
 
     def _headers(self, client: Mapping[str, str]) -> dict[str, str]:
         """The client's harmless headers, and the server's key, or the client's own where none is configured."""
-        sent = {name: value for name, value in client.items() if PASSED_ON.fullmatch(name)}
+        sent = {name: value for name, value in client.items() if _passes_on(name)}
         key = f"Bearer {self._key}" if self._key else client.get("authorization")
         sent |= {"content-type": JSON_TYPE, "accept-encoding": "identity"}  # the log must be able to read along
         return sent | ({"authorization": key} if key else {})
 
 
-class _Attempt:
-    """One sending of a request: over which connection, and since when."""
-
-    def __init__(self) -> None:
-        self.reused_at: float | None = None  # of the performance counter; None: the connection is new
-
-    def stale(self) -> bool:
-        """Whether a connection that broke before any byte of an answer was an idle one that the server had closed."""
-        return self.reused_at is not None and time.perf_counter() - self.reused_at < STALE_S
+@lru_cache(maxsize=1000)
+def _passes_on(name: str) -> bool:
+    return PASSED_ON.fullmatch(name) is not None
 
 
-async def _reused(_: "aiohttp.ClientSession", context: SimpleNamespace, __: object) -> None:
-    context.trace_request_ctx.reused_at = time.perf_counter()
+def _passed_back(headers: Pairs) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        (name, value) for name, value in headers
+        if name not in NOT_PASSED_BACK or (name == "content-encoding" and value.lower() not in PACKED)
+    )  # fmt: skip
 
 
-def _passed_back(response: "aiohttp.ClientResponse") -> tuple[tuple[str, str], ...]:
-    return tuple((name, value) for name, value in response.headers.items() if name.lower() not in NOT_PASSED_BACK)
-
-
-def _closer(response: "aiohttp.ClientResponse") -> Callable[[], Awaitable[None]]:
+def _closer(response: Response) -> Callable[[], Awaitable[None]]:
     async def close() -> None:
         response.close()  # an answer read to its end has given its connection back already
 
@@ -352,11 +336,9 @@ def _closer(response: "aiohttp.ClientResponse") -> Callable[[], Awaitable[None]]
 @contextlib.contextmanager
 def _upstream_errors(url: str, settings: ServeSettings) -> Iterator[None]:
     """What a network does, as answers to a client."""
-    import aiohttp
-
     try:
         yield
-    except aiohttp.ConnectionTimeoutError as error:
+    except ConnectTimeout as error:
         LOG.warning("%s took no connection in time: %s", url, error)
         what = f"the model server took no connection within {settings.connect_timeout_s:g} s"
         raise RequestError(what, 504, code="upstream_timeout") from error
@@ -364,7 +346,9 @@ def _upstream_errors(url: str, settings: ServeSettings) -> Iterator[None]:
         LOG.warning("%s did not answer in time: %s", url, error)
         what = f"the model server sent nothing for {settings.timeout_s:g} s"
         raise RequestError(what, 504, code="upstream_timeout") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        LOG.warning("%s failed: %r", url, error)
-        what = f"the model server failed ({type(error).__name__})"  # its address is not the client's business
+    except (OSError, ValueError, zlib.error) as error:
+        # Only the kind is told: the words of a protocol error may quote what a model said.
+        reason = next((said for kind, said in FAILURES.items() if isinstance(error, kind)), type(error).__name__)
+        LOG.warning("%s failed: %s", url, reason)
+        what = f"the model server failed ({reason})"  # its address is not the client's business
         raise RequestError(what, 502, code="upstream_error") from error
