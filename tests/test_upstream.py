@@ -132,7 +132,7 @@ def test_an_upstream_that_dies_in_the_middle_of_a_stream_is_an_error_event(chain
     ):
         list(api.chat.completions.create(model="big", messages=[{"role": "user", "content": "cut"}], stream=True))
     record = chain.record()
-    assert record.error == "the model server failed (ClientPayloadError)"
+    assert record.error == "the model server failed (the connection broke off)"
     assert record.response is not None
     assert record.response["choices"][0]["finish_reason"] is None
 
@@ -153,7 +153,7 @@ def test_an_upstream_that_is_not_there_is_a_502_and_models_are_still_listed(tmp_
                 api.chat.completions.create(model="big", messages=[{"role": "user", "content": "x"}])
             assert [row.id for row in api.models.list()] == ["base"]
         assert error.value.status_code == 502
-        assert kit.store.wait()[0].error == "the model server failed (ClientConnectorError)"
+        assert kit.store.wait()[0].error == "the model server failed (it takes no connection)"
 
 
 def test_models_are_the_upstreams_rows_and_the_adapters_it_does_not_list(routed: Chain) -> None:
