@@ -100,6 +100,10 @@ class Access:
         """Keys of whose rate something is remembered."""
         return len(self._buckets)
 
+    def active(self) -> int:
+        """How many keys let somebody in."""
+        return sum(key.revoked_at is None for key in self._keys.values())
+
     def projects(self) -> list[str]:
         """Projects that somebody can ask for."""
         return sorted({key.project for key in self._keys.values() if key.revoked_at is None})

@@ -249,6 +249,10 @@ class Gateway:
         await self._lanes.open_all(self._access.projects())
         await self._lanes.look()
 
+    def keys(self) -> dict[str, Json]:
+        """Whether a key is needed, and how many there are."""
+        return {"needed": self._access.needed, "active": self._access.active()}
+
     def lanes(self) -> Mapping[str, Lane]:
         """The open lanes, by project."""
         return self._lanes.by_project()

@@ -196,7 +196,7 @@ class _Server(uvicorn.Server):
         process = self._process
         operated = Operated(
             lanes=process.gateway.lanes, readiness=process.gateway.readiness, sample=self.sample,
-            reload=self._reload, facts=lambda: process.facts,
+            reload=self._reload, facts=lambda: {**process.facts, "keys": process.gateway.keys()},
         )  # fmt: skip
         return Admin(operated, self._metrics, process.token, public=process.public_admin)
 
