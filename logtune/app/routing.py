@@ -20,7 +20,7 @@ from logtune.app.table import Arms, Choice, RoutingTable, Row, plain
 from logtune.edges.store import Store
 from logtune.ports import Embedder
 from logtune.records import Adapter, Cluster, Deployment
-from logtune.stages.cluster import Routed
+from logtune.stages.cluster import Routed, Routes
 
 LOG = logging.getLogger(__name__)
 LOAD_S = 60.0  # a start waits no longer for its adapters; they go on loading
@@ -98,7 +98,8 @@ class Router:
         arms = {item.cluster_id: await asyncio.to_thread(self._arms, item) for item in active}
         ids = sorted({arm.adapter for group in arms.values() for arm in group.arms if arm.adapter})
         self.adapters.want(await asyncio.to_thread(self._store.load, Adapter, ids))
-        self.table = RoutingTable(clusters=tuple(clusters), arms=arms, standby=self.table.serving())
+        routes, standby = await asyncio.to_thread(Routes, clusters), self.table.serving()
+        self.table = RoutingTable(clusters=tuple(clusters), arms=arms, standby=standby, routes=routes)
         self._swap()
         self._places.clear()
         self._seen = {name: deployment.id for name, deployment in found.items()}
@@ -110,8 +111,9 @@ class Router:
 
     def _swap(self) -> None:
         """Put the adapters' present states into the table."""
-        self.table = self.table.with_adapters(self.adapters.states)
-        self.adapters.keep(self.table.adapters)
+        if self.table.adapters != self.adapters.states:
+            self.table = self.table.with_adapters(self.adapters.states)
+            self.adapters.keep(self.table.adapters)
 
     async def _bring(self) -> None:
         """Load what is due, each adapter serving from the moment it is proven; then unload what has drained."""

@@ -7,7 +7,6 @@ The table is one value and is swapped as a whole, so a request sees all of a dep
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -92,14 +91,11 @@ class RoutingTable:
     arms: Mapping[str, Arms] = field(default_factory=dict)  # by cluster id
     adapters: Mapping[str, Loaded] = field(default_factory=dict)  # by adapter id
     standby: Mapping[Place, Arm] = field(default_factory=dict)  # what served there before, while the arm cannot
+    routes: Routes | None = None  # of the clusters, where they were made ready beforehand
 
     def nearest(self, vector: Row) -> Routed:
         """The cluster of a query with this unit vector, shape (D,)."""
-        return self._routes.nearest(vector)
-
-    @cached_property
-    def _routes(self) -> Routes:
-        return Routes(self.clusters)
+        return (self.routes or Routes(self.clusters)).nearest(vector)
 
     def choose(self, routed: Routed, unit: str) -> Choice:
         """What answers a query of a unit (`statistics.unit_of`)."""
