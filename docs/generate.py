@@ -22,7 +22,8 @@ from sqlalchemy import text as sql
 from logtune import records
 from logtune.app.cli import COMMANDS, RECORDS, cli
 from logtune.app.commands.project import example_settings
-from logtune.config import PRESETS, Config, Settings
+from logtune.config import PRESETS, Config
+from logtune.config_gateway import Settings
 from logtune.edges.migrations import migrate
 from logtune.pipeline import STAGES
 from logtune.records import Json

@@ -1,11 +1,13 @@
 """The routing table alone: what is deployed decides, arms hold their shares, units stick."""
 
+import json
 from collections import Counter
 
 import numpy as np
 import pytest
 from gateway_kit import adapter_for, cluster_of
 
+from logtune.app.chat_api import begin
 from logtune.app.table import Arm, Arms, Choice, Loaded, RoutingTable, plain
 from logtune.records import Adapter, CandidateKind, Cluster, Deployment, identified
 from logtune.stages.cluster import Routed
@@ -115,6 +117,15 @@ def test_a_unit_sticks_and_is_told(user: str | None, session: str | None, by: st
     for number in range(50):  # other requests, and for a user other sessions, change nothing
         again = unit_of(user, f"s{number}" if user else session, "r1" if by == "request" else f"r{number}")
         assert table(arms_of(0.5)).choose(HERE, again).arm == choice.arm
+
+
+@pytest.mark.parametrize(("body", "headers", "unit"), [
+    ({"user": "ann"}, {"x-session-id": "s1"}, "user:ann"), ({}, {"x-session-id": "s1"}, "session:s1"),
+    ({}, {}, "request:"),
+])  # fmt: skip
+def test_the_unit_of_a_request(body: dict[str, str], headers: dict[str, str], unit: str) -> None:
+    exchange = begin(json.dumps({"model": "base", **body}).encode(), headers)
+    assert exchange.unit() == unit + (exchange.id if unit == "request:" else "")
 
 
 def test_a_ramp_moves_nobody_back_and_another_salt_draws_anew() -> None:
