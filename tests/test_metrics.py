@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
@@ -235,3 +236,15 @@ def test_odd_usage_counts_nothing() -> None:
     exchange.response = {"usage": "none"}
     metrics.exchange(exchange)
     assert values(metrics)['logtune_tokens_total{kind="prompt"}'] == 0
+
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("docs/how-to/operate.md", "examples/operate/logtune-alerts.yml")
+
+
+def test_every_metric_is_documented_and_nothing_else_is() -> None:
+    there = {family.name for family in text_string_to_metric_families(Metrics().page()[0].decode())}
+    named = {page: set(re.findall(r"logtune_[a-z_]+", (ROOT / page).read_text())) for page in PAGES}
+    plain = {page: {re.sub(r"_(total|bucket)$", "", name) for name in names} for page, names in named.items()}
+    assert plain[PAGES[0]] == {name for name in there if name.startswith("logtune_")}
+    assert plain[PAGES[1]] <= there

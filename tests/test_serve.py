@@ -171,7 +171,7 @@ def test_answers_under_way_finish_while_new_ones_are_turned_away(tmp_path: Path)
         assert record.error is None
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_load_balancer_has_time_and_a_second_signal_ends_at_once(tmp_path: Path, number: signal.Signals) -> None:
     with running(tmp_path, "drain_s=600") as server, server.asked("wait") as answer:
         answer.readline()
