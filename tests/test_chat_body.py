@@ -1,4 +1,7 @@
+import pytest
+
 from logtune.edges.chat_body import Heading, chat_request, completion
+from logtune.errors import RequestError
 from logtune.ports import ChatReply
 from logtune.records import Json, Message
 
@@ -19,6 +22,12 @@ def test_every_field_of_the_call() -> None:
     )  # fmt: skip
     assert (call.model, call.max_tokens, call.temperature, call.top_p, call.seed) == ("m", 7, 0.5, 0.9, 3)
     assert call.stop == ("x",)
+
+
+def test_nine_point_zero_is_an_integer() -> None:
+    assert len(chat_request({"messages": [USER], "n": 2.0}, "m", 9).calls) == 2
+    with pytest.raises(RequestError, match=r"'n' is 2\.5"):
+        chat_request({"messages": [USER], "n": 2.5}, "m", 9)
 
 
 def test_defaults_and_seeds() -> None:

@@ -126,15 +126,15 @@ def _chat_request() -> Schema:
         "model": {"type": ["string", "null"], "description": "`base`, or an adapter; a model server's own names."},
         "messages": {"type": "array", "minItems": 1, "items": {"anyOf": [said, answered]}},
         "stream": {"type": ["boolean", "null"]},
-        "stream_options": {"anyOf": [_object({"include_usage": {"type": "boolean"}}), {"type": "null"}]},
+        "stream_options": {"description": "`include_usage`: the last chunk counts tokens."},
         "temperature": _range("number", 0, 2), "top_p": _range("number", 0, 1), "n": _range("integer", 1, 16),
         "max_tokens": _range("integer", 1, 2**31),
         "max_completion_tokens": _range("integer", 1, 2**31),
         "seed": _range("integer", -(2**63), 2**63 - 1),
         "stop": {"anyOf": [{"type": ["string", "null"], "minLength": 1},
                            {**_list({"type": "string", "minLength": 1}), "maxItems": 16}]},
-        "user": {**TEXT, "description": "Who asks; headers and `metadata.user_id` do too."},
-        "metadata": {"type": ["object", "null"], "description": "`session_id`, `user_id`, `trace_id` are read."},
+        "user": {"description": "Who asks; headers and `metadata.user_id` do too."},
+        "metadata": {"description": "`session_id`, `user_id`, `trace_id` are read."},
         **{key: {"description": "For a model server; the embedded engine refuses it."} for key in SERVERS_ALONE},
     }, "messages")  # fmt: skip
 

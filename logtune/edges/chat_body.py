@@ -134,7 +134,9 @@ def _part(part: Json, where: str) -> str:
     text = part.get("text") if isinstance(part, dict) else None
     if kind != "text":
         raise RequestError(f"'{where}' is of type {_shown(kind)}; the embedded engine reads text alone", param=where)
-    return _text(text if isinstance(text, str) else "", where)
+    if not isinstance(text, str):
+        raise RequestError(f"'{where}.text' must be a text", param=f"{where}.text")
+    return _text(text, where)
 
 
 def _stop(value: Json) -> tuple[str, ...]:
@@ -149,13 +151,16 @@ def _stop(value: Json) -> tuple[str, ...]:
 
 def _max_tokens(body: Mapping[str, Json], default: int) -> int:
     newer = _integer(body, "max_completion_tokens", 1, 2**31, 0)
-    return newer or _integer(body, "max_tokens", 1, 2**31, default)
+    older = _integer(body, "max_tokens", 1, 2**31, default)
+    return newer or older
 
 
 def _integer(body: Mapping[str, Json], name: str, low: int, high: int, default: int) -> int:
     value = body.get(name)
     if value is None:
         return default
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # in JSON 9.0 and 9 are the same number
     if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
         raise RequestError(f"'{name}' is {_shown(value)}; it must be an integer from {low} to {high}", param=name)
     return value
