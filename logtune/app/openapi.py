@@ -30,10 +30,6 @@ STATUSES = {
     "504": "The model server did not answer in time.",
 }
 ALWAYS = ("400", "401", "405", "408", "413", "429", "500", "503")
-SERVERS_ALONE = (
-    "tools", "functions", "response_format", "logprobs", "logit_bias", "modalities", "audio", "tool_choice",
-    "function_call", "top_logprobs", "presence_penalty", "frequency_penalty",
-)  # fmt: skip
 TEXT: Schema = {"type": "string"}
 NAME: Schema = {"type": "string", "maxLength": LONGEST_ID}
 WHOLE: Schema = {"type": "integer"}
@@ -122,7 +118,7 @@ def _chat_request() -> Schema:
     said = _object({"role": {"enum": ["system", "developer", "user"]}, "content": content}, "role", "content")
     silent: Schema = {"anyOf": [content, {"type": "null"}]}
     answered = _object({"role": {"const": "assistant"}, "content": silent, "tool_calls": False}, "role")
-    return _object({
+    request = _object({
         "model": {"type": ["string", "null"], "description": "`base`, or an adapter; a model server's own names."},
         "messages": {"type": "array", "minItems": 1, "items": {"anyOf": [said, answered]}},
         "stream": {"type": ["boolean", "null"]},
@@ -135,8 +131,11 @@ def _chat_request() -> Schema:
                            {**_list({"type": "string", "minLength": 1}), "maxItems": 16}]},
         "user": {"description": "Who asks; headers and `metadata.user_id` do too."},
         "metadata": {"description": "`session_id`, `user_id`, `trace_id` are read."},
-        **{key: {"description": "For a model server; the embedded engine refuses it."} for key in SERVERS_ALONE},
     }, "messages")  # fmt: skip
+    more = (
+        "Other fields (tools, response_format, logprobs...) are for a model server; the embedded engine refuses them."
+    )
+    return {**request, "description": more}
 
 
 def _completion() -> Schema:
