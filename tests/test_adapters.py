@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from gateway_kit import WatchedStore, adapter_for, cluster_of, deploy_expert, deployed, gateway, post, write_adapter
 
-from logtune.app.adapters import MOST_LOOKS, Adapters
+from logtune.app.adapters import GRACE_LOOKS, MOST_LOOKS, Adapters
 from logtune.app.routing import Router
 from logtune.app.samples import KEPT, NO_PAIRS, Sample, samples
 from logtune.edges.adapter_folder import checked
@@ -28,6 +28,7 @@ class TrickyServer(MemoryAdapterServer):
     def __init__(self, dull: Sequence[str] = ()) -> None:
         super().__init__(dull=dull)
         self.silent = False
+        self.mute = False
         self.holding: asyncio.Event | None = None
         self.asked: list[tuple[str, tuple[Message, ...], str]] = []
 
@@ -48,6 +49,8 @@ class TrickyServer(MemoryAdapterServer):
 
     async def changes(self, name: str, prompt: tuple[Message, ...], answer: str) -> bool:
         self.asked.append((name, prompt, answer))
+        if self.mute:
+            raise ModelError("no answer to the probe")
         return await super().changes(name, prompt, answer)
 
     def loads(self, name: str) -> int:
@@ -67,6 +70,12 @@ def server() -> TrickyServer:
 @pytest.fixture
 def routing(store: WatchedStore, server: TrickyServer) -> Router:
     return Router(store, WordEmbedder(), Adapters(server, store.home / "adapters"))
+
+
+async def some_looks(routing: Router) -> None:
+    """As many as an adapter stays after its last use."""
+    for _ in range(GRACE_LOOKS):
+        await routing.refresh()
 
 
 async def reason(routing: Router) -> str:
@@ -126,6 +135,7 @@ async def test_an_adapter_that_changes_nothing_leaves_what_served(
     for _ in range(MOST_LOOKS):
         await routing.refresh()
     assert (await routing.choose(LATE, ANN)).adapter == new.id
+    await some_looks(routing)
     assert await server.names() == [new.path]
     await routing.close()
 
@@ -182,7 +192,13 @@ async def test_a_rollback_does_not_wait_for_a_load_that_hangs(
     deployed(store, cluster_of("late", LATE), None, at=2.0)
     await routing.look()
     assert await reason(routing) == "the base model is deployed for late"
-    await routing.close()  # also while the load hangs
+    server.holding.set()
+    await some_looks(routing)
+    assert (server.loaded, routing.adapters.states) == ({}, {})
+    server.holding = asyncio.Event()
+    deploy_expert(store, "late", LATE, at=3.0)
+    await routing.look()
+    await routing.close()  # also while a load hangs
 
 
 async def test_an_adapter_in_use_is_unloaded_after_its_last_request(
@@ -194,7 +210,11 @@ async def test_an_adapter_in_use_is_unloaded_after_its_last_request(
         deployed(store, cluster_of("late", LATE), None, at=2.0)
         assert await routing.refresh()
         assert (await routing.choose(LATE, ANN)).adapter is None
+        await some_looks(routing)
         assert await server.names() == [old.path]
+    for _ in range(GRACE_LOOKS - 1):
+        await routing.refresh()
+    assert await server.names() == [old.path]  # another process may still send requests to it
     await routing.refresh()
     assert await server.names() == []
     await routing.close()
@@ -207,6 +227,8 @@ async def test_an_unload_that_fails_is_tried_again(store: WatchedStore, server: 
     await adapters.bring(adapter, [NO_PAIRS])
     adapters.want([])
     adapters.keep([])
+    for _ in range(GRACE_LOOKS):
+        await adapters.look()
     server.silent = True
     await adapters.unload_drained()
     assert list(server.loaded) == [adapter.path]
@@ -237,6 +259,20 @@ async def test_a_broken_adapter_is_tried_again_ever_more_rarely(
     server.broken = frozenset()
     for _ in range(MOST_LOOKS):
         await routing.refresh()
+    assert (await routing.choose(LATE, ANN)).adapter == adapter.id
+    await routing.close()
+
+
+async def test_a_probe_that_gets_no_answer_leaves_the_adapter_loaded_for_the_next_try(
+    store: WatchedStore, server: TrickyServer, routing: Router
+) -> None:
+    server.mute = True
+    adapter = deploy_expert(store, "late", LATE)
+    await routing.refresh()
+    assert "no answer to the probe" in await reason(routing)
+    assert await server.names() == [adapter.path]  # another process may have proven it, and use it
+    server.mute = False
+    await routing.refresh()
     assert (await routing.choose(LATE, ANN)).adapter == adapter.id
     await routing.close()
 

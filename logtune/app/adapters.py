@@ -23,6 +23,11 @@ from logtune.records import Adapter
 
 LOG = logging.getLogger(__name__)
 MOST_LOOKS = 32  # between two tries of an adapter that fails again and again: about a minute
+GRACE_LOOKS = 3  # an adapter stays so long after its last use here: another process may follow the store a look later
+
+
+class Unchanged(ModelError):
+    """An adapter that was loaded and does nothing."""
 
 
 class Adapters:
@@ -40,6 +45,7 @@ class Adapters:
         self._rest: dict[str, int] = {}  # looks until the next try, by id
         self._ours: set[str] = set()  # names loaded or taken over by this object, so it may unload them
         self._busy: Counter[str] = Counter()  # requests under way, by name
+        self._idle: Counter[str] = Counter()  # looks at which nothing wanted or used an adapter of ours, by name
 
     @contextmanager
     def using(self, name: str) -> Iterator[None]:
@@ -75,6 +81,8 @@ class Adapters:
     async def look(self) -> None:
         """Compare with what the server lists. One that does not answer changes nothing: it may only be busy."""
         self._rest = {adapter: looks - 1 for adapter, looks in self._rest.items() if looks > 1}
+        needed = {adapter.path for adapter in self._known.values()}
+        self._idle = Counter({n: self._idle[n] + 1 for n in self._ours - needed if not self._busy[n]})
         if not self._known and not self._ours:
             return
         try:
@@ -97,29 +105,43 @@ class Adapters:
 
     async def bring(self, adapter: Adapter, samples: Sequence[Sample]) -> None:
         """Check, load and prove one adapter; a failure is noted in its state, and rests longer each time."""
-        try:
-            await self._load(adapter)
-            await self._prove(adapter, samples)
-        except LogtuneError as error:
-            await self._failed(adapter, error.what)
-        except Exception as error:  # serving goes on with what serves
-            LOG.exception("loading %s failed", adapter.id)
-            await self._failed(adapter, f"{type(error).__name__}: {error}"[:200])
-        else:
-            self._failures.pop(adapter.id, None)
-            self.events["loaded"] += 1
-            self.states[adapter.id] = Loaded(name=adapter.path)
-            LOG.info("%s serves as %s", adapter.id, adapter.path)
+        problem = await self._tried(adapter, samples)
+        if adapter.id not in self._known:
+            return  # nobody wants it any more; it is unloaded when it is idle
+        if problem:
+            self._failed(adapter, problem)
+            return
+        self._failures.pop(adapter.id, None)
+        self.events["loaded"] += 1
+        self.states[adapter.id] = Loaded(name=adapter.path)
+        LOG.info("%s serves as %s", adapter.id, adapter.path)
 
     async def unload_drained(self) -> None:
-        """Unload what this object has loaded, nothing wants any more, and no request uses."""
+        """Unload what this object has loaded, nothing wants any more, and no request has used for some looks."""
         for name in self.drained():
-            await self._unload(name)
+            if name not in {adapter.path for adapter in self._known.values()}:  # wanted again meanwhile
+                await self._unload(name)
 
     def drained(self) -> list[str]:
         """What `unload_drained` would unload."""
-        needed = {adapter.path for adapter in self._known.values()}
-        return [] if self.unreachable else sorted(n for n in self._ours - needed if not self._busy[n])
+        idle = (name for name, looks in self._idle.items() if looks >= GRACE_LOOKS and not self._busy[name])
+        return [] if self.unreachable else sorted(idle)
+
+    async def _tried(self, adapter: Adapter, samples: Sequence[Sample]) -> str:
+        """Why an adapter cannot serve; "": it can. One that does nothing does not stay loaded."""
+        try:
+            await self._load(adapter)
+            await self._prove(adapter, samples)
+        except Unchanged as error:
+            if not self._busy[adapter.path]:
+                await self._unload(adapter.path)
+            return error.what
+        except LogtuneError as error:
+            return error.what
+        except Exception as error:  # serving goes on with what serves
+            LOG.exception("loading %s failed", adapter.id)
+            return f"{type(error).__name__}: {error}"[:200]
+        return ""
 
     async def _load(self, adapter: Adapter) -> None:
         """The name is the folder's, which a cycle uses too, so that each adapter is at the server once."""
@@ -134,13 +156,13 @@ class Adapters:
         for sample in samples:
             if await self._server.changes(adapter.path, sample.prompt, sample.answer):
                 return
-        raise ModelError(
+        raise Unchanged(
             f"the model says the same with it and without on {len(samples)} prompts of its training",
             "the server may ignore it; check that it was started with LoRA enabled",
         )
 
-    async def _failed(self, adapter: Adapter, why: str) -> None:
-        """Note it and take back what may be loaded; said once, though tried again and again."""
+    def _failed(self, adapter: Adapter, why: str) -> None:
+        """Note it; said once, though tried again and again."""
         problem = f"adapter {adapter.id} could not be loaded: {why.replace(str(self._home), 'adapters')}"
         self.events["failed"] += 1
         self._failures[adapter.id] += 1
@@ -148,8 +170,6 @@ class Adapters:
         if self.states[adapter.id].problem != problem:
             LOG.warning("%s; what served before serves on, else the base model", problem)
         self.states[adapter.id] = Loaded(name=adapter.path, problem=problem)
-        if adapter.path in self._ours and not self._busy[adapter.path]:
-            await self._unload(adapter.path)
 
     async def _unload(self, name: str) -> None:
         try:
@@ -158,4 +178,5 @@ class Adapters:
             LOG.warning("%s is not needed any more and could not be unloaded: %s", name, error.what)
             return
         self._ours.discard(name)
+        del self._idle[name]
         self.events["unloaded"] += 1
