@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from logtune.config import Config
-from logtune.edges.static_vectors import StaticVectors, make, table_folder, tokenizer_file
+from logtune.edges.static_vectors import INVENTED, StaticVectors, make, table_folder, tokenizer_file
 from logtune.edges.store import Store
 from logtune.edges.weights import ModelFolder, embedder_model
 from logtune.errors import LogtuneError, ModelError
@@ -38,6 +38,7 @@ LOG = logging.getLogger(__name__)
 VERSION = 1  # of how a correction is made
 MOST_QUERIES = 2000  # of all clusters together that the embedder reads for a correction
 NICENESS = 10
+BATCH = 256  # texts that the child embeds at once: most are a word
 KEPT = 10  # corrections on disk, the newest: going back to earlier clusters is fast
 LAST_WORDS = 300  # characters of a failed child's output that are told
 
@@ -47,11 +48,11 @@ class Job:
     """What the child is told."""
 
     embedder: str  # config.embedder.model
-    batch: int
     centroids: list[list[list[float]]]  # of each cluster
     radii: list[float]
     queries: list[list[str]]  # of each cluster
     out: str  # the file to write
+    invented: int = INVENTED  # queries from which a missing table is learned
 
 
 Run = Callable[[Job], Awaitable[None]]  # raises ModelError with the reason when nothing could be made
@@ -60,9 +61,8 @@ Run = Callable[[Job], Awaitable[None]]  # raises ModelError with the reason when
 class StaticRouter:
     """Cheap decisions for the clusters that are deployed, once `look` has found or made what they need."""
 
-    def __init__(self, embedder: str, batch: int, folder: Path, run: "Run | None" = None) -> None:
+    def __init__(self, embedder: str, folder: Path, run: "Run | None" = None) -> None:
         self._embedder = embedder
-        self._batch = batch
         self._folder = folder  # of the corrections; below the project's home, as they come from its queries
         self._run = run or in_child
         self._clusters: tuple[Cluster, ...] | None = None  # that were looked for
@@ -109,7 +109,7 @@ class StaticRouter:
         try:
             queries = await asyncio.to_thread(_queries, store, clusters)
             await self._run(Job(
-                embedder=self._embedder, batch=self._batch, radii=[cluster.radius for cluster in clusters],
+                embedder=self._embedder, radii=[cluster.radius for cluster in clusters],
                 centroids=[[list(row) for row in cluster.centroids] for cluster in clusters], queries=queries,
                 out=str(path),
             ))  # fmt: skip
@@ -140,7 +140,7 @@ def wanted(settings: Config) -> StaticRouter | None:
     if kind == "full" or (kind == "auto" and settings.model.engine == "embedded"):
         return None
     folder = Path(settings.store.home) / "router"
-    return StaticRouter(settings.embedder.model, settings.embedder.batch, folder)
+    return StaticRouter(settings.embedder.model, folder)
 
 
 @lru_cache(maxsize=4)
@@ -206,7 +206,7 @@ def work(job: Job, model: ModelFolder, embedder: Embedder, progress: Callable[[s
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _alone(folder.with_suffix(".lock")):
         if not folder.exists():
-            make(embedder, tokenizer, folder, progress)
+            make(embedder, tokenizer, folder, progress, job.invented)
     vectors = StaticVectors(folder, tokenizer)
     clusters = [
         Cluster(id=str(number), interaction_ids=(), centroids=tuple(map(tuple, rows)), radius=radius, label="")
@@ -252,7 +252,7 @@ def main() -> None:
         from logtune.edges.vectors import LocalEmbedder
 
         model = embedder_model(job.embedder)
-        work(job, model, LocalEmbedder(model, batch=job.batch), lambda line: print(line, file=sys.stderr))
+        work(job, model, LocalEmbedder(model, batch=BATCH), lambda line: print(line, file=sys.stderr))
     except LogtuneError as error:
         print(f"{error.what}; {error.hint}", file=sys.stderr)
         raise SystemExit(1) from error
