@@ -178,10 +178,10 @@ def test_tokens_of_a_text_that_was_cut_go_too() -> None:
 def test_of_files_only_type_and_length_are_kept() -> None:
     image: Json = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * 3000}}
     audio: Json = {"type": "input_audio", "input_audio": {"data": "A" * 3000, "format": "wav"}}
-    said = f"look: ![x](data:image/gif;base64,{'A' * 20}) there"
+    said = f"look: ![x](data:image/gif;base64,{'A' * 300}) there"
     assert cut(image) == {"type": "image_url", "image_url": {"url": "[file: image/png, 3000 characters]"}}
     assert cut(audio) == {"type": "input_audio", "input_audio": {"data": "[file: 3000 characters]", "format": "wav"}}
-    assert cut(said) == "look: ![x]([file: image/gif, 20 characters]) there"
+    assert cut(said) == "look: ![x]([file: image/gif, 300 characters]) there"
     assert placeholders(str(cut(said))) == {"file": 1}
     assert Redactor(kinds=KINDS, files=False).redacted(image) == image
 

@@ -9,10 +9,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from logtune.records import Json
-from logtune.stages.credentials import LEAST, credentials, is_secret
+from logtune.stages.credentials import credentials, is_secret
 from logtune.stages.personal import Runs, cards, emails, ibans, ips, number_runs, phones
 
 Places = Iterable[tuple[int, int]]  # (start, end) in a text
@@ -35,8 +36,24 @@ NAME, FILE = "name", "file"  # what a recogniser of names has found; data of ima
 PLACEHOLDER = re.compile(r"\[(email|phone|card|iban|ip|key|name|file)(?:: [^\[\]\n]{1,80})?\]")
 
 
+# Without one of these there is no number, address or assignment; a key has one, or is a long word.
+SIGN = re.compile(r"[0-9@:=＠%]|[^\x00-\x7f]")
+SHORTEST, LONG = 6, 20  # characters of anything that is found, of a key without a digit
+
+
+def is_plain(text: str) -> bool:
+    """True when a cheap look tells that there is nothing to find but names of people."""
+    if SIGN.search(text):
+        return len(text) < SHORTEST
+    if len(text) < LONG:
+        return True
+    return "-----" not in text and all(len(word) < LONG for word in text.split())
+
+
 def find(text: str, kinds: Collection[str], names: Finder | None = None) -> tuple[Span, ...]:
     """What is personal or secret in `text`, in order, without overlaps; `names` finds names of people."""
+    if names is None and is_plain(text):
+        return ()
     found: list[Span] = []
     rest = text
     for kind, finder in WORDS.items():
@@ -112,6 +129,10 @@ SHORTEST_FILE = 256  # characters
 SHORT = 64  # characters of a value that the name of its field may explain
 LEAST_NUMBER = 1_000_000  # smaller whole numbers are neither phone nor card
 COUNTS = frozenset({"seed", "created"})  # whole numbers that look like anything
+TELLING = re.compile(
+    r"phone|mobil|tel|fax|cell|whats|sms|handy|card|cc|visa|iban|account|ip|addr|pass|pwd|secret|token|key|cred|auth",
+    re.IGNORECASE,
+)  # in the name of a field that may say what its value is
 HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])|[_-]")
 
 
@@ -142,8 +163,6 @@ class Redactor:
         return self._value(value, "", 0) if self.on else value
 
     def _text(self, text: str, names: Finder | None) -> str:
-        if names is None and _is_word(text):
-            return text
         return _replaced(text, self._kept(text, find(text, self.kinds, names)))
 
     def _kept(self, text: str, spans: Iterable[Span]) -> Iterable[Span]:
@@ -167,9 +186,9 @@ class Redactor:
     def _object(self, given: dict[str, Json], depth: int) -> Json:
         made: dict[str, Json] = {}
         for key, value in given.items():
-            name, count = key if _is_word(key) else self._text(key, None), 2
+            name = cleaned = key if is_plain(key) else self._text(key, None)
             while name in made:  # two names that differ in what was cut out
-                name, count = f"{self._text(key, None)} {count}", count + 1
+                name = f"{cleaned} {len(made) + 1}"
             made[name] = None if key in PROMPT else self._value(value, key, depth + 1)
         message = given.get("message")
         if isinstance(message, dict) and made.get("message") != message:
@@ -177,16 +196,16 @@ class Redactor:
         return made
 
     def _string(self, text: str, field: str, depth: int) -> str:
-        if "key" in self.kinds and is_secret(field, text) and text.lower() not in self.keep:
+        telling, names = _telling(field), None if field in NAMELESS else self.names
+        if telling and "key" in self.kinds and is_secret(field, text) and text.lower() not in self.keep:
             return "[key]"
-        if self.names is None and _is_word(text):
-            return text
         if self.files:
             text = _without_files(text, field)
+        if names is None and is_plain(text):
+            return text
         if text[:1] in "{[ \n" and text.lstrip()[:1] in ("{", "["):
             text = self._inner(text, depth)
-        names = None if field in NAMELESS else self.names
-        return self._explained(text, field) or self._text(text, names)
+        return (self._explained(text, field) if telling else None) or self._text(text, names)
 
     def _inner(self, text: str, depth: int) -> str:
         """JSON inside of a text, such as the arguments of a tool call: its escapes could hide something."""
@@ -199,7 +218,7 @@ class Redactor:
 
     def _explained(self, text: str, field: str) -> str | None:
         """A short value with a digit, read after the name of its field: {"phone": "555 0100"}."""
-        if not field or len(text) > SHORT or len(field) > SHORT or not any(map(str.isdigit, text)):
+        if len(text) > SHORT or len(field) > SHORT or not any(map(str.isdigit, text)):
             return None
         before = f"{HUMP.sub(' ', field)}: "
         spans = [span for span in find(before + text, self.kinds) if span.start >= len(before)]
@@ -212,9 +231,9 @@ class Redactor:
         return value if found is None or found == whole else found
 
 
-def _is_word(text: str) -> bool:
-    """Most texts of a chat are names of fields and roles: each pattern needs a digit, a sign or more letters."""
-    return len(text) < LEAST and (text.isalpha() or text.replace("_", "").isalpha())
+@lru_cache(maxsize=4096)
+def _telling(field: str) -> bool:
+    return TELLING.search(field) is not None
 
 
 def _without_files(text: str, field: str) -> str:
@@ -222,4 +241,11 @@ def _without_files(text: str, field: str) -> str:
         return f"[{FILE}: {len(text)} characters]"
     if "data:" not in text or ";base64," not in text:
         return text
-    return DATA_URL.sub(lambda match: f"[{FILE}: {match[1] or 'text/plain'}, {len(match[2])} characters]", text)
+    return DATA_URL.sub(_file, text)
+
+
+def _file(match: re.Match[str]) -> str:
+    """An icon of a few bytes stays, unless it is text."""
+    kind, length = match[1] or "text/plain", len(match[2])
+    small = length < SHORTEST_FILE and kind.startswith(("image/", "audio/", "video/"))
+    return match.group() if small else f"[{FILE}: {kind}, {length} characters]"
