@@ -130,13 +130,15 @@ def running(folder: Path, *settings: str, **environment: str) -> Iterator[Server
 
 
 def test_it_says_what_serves_where_and_ends_when_told(tmp_path: Path) -> None:
-    with running(tmp_path, 'access_log="on"', "poll_s=3600") as server:
+    with running(tmp_path, 'access_log="on"', "poll_s=3600", "max_header_kb=1") as server:
         assert server.screen["adapters"] == []
         assert server.screen["keys"] == "none"
         assert json.loads(server.get("/healthz")[1]) == {"status": "ok"}
         assert server.ask("hello there") == 200
         assert server.get("/v1/secret?key=hidden")[0] == 404
         assert [server.get(path)[0] for path in ("/metrics", "/admin/status")] == [404, 404]
+        assert server.get("/healthz", x="y" * 2000)[0] == 431
+        assert server.status()["keys"] == {"needed": False, "active": 0}
         with closing(Store(f"sqlite:///{tmp_path}/logtune.db")) as store:
             Keyring(store).create("somebody", "default")
         assert server.ask("hello") == 200

@@ -111,6 +111,14 @@ def test_what_a_client_does_not_want_sampled_is_not(tmp_path: Path) -> None:
     assert len(seen.spans()) == 1
 
 
+def test_the_environment_thins_them_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
+    monkeypatch.setenv("OTEL_TRACES_SAMPLER_ARG", "0")
+    seen = Seen()
+    seen.tracing.exchange(begin(b'{"messages": []}', {}))
+    assert seen.spans() == []
+
+
 def test_feedback_is_an_evaluation_of_the_answer(tmp_path: Path) -> None:
     seen = Seen()
     with gateway(tmp_path) as kit:

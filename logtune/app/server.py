@@ -34,6 +34,7 @@ IDLE_S = 75  # a kept connection without a request; longer than clients and load
 LOOK_S = 0.02  # between looks whether the last answers are out
 CANCELLED_S = 5.0  # for answers that were cut off to be recorded
 ADMIN_LIMITS = Limits(head_bytes=16 << 10, head_s=10.0, connections=200)
+FILES_EACH = 2  # open files of a connection: a client's, and one to the model server
 TICKS = 10  # of uvicorn's main loop in a second
 
 
@@ -47,6 +48,7 @@ class Process:
     admin: socket.socket | None = None  # None: no administration
     token: str = ""  # of the administration
     public_admin: bool = False  # whether other machines reach it
+    files: int = 65_536  # that may be open at once
     tracing: Tracing | None = None
     facts: Mapping[str, Json] = field(default_factory=dict)  # for /admin/status
     parent: int | None = None  # file descriptor that ends when the parent process does; None: there is none
@@ -77,8 +79,8 @@ class _Server(uvicorn.Server):
     def __init__(self, process: Process, app: App, metrics: Metrics) -> None:
         serve = process.settings
         limits = Limits(
-            head_bytes=serve.max_header_kb << 10, head_s=serve.receive_timeout_s, connections=serve.max_open,
-            refused=metrics.refused,
+            head_bytes=serve.max_header_kb << 10, head_s=serve.receive_timeout_s, refused=metrics.refused,
+            connections=min(serve.max_open, process.files // FILES_EACH),
         )  # fmt: skip
         super().__init__(_config(app, limits, lifespan="on"))
         self._process = process

@@ -147,8 +147,9 @@ def _attributes(exchange: Exchange) -> dict[str, Value]:
     usage = response.get("usage")
     for field, name in (("prompt_tokens", "input_tokens"), ("completion_tokens", "output_tokens")):
         found[f"gen_ai.usage.{name}"] = _number(usage.get(field), int) if isinstance(usage, dict) else None
-    for field, (attribute, kind) in REQUESTED.items():
-        value = _number(exchange.body.get(field), kind)
+    for field in REQUESTED.keys() & exchange.body.keys():
+        attribute, kind = REQUESTED[field]
+        value = _number(exchange.body[field], kind)
         found[attribute] = found.get(attribute) if value is None else value
     return {name: value for name, value in found.items() if value is not None}
 

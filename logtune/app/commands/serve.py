@@ -136,7 +136,6 @@ def run(app: "Gateway", serving: Serving, task: "Task") -> None:
 
     config = serving.config
     core_dumps.forbid()
-    server.descriptors(OPEN_FILES)
 
     def ready() -> None:
         live = [name for lane in app.lanes().values() for name in lane.router.table.live()]
@@ -145,7 +144,7 @@ def run(app: "Gateway", serving: Serving, task: "Task") -> None:
     server.Process(
         gateway=app, settings=config.serve, listening=serving.listening, admin=serving.admin, token=serving.token,
         public_admin=not _loopback(config.serve.admin_host), tracing=_tracing(config), ready=ready,
-        parent=task.parent, facts=_facts(config, task.slot),
+        parent=task.parent, files=server.descriptors(OPEN_FILES), facts=_facts(config, task.slot),
     ).run()  # fmt: skip
 
 
