@@ -20,8 +20,10 @@ from sqlalchemy import create_engine
 from sqlalchemy import text as sql
 
 from logtune import records
+from logtune.app import openapi
 from logtune.app.cli import COMMANDS, RECORDS, cli
 from logtune.app.commands.project import example_settings
+from logtune.app.feedback_shapes import PREFIX
 from logtune.config import PRESETS, Config
 from logtune.config_gateway import Settings
 from logtune.edges.migrations import migrate
@@ -365,6 +367,25 @@ def _others() -> list[str]:
     ]
 
 
+def paths() -> str:
+    """The gateway's own paths, from its OpenAPI document."""
+    return _calls(lambda path: not path.startswith(PREFIX))
+
+
+def shapes() -> str:
+    """The paths of feedback in other systems' shapes."""
+    return _calls(lambda path: path.startswith(PREFIX))
+
+
+def _calls(wanted: Callable[[str], bool]) -> str:
+    lines = ["| path | method | what for | answers |", "|---|---|---|---|"]
+    for path, method, summary, statuses in openapi.calls():
+        if wanted(path):
+            good = [status for status in statuses if status < "300" or (path == "/readyz" and status == "503")]
+            lines.append(f"| `{path}` | {method.upper()} | {summary} | {', '.join(good)} |")
+    return "\n".join(lines) + "\n"
+
+
 PAGES: Mapping[str, Callable[[], str]] = {
     "logtune.example.toml": example_settings,
     "docs/reference/cli.md": cli_page,
@@ -373,7 +394,10 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/reference/stages.md": stages_page,
 }
 
-BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {"README.md": {"results": results, "tree": tree}}
+BLOCKS: Mapping[str, Mapping[str, Callable[[], str]]] = {
+    "README.md": {"results": results, "tree": tree},
+    "docs/reference/http.md": {"paths": paths, "shapes": shapes},
+}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,6 +5,7 @@ what the gateway answers -> one JSON document
 It says what the embedded engine takes. Fields that it does not name are let through, and reach a model server.
 """
 
+from collections.abc import Iterator
 from functools import cache
 from typing import get_args
 
@@ -53,6 +54,16 @@ def document() -> Schema:
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "logtune keys create"}},
         },
     }  # fmt: skip
+
+
+def calls() -> Iterator[tuple[str, str, str, list[str]]]:
+    """Path, method, summary and statuses of every call in the document."""
+    paths = document()["paths"]
+    for path, item in paths.items() if isinstance(paths, dict) else ():
+        for method, call in item.items() if isinstance(item, dict) else ():
+            responses = call.get("responses") if isinstance(call, dict) else None
+            if isinstance(call, dict) and isinstance(responses, dict):
+                yield path, method, str(call["summary"]), list(responses)
 
 
 def _own_paths() -> Schema:
