@@ -70,8 +70,9 @@ def test_the_newest_of_feedback_with_one_id_stays(store: Store) -> None:  # noqa
 
 def test_what_the_database_refuses_is_told_and_nothing_of_the_batch_stays(store: Store) -> None:  # noqa: F811
     bad = replace(entries("bad")[0], row=("bad", None, None, None, "{}"))  # a record without a time
-    with pytest.raises(RecordRefused):
+    with pytest.raises(RecordRefused) as raised:
         store.put([*entries("a"), bad, *entries("b")])
+    assert "{}" not in str(raised.value)  # errors are logged, and the log holds nothing of a record
     assert store.count(LogRecord) == 0
     assert store.put(entries("a", "b")) == 2
 

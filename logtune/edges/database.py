@@ -102,9 +102,9 @@ def transaction(engine: Engine, name: str, *, write: bool = False) -> Iterator[C
 
 
 def store_error(name: str, said: str) -> StoreError:
-    """What a database said, with the next step."""
-    reason = said.strip()
-    step = next((step for sign, step in _NEXT_STEPS if sign in reason), "logtune doctor checks the store")
+    """What a database said, with the next step. The first line alone: PostgreSQL shows the row in the others."""
+    reason = said.strip().partition("\n")[0]
+    step = next((step for sign, step in _NEXT_STEPS if sign in said), "logtune doctor checks the store")
     return StoreError(f"{name}: {reason}", step)
 
 
