@@ -23,6 +23,7 @@ import pytest
 from logtune.app import cli
 from logtune.app.commands import serve as command
 from logtune.app.console import Console
+from logtune.app.workers import FIRST_PAUSE_S, HEALTHY_S, LONGEST_PAUSE_S, Workers, _Slot
 from logtune.config import build
 from logtune.edges.keyring import Keyring
 from logtune.edges.store import Store
@@ -279,6 +280,21 @@ def test_workers_end_when_their_parent_is_gone(tmp_path: Path) -> None:
         server.process.kill()
         server.process.wait()
         until(lambda: not any(alive(pid) for pid in workers))
+
+
+def test_a_worker_that_dies_young_is_started_again_after_a_while() -> None:
+    workers = Workers(work=lambda task: None, count=1, sockets=[], ready=lambda facts: None)
+    workers._hear(b'{"adapters": []}\n{"adapters": []}\n')
+    slot, pauses = _Slot(), []
+    for _ in range(9):
+        slot.began = time.monotonic()
+        workers._ended(slot, 7, -signal.SIGKILL)
+        pauses.append(slot.pause_s)
+    assert pauses == [FIRST_PAUSE_S, 1, 2, 4, 8, 16, LONGEST_PAUSE_S, LONGEST_PAUSE_S, LONGEST_PAUSE_S]
+    assert slot.due > time.monotonic() + LONGEST_PAUSE_S / 2
+    slot.began = time.monotonic() - HEALTHY_S
+    workers._ended(slot, 7, 1)
+    assert slot.pause_s == 0
 
 
 # what is refused before anything is loaded
