@@ -25,7 +25,8 @@ from logtune.stages.cluster import Routed, Routes
 LOG = logging.getLogger(__name__)
 LOAD_S = 60.0  # a start waits no longer for its adapters; they go on loading
 EMBED_S = 5.0  # a query not embedded by then goes to the base model
-MOST_WAITING = 128  # queries for the embedder; with more the next go to the base model at once
+STAND_IN_S = 0.5  # as EMBED_S, where the embedder only stands in for token vectors that are being made
+MOST_WAITING = 512  # queries at the embedder; with more the next go to the base model at once
 LONGEST = 16_384  # characters of a query that are looked at, so that no query costs the event loop much
 CACHED = 10_000  # recent queries whose cluster is remembered
 
@@ -45,6 +46,7 @@ class Router:
         self._looking = asyncio.Lock()
         self._bringing: asyncio.Task[None] | None = None
         self._waiting = 0  # queries at the embedder
+        self._patience_s = EMBED_S if static is None else STAND_IN_S
         self._embed: Batcher[str, Row] = Batcher("embed", _rows(embedder), most=64)
 
     async def choose(self, text: str, unit: str) -> Choice:
@@ -57,7 +59,7 @@ class Router:
         try:
             return self.table.choose(await self._place(text), unit)
         except TimeoutError as error:
-            late = f"the query was not embedded within {EMBED_S:g} s"
+            late = f"the query was not embedded within {self._patience_s:g} s"
             return Choice(reason=f"routing failed: {str(error) or late}")
         except Exception as error:  # routing must not fail a request; the reason is kept
             LOG.exception("routing failed")
@@ -124,7 +126,8 @@ class Router:
 
     async def warm(self) -> None:
         """Embed one text, so that the first request need not wait for the model to load; not where it need not load."""
-        if self._static is None or self._static.nearest(self.table.clusters, "warm up") is None:
+        clusters = self.table.clusters
+        if self._static is None or (clusters and self._static.nearest(clusters, "warm up") is None):
             await self._embed.submit("warm up")
 
     async def close(self) -> None:
@@ -149,14 +152,19 @@ class Router:
         if self._waiting >= MOST_WAITING:
             raise TimeoutError(f"{self._waiting} queries wait for the embedder")
         self._waiting += 1
-        try:
-            vector = await asyncio.wait_for(self._embed.submit(text), EMBED_S)
-        finally:
-            self._waiting -= 1
+        embedded = self._embed.submit(text)
+        embedded.add_done_callback(self._embedded)
+        # Shielded: a query that nobody waits for any more is still embedded, and counts until it is.
+        vector = await asyncio.wait_for(asyncio.shield(embedded), self._patience_s)
         place = self._places[key] = self.table.nearest(vector)
         if len(self._places) > CACHED:
             self._places.popitem(last=False)
         return place
+
+    def _embedded(self, future: "asyncio.Future[Row]") -> None:
+        self._waiting -= 1
+        if not future.cancelled():
+            future.exception()  # asyncio would log one that nobody saw
 
 
 def _rows(embedder: Embedder) -> Callable[[Sequence[str]], list[Row]]:
