@@ -67,7 +67,7 @@ def calls() -> Iterator[tuple[str, str, str, list[str]]]:
 
 
 def _own_paths() -> Schema:
-    answer: Schema = {"application/json": {"schema": _ref("ChatCompletion")}, "text/event-stream": {"schema": TEXT}}
+    answer: Schema = {"application/json": {"schema": _ref("ChatCompletion")}, "text/event-stream": {}}
     chat: Schema = {
         "200": {"description": "The answer; server-sent events when `stream` is true.", "headers": _answer_headers(),
                 "content": answer},
