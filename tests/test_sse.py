@@ -33,6 +33,39 @@ def test_the_same_stream_cut_anywhere_gives_the_same_completion(cuts: list[int],
     assert message(seen)["content"] == "hello"
 
 
+LEAVES = st.none() | st.booleans() | st.integers() | st.text(max_size=6)
+CALLS = st.fixed_dictionaries(
+    {"index": st.integers(0, 2)},
+    optional={"id": st.text(max_size=3), "function": st.dictionaries(st.sampled_from(["name", "arguments"]), LEAVES)},
+)
+TEXTS = dict.fromkeys(("role", "content", "reasoning", "odd"), LEAVES)
+DELTAS = st.fixed_dictionaries({}, optional={**TEXTS, "tool_calls": st.lists(CALLS, max_size=2)})
+CHOICES = st.fixed_dictionaries(
+    {"index": st.integers(0, 2), "delta": DELTAS | LEAVES},
+    optional={"finish_reason": st.sampled_from([None, "stop", "length"]), "logprobs": LEAVES},
+)
+CHUNKS = st.fixed_dictionaries(
+    {"choices": st.lists(CHOICES, max_size=2)},
+    optional={"id": st.text(max_size=4), "usage": st.dictionaries(st.text(max_size=3), st.integers(), max_size=2)},
+)
+
+
+@given(st.lists(CHUNKS, max_size=5), st.lists(st.integers(0, 2000), max_size=8), st.booleans(), st.booleans())
+def test_any_stream_cut_anywhere_gives_the_same_completion(
+    chunks: list[dict[str, Json]], cuts: list[int], returns: bool, done: bool
+) -> None:
+    stream = b"".join(map(event, chunks)) + (DONE if done else b"")
+    stream = stream.replace(b"\n", b"\r\n") if returns else stream
+    edges = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    seen, whole = assembled(*(stream[start:end] for start, end in pairwise(edges))), assembled(stream)
+    assert (seen.completion(), seen.problem(), seen.done) == (whole.completion(), whole.problem(), whole.done)
+    assert whole.done is done
+    assert whole.garbage == 0
+    counted = {choice["index"] for chunk in chunks for choice in json.loads(json.dumps(chunk))["choices"]}
+    found = whole.completion()
+    assert len(json.loads(json.dumps(found))["choices"] if found else []) == len(counted)
+
+
 @given(st.lists(st.binary(max_size=40), max_size=8))
 def test_garbage_is_counted_and_never_raised(chunks: list[bytes]) -> None:
     seen = assembled(*chunks, b"\n", *(STREAM[:150], STREAM[150:]))
