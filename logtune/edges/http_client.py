@@ -18,6 +18,7 @@ import httptools
 
 Pairs = list[tuple[str, str]]
 BUFFERED = 256 << 10  # bytes of an answer that wait for its reader; then the server has to wait
+LONGEST_HEAD = 256 << 10  # bytes of an answer before its body begins, its 1xx messages with it
 STALE_S = 1.0  # a server that closes an idle connection does so at once; a later end is that of work begun
 
 
@@ -112,6 +113,7 @@ class _Connection(asyncio.Protocol):
         self._head: asyncio.Future[Response] | None = None  # of the request under way
         self._response: Response | None = None
         self._pairs: Pairs = []
+        self._head_bytes = 0  # read while the head was not complete
         self._interim = False  # the message is a 1xx
         self._by_length = True  # the answer says where it ends; otherwise it ends with the connection
         self._paused = False
@@ -129,6 +131,7 @@ class _Connection(asyncio.Protocol):
         self._sent, self._silent = self._loop.time(), True
         self._heard = self._sent
         self._head, self._response, self._pairs = self._loop.create_future(), None, []
+        self._head_bytes = 0
         if self._timer is None:
             self._timer = self._loop.call_later(self._client.timeouts.read, self._listen)
         self._transport.write(request)
@@ -185,10 +188,13 @@ class _Connection(asyncio.Protocol):
             self.abort()
             return
         self._heard, self._silent = self._loop.time(), False
+        self._head_bytes += len(data) if self._response is None else 0
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(NotHttp(str(error)))
+        if self._head_bytes > LONGEST_HEAD and self._response is None and self._head is not None:
+            self._fail(NotHttp("the head of the answer does not end"))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The server has ended it, or `abort`."""

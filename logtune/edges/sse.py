@@ -122,7 +122,7 @@ def _extend_message(message: dict[str, Json], delta: dict[str, Json]) -> None:
             for call in value:
                 if isinstance(call, dict):
                     _extend_tool_call(calls, call)
-        elif value is not None:
+        elif value is not None and not (key in LISTED and isinstance(old, str)):
             message[key] = value
 
 
