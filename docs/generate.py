@@ -260,11 +260,12 @@ def stages_page() -> str:
     """docs/reference/stages.md: the STAGES table, each stage's own words, and the reason codes of the filter."""
     sections = {type(getattr(Config(), name)).__name__: name for name in Config.model_fields}
     lines = [NOTE, OVERVIEW]
-    for stage in STAGES:
+    stages = {stage.name: stage for stage in STAGES}.values()  # a failing cluster goes through two of them twice
+    for stage in stages:
         reads, writes = (", ".join(kind.__name__ for kind in kinds) for kinds in (stage.reads, stage.writes))
         used = ", ".join(f"`[{sections[type(item).__name__]}]`" for item in stage.settings(Config()))
         lines.append(f"| [{stage.name}](#{stage.name}) | {reads} | {writes} | {used} |")
-    for stage in STAGES:
+    for stage in stages:
         docstring = inspect.cleandoc(_docstring(ROOT / "logtune" / "stages" / f"{stage.name}.py"))
         lines += [
             f"\n## {stage.name}\n",
@@ -349,8 +350,8 @@ def _first_sentence(path: Path) -> str:
 def _in_order(folder: str, paths: Sequence[Path]) -> list[Path]:
     """Files of a folder as they are best read: stages in pipeline order, the rest by name."""
     first = {
-        "logtune": ["records", "ports", "pipeline", "lessons", "candidates", "runner"],
-        "logtune/stages": [stage.name for stage in STAGES],
+        "logtune": ["records", "ports", "pipeline", "lessons", "candidates", "ladder", "gate", "runner"],
+        "logtune/stages": list(dict.fromkeys(stage.name for stage in STAGES)),
     }
     order = first.get(folder, [])
     rank = {name: place for place, name in enumerate(order)}

@@ -1,39 +1,32 @@
-"""The last five rows of the pipeline, from clusters to what serves: units of work that train, prove and plan.
+"""The last rows of the pipeline, from clusters to what serves: units of work that train, prove and plan.
 
 A unit names in its inputs every id its result depends on; the runner skips those it has seen. No row writes anything.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass
-from typing import cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from logtune import ladder
 from logtune.errors import ModelError
-from logtune.gate import Trials, gate
-from logtune.ports import TrainingJob, TrainingPair
+from logtune.gate import Contender, gate
+from logtune.ladder import Plan
 from logtune.records import (
     Adapter,
     AdapterKind,
+    CandidateKind,
     Cluster,
-    Decision,
     Deployment,
     Derived,
     Evaluation,
-    Gap,
     Interaction,
-    Json,
     PreferencePair,
     Verdict,
     digest,
     identified,
 )
 from logtune.runner import Cycle, Unit
-from logtune.stages import answer, deploy, distill, evaluate, experiment, gap
-from logtune.stages import pairs as pairing
-from logtune.stages.train import rank_for
-from logtune.views import given, pairs_of, prompt_of, rules_by_interaction, signals_of, users_of
-
-SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
+from logtune.stages import choice, deploy, distill, gap
+from logtune.views import given, pairs_of, rules_by_interaction
 
 
 def measure_gaps(cycle: Cycle) -> Iterator[Unit]:
@@ -60,166 +53,97 @@ async def _known(cycle: Cycle, group: Cluster) -> dict[str, list[str]]:
     return {item.id: rules for item, rules in zip(items, predicted, strict=True)}
 
 
-def train(cycle: Cycle) -> Iterator[Unit]:
-    """A unit a cluster that has enough to learn and enough to be proven on."""
-    for plan in _plans(cycle):
-        if plan.blocked:
-            continue
-        job, inputs = plan.job, (plan.cluster.id, plan.kind, str(plan.job.rank), *(p.id for p in plan.job.pairs))
-
-        async def work(job: TrainingJob = job) -> Sequence[Derived]:
-            return await asyncio.to_thread(cycle.tools.executor.train, job, cycle.progress)
-
-        yield Unit((*inputs, cycle.tools.base_fingerprint), work)
+def train_first(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a cluster that has enough to learn and enough to be proven on: the adapter that the gap asks for."""
+    for plan in ladder.plans(cycle):
+        yield from _trained(cycle, plan, 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Plan:
-    """What a cluster trains, or why it doesn't; and the held-out cases that will decide."""
-
-    cluster: Cluster
-    kind: AdapterKind
-    job: TrainingJob
-    blocked: str | None
-    selection: tuple[evaluate.Case, ...]  # without answers yet
-    confirmation: tuple[evaluate.Case, ...]
+def train_second(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a cluster whose first adapter failed while nothing else passed: the other kind."""
+    for plan in ladder.plans(cycle):
+        if ladder.goes_on(cycle, plan):
+            yield from _trained(cycle, plan, 1)
 
 
-def _plans(cycle: Cycle) -> list[_Plan]:
-    gaps = {g.cluster_id: g for g in cycle.board.all(Gap)}
-    groups = cycle.board.all(Cluster)
-    wrong = _contradicted(cycle)
-    return [_plan(cycle, group, gaps[group.id], len(groups), wrong) for group in groups if group.id in gaps]
+def _trained(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
+    kind = plan.kind(turn)
+    if kind is None or kind in plan.blocked:
+        return
+    job = plan.jobs[kind]
+
+    async def work() -> Sequence[Derived]:
+        return await asyncio.to_thread(cycle.tools.executor.train, job, cycle.progress)
+
+    yield Unit((plan.cluster.id, kind, str(job.rank), *(p.id for p in job.pairs), cycle.tools.base_fingerprint), work)
 
 
-def _contradicted(cycle: Cycle) -> set[str]:
-    """Ids of the pairs that other users contradict: they train nothing."""
-    pairs = cycle.board.all(PreferencePair)
-    vectors = cycle.tools.embedder.embed([pair.prompt[-1].content for pair in pairs])
-    return pairing.contradicted(pairs, vectors, users_of(cycle), cycle.config.pairs)
+def try_rules(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a cluster with rules in words: the base model told them."""
+    for plan in ladder.plans(cycle):
+        for rung, reason in plan.trials.not_tried.items():
+            cycle.progress(f"evaluate: {plan.cluster.name}: {rung} is not tried: {reason}")
+        yield from _tried(cycle, plan, "rules")
 
 
-def _plan(cycle: Cycle, group: Cluster, measured: Gap, clusters: int, wrong: Set[str]) -> _Plan:
-    settings = cycle.config
-    kind: AdapterKind = "critic" if measured.route == "reflective" else "expert"
-    members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
-    sides = evaluate.split(members, settings.evaluate, SPLIT_SALT)
-    learners = {item.id for item in sides.train}
-    pairs = [p for p in pairs_of(cycle, group) if p.interaction_id in learners and p.id not in wrong]
-    lessons = _lessons(cycle, kind, pairs)
-    share = settings.train.budget * cycle.tools.base_parameters / clusters
-    rank = rank_for(share, cycle.tools.lora_sizes.get(settings.train.target_modules, 1), settings.train.max_rank)
-    confirmation = _cases(cycle, sides.confirmation)
-    job = TrainingJob(
-        cluster_id=group.id,
-        name=group.name,
-        kind=kind,
-        base_path=cycle.tools.base_path,
-        base_fingerprint=cycle.tools.base_fingerprint,
-        pairs=lessons,
-        out_dir=cycle.tools.adapters_dir,
-        rank=rank,
-        seed=settings.train.seed,
-        settings=cast("Mapping[str, Json]", settings.train.model_dump(mode="json")),
-    )
-    return _Plan(
-        cluster=group,
-        kind=kind,
-        job=job,
-        blocked=_blocked(cycle, lessons, rank, confirmation),
-        selection=_cases(cycle, sides.selection or sides.confirmation),
-        confirmation=confirmation,
-    )
-
-
-def _blocked(cycle: Cycle, lessons: Sequence[TrainingPair], rank: int, cases: Sequence[evaluate.Case]) -> str | None:
-    """Why training would be in vain; known before it is paid for."""
-    settings = cycle.config
-    if not rank:
-        return f"a budget of {settings.train.budget:.2%} of the base model does not afford an adapter of rank 1"
-    if len(lessons) < settings.train.min_pairs:
-        return f"{len(lessons)} pairs to learn from, train.min_pairs is {settings.train.min_pairs}"
-    voters = len({case.user or case.interaction_id for case in cases})
-    return evaluate.too_few(voters, len(cases), settings.evaluate)
-
-
-def _lessons(cycle: Cycle, kind: AdapterKind, pairs: Sequence[PreferencePair]) -> tuple[TrainingPair, ...]:
-    if kind == "expert":
-        return tuple(TrainingPair(id=p.id, prompt=p.prompt, chosen=p.chosen, rejected=p.rejected) for p in pairs)
-    rules_of = rules_by_interaction(cycle)
-    return tuple(
-        TrainingPair(
-            id=p.id,
-            prompt=answer.critic_prompt(p.prompt[-1].content, p.rejected),
-            rejected="",
-            chosen=answer.critique([r.text for r in rules_of[p.interaction_id]]),
-        )
-        for p in pairs
-        if rules_of.get(p.interaction_id)
-    )
-
-
-def _cases(cycle: Cycle, items: Iterable[Interaction]) -> tuple[evaluate.Case, ...]:
-    """Held-out interactions with a known right answer, the user's own or the one they praised; with a teacher also
-    those with rules, by which it can judge.
-    """
-    rules_of = rules_by_interaction(cycle) if cycle.tools.teacher is not None else {}
-    wanted = _references(cycle)
-    cases = []
-    for item in items:
-        reference, rules = wanted.get(item.id), rules_of.get(item.id, ())
-        if reference or rules:
-            cases.append(
-                evaluate.Case(
-                    interaction_id=item.id,
-                    user=item.user or item.session,
-                    prompt=prompt_of(item),
-                    reference=reference,
-                    baseline_answer="",
-                    candidate_answer="",
-                    rules="\n".join(f"- {rule.text}" for rule in rules),
-                )
-            )
-    return tuple(cases)
-
-
-def _references(cycle: Cycle) -> dict[str, str]:
-    """Interaction id -> the answer its user gave or praised; answers that models wrote are no yardstick for models."""
-    by_item = signals_of(cycle)
-    praised = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches == "positive"}
-    found = {name: cycle.board.get(Interaction, name).answer for name in praised if by_item.get(name)}
-    own = (pair for pair in cycle.board.all(PreferencePair) if pair.origin in pairing.USERS_OWN)
-    return found | {pair.interaction_id: pair.chosen for pair in own}
-
-
-def evaluate_adapters(cycle: Cycle) -> Iterator[Unit]:
+def try_first(cycle: Cycle) -> Iterator[Unit]:
     """A unit a cluster: its checkpoints on the selection side, the best one against what serves on the other side."""
-    for plan in _plans(cycle):
-        trials = Trials(cluster=plan.cluster, selection=plan.selection, confirmation=plan.confirmation)
-        adapters = [a for a in cycle.board.all(Adapter) if a.cluster_id == plan.cluster.id and _is_of(a, plan)]
-        baseline = cycle.serving.get(plan.cluster.name)
-        asked = digest([[c.interaction_id, c.reference] for c in (*plan.selection, *plan.confirmation)])
-        inputs = (plan.cluster.id, baseline or "base", asked, *(a.id for a in adapters))
-        if plan.blocked:
-            yield Unit((*inputs, plan.blocked), given([_undecided(plan, baseline)]))
-        elif adapters and baseline not in {adapter.id for adapter in adapters}:  # nothing new was trained: it serves
-            yield Unit(inputs, gate(cycle, trials, adapters, baseline))
+    for plan in ladder.plans(cycle):
+        kind = plan.kind(0)
+        reason = plan.blocked.get(kind, "") if kind else plan.hopeless
+        if reason:
+            yield Unit((*_asked(plan), kind or "", reason), given([_undecided(plan, kind, reason)]))
+        else:
+            yield from _proven(cycle, plan, 0)
 
 
-def _is_of(adapter: Adapter, plan: _Plan) -> bool:
-    return adapter.kind == plan.kind and set(adapter.pair_ids) <= {p.id for p in plan.job.pairs}
+def try_critic_prompt(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a cluster on the reflective path, by its gap or because the expert failed: a critic without training."""
+    for plan in ladder.plans(cycle):
+        if plan.kind(0) == "critic" or ladder.goes_on(cycle, plan):
+            yield from _tried(cycle, plan, "critic_prompt")
 
 
-def _undecided(plan: _Plan, baseline: str | None) -> Evaluation:
+def try_second(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a cluster whose other kind of adapter was trained too."""
+    for plan in ladder.plans(cycle):
+        if ladder.goes_on(cycle, plan):
+            yield from _proven(cycle, plan, 1)
+
+
+def _tried(cycle: Cycle, plan: Plan, kind: CandidateKind) -> Iterator[Unit]:
+    contender = plan.prompts.get(kind)
+    if contender is not None and not plan.hopeless and not ladder.climbed(cycle, plan):
+        yield Unit((*_asked(plan), contender.key), gate(cycle, plan.trials, [contender], plan.baseline))
+
+
+def _proven(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
+    """Nothing where what serves was trained on just this."""
+    found = ladder.checkpoints(cycle, plan, turn)
+    if found and not ladder.climbed(cycle, plan):
+        contenders = [Contender(kind=adapter.kind, adapter=adapter) for adapter in found]
+        yield Unit((*_asked(plan), *(a.id for a in found)), gate(cycle, plan.trials, contenders, plan.baseline))
+
+
+def _asked(plan: Plan) -> tuple[str, ...]:
+    """What an evaluation of a cluster depends on, whoever the candidate is."""
+    trials = plan.trials
+    cases = digest([[c.interaction_id, c.reference, c.rules] for c in (*trials.selection, *trials.confirmation)])
+    return plan.cluster.id, plan.baseline.key, cases, str(trials.settings.confidence), digest(dict(trials.not_tried))
+
+
+def _undecided(plan: Plan, kind: AdapterKind | None, reason: str) -> Evaluation:
+    cases = plan.trials.confirmation
+    untrained: CandidateKind = next(iter(plan.prompts), "base")
     return identified(
         Evaluation(
             id="",
             cluster_id=plan.cluster.id,
-            candidate=plan.kind,
+            candidate=kind or untrained,
             adapter_id=None,
-            baseline=baseline or "base",
-            interaction_ids=tuple(c.interaction_id for c in plan.confirmation),
-            cases=len(plan.confirmation),
+            baseline=plan.baseline.name,
+            interaction_ids=tuple(c.interaction_id for c in cases),
+            cases=len(cases),
             wins=0,
             ties=0,
             win_rate=None,
@@ -227,16 +151,23 @@ def _undecided(plan: _Plan, baseline: str | None) -> Evaluation:
             upper=None,
             guards={},
             outcome="not_enough_data",
-            reason=plan.blocked or "",
+            reason=reason,
         )
     )
 
 
 def judge_experiments(cycle: Cycle) -> Iterator[Unit]:
-    """A unit an evaluation."""
+    """A unit a cluster: of the candidates that passed, one goes on."""
+    by_cluster: dict[str, list[Evaluation]] = {}
     for found in cycle.board.all(Evaluation):
-        verdict = experiment.decide(found, live_test=cycle.config.deploy.live_test)
-        yield Unit((found.id,), given([verdict]))
+        by_cluster.setdefault(found.cluster_id, []).append(found)
+    for group in by_cluster.values():
+
+        async def work(group: Sequence[Evaluation] = group) -> Sequence[Derived]:
+            worth, live_test = cycle.config.ladder.worth, cycle.config.deploy.live_test
+            return choice.verdicts(group, worth=worth, live_test=live_test)
+
+        yield Unit(tuple(found.id for found in group), work)
 
 
 def plan_deployments(

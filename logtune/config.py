@@ -241,6 +241,24 @@ class EvaluateSettings(Settings):
     """Longest answer in an evaluation when the log names none."""
 
 
+Rung = Literal["rules", "critic_prompt", "critic", "expert"]
+
+
+class LadderSettings(Settings):
+    """Which candidates are tried for a cluster, and which of those that passed the gate serves."""
+
+    rungs: tuple[Rung, ...] = ("rules", "critic_prompt", "critic", "expert")
+    """rules: in the prompt; critic_prompt: a critic without an adapter, where the gap is large or the expert failed. Both
+    are tried only where the lessons are in words, since a list of right answers says nothing about the next request."""
+    route: Literal["first", "strict"] = "first"
+    """first: the gap says which adapter is tried first, the other follows where it fails; strict: a large gap trains a
+    critic alone (paper)."""
+    worth: Share = 0.05
+    """By how much of the win rate a costlier candidate must be better to serve instead of a cheaper one."""
+    min_users: Positive = 2
+    """Distinct users behind a rule that is put in a prompt."""
+
+
 class DeploySettings(Settings):
     """What may serve."""
 
@@ -260,8 +278,8 @@ class CycleSettings(Settings):
 class Config(Settings):
     """Everything that can be set."""
 
-    preset: Literal["default", "uno"] = "default"
-    """uno: the paper's choices; a key set in the file wins over its preset."""
+    preset: Literal["default", "uno", "uno-single"] = "default"
+    """uno: the paper's choices; uno-single: its experts alone. A key set in the file wins over its preset."""
     store: StoreSettings = StoreSettings()
     model: ModelSettings = ModelSettings()
     teacher: TeacherSettings = TeacherSettings()
@@ -275,6 +293,7 @@ class Config(Settings):
     gap: GapSettings = GapSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    ladder: LadderSettings = LadderSettings()
     deploy: DeploySettings = DeploySettings()
     serve: ServeSettings = ServeSettings()
     redact: RedactSettings = RedactSettings()
@@ -287,22 +306,25 @@ class Config(Settings):
 
 
 # The paper's choices (arXiv 2602.06470, sections 3 and 4), where they differ from our defaults.
+UNO: Mapping[str, Mapping[str, Json]] = {
+    "cluster": {"method": "ward", "threshold": 4.0, "min_size": 1, "radius_quantile": 0.0},
+    "pairs": {"candidates": ["revised", "afresh"], "samples": 3, "judge": "pointwise", "judge_samples": 3},
+    "gap": {"method": "reranker", "reflect_at": 0.45, "users_answers": 1.0},
+    "train": {
+        "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "batch": 32,
+        "dropout": 0.05, "weight_decay": 1e-4,
+    },
+    "evaluate": {
+        "selection_share": 0.0, "confirmation_share": 0.2, "min_cases": 1, "min_win_rate": 0.53, "rule": "rate",
+        "unit": "case", "min_bleu": 0.05, "max_degenerate": 1.0,
+    },
+    "ladder": {"rungs": ["expert", "critic"], "route": "strict"},
+}  # fmt: skip
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Json]]] = {
     "default": {},
-    "uno": {
-        "cluster": {"method": "ward", "threshold": 4.0, "min_size": 1, "radius_quantile": 0.0},
-        "pairs": {"candidates": ["revised", "afresh"], "samples": 3, "judge": "pointwise", "judge_samples": 3},
-        "gap": {"method": "reranker", "reflect_at": 0.45, "users_answers": 1.0},
-        "train": {
-            "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "batch": 32,
-            "dropout": 0.05, "weight_decay": 1e-4,
-        },
-        "evaluate": {
-            "selection_share": 0.0, "confirmation_share": 0.2, "min_cases": 1, "min_win_rate": 0.53, "rule": "rate",
-            "unit": "case", "min_bleu": 0.05, "max_degenerate": 1.0,
-        },
-    },
-}  # fmt: skip
+    "uno": UNO,
+    "uno-single": {**UNO, "ladder": {"rungs": ["expert"], "route": "strict"}},
+}
 
 
 def load(path: Path | None = None, overrides: Mapping[str, Json] | None = None) -> Config:

@@ -1,6 +1,6 @@
 """A candidate is put to the held-out users: answers of both sides, verdicts where no user gave the right one, one test.
 
-plan, checkpoints, baseline -> Evaluation
+trials, contenders, baseline -> Evaluation
 
 Users' own words come first. Where an interaction has rules and no right answer, a judge compares both answers under the
 rules; how far it agrees with this deployment's users is measured on what they did correct, and a judge that agrees no
@@ -8,12 +8,25 @@ better than chance judges nothing.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import cast
+from statistics import fmean
 
-from logtune.records import Adapter, AdapterKind, Cluster, Derived, Interaction, PreferencePair
+from logtune.config import EvaluateSettings
+from logtune.ports import Chat, ChatCall, ChatReply
+from logtune.records import (
+    Adapter,
+    CandidateKind,
+    Cluster,
+    Derived,
+    Evaluation,
+    Interaction,
+    Json,
+    PreferencePair,
+    Rule,
+    identified,
+)
 from logtune.runner import Cycle
 from logtune.stages import answer, evaluate, judge
 from logtune.stages.pairs import USERS_OWN
@@ -25,74 +38,144 @@ FEWEST_TRIALS = 6  # fewer can't tell any judge from a coin
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trials:
-    """What a cluster's candidates are put to."""
+    """What a cluster's candidates are put to, the same for each."""
 
     cluster: Cluster
     selection: tuple[evaluate.Case, ...]  # without answers yet
     confirmation: tuple[evaluate.Case, ...]
+    settings: EvaluateSettings
+    not_tried: Mapping[str, str]  # rung -> why it makes no sense for this cluster
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One that answers: what serves, or what could."""
+
+    kind: CandidateKind
+    adapter: Adapter | None = None
+    rules: tuple[Rule, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What evaluations call it: its adapter's id, else its kind."""
+        return self.adapter.id if self.adapter else self.kind
+
+    @property
+    def key(self) -> str:
+        """The same for the same answers."""
+        return " ".join((self.name, *(rule.id for rule in self.rules)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    """A model that is asked each question once in a cycle: candidates share drafts and the baseline's answers."""
+
+    chat: Chat
+    replies: dict[ChatCall, ChatReply]
+
+    async def complete(self, call: ChatCall) -> ChatReply:
+        if call not in self.replies:
+            self.replies[call] = await self.chat.complete(call)
+        return self.replies[call]
 
 
 def gate(
-    cycle: Cycle, trials: Trials, adapters: Sequence[Adapter], baseline: str | None
+    cycle: Cycle, trials: Trials, contenders: Sequence[Contender], baseline: Contender
 ) -> Callable[[], Awaitable[Sequence[Derived]]]:
-    """The work of one evaluation; `baseline`: id of the adapter that serves now, None: the base model."""
+    """The work of one evaluation; `contenders`: one, or the checkpoints of one adapter, of which the best is tried."""
 
     async def work() -> Sequence[Derived]:
         found = await _calibrated(cycle, (*trials.selection, *trials.confirmation))
-        champion = cast("Adapter | None", cycle.before.get(baseline or ""))
-        best = await _chosen(cycle, trials, adapters, champion, found)
-        theirs = await _answers(cycle, trials.confirmation, champion)
+        best = await _chosen(cycle, trials, contenders, baseline, found)
+        theirs = await _answers(cycle, trials.confirmation, baseline)
         ours = await _answers(cycle, trials.confirmation, best)
         result = evaluate.compare(
             await _judged(cycle, _filled(trials.confirmation, theirs, ours), found),
             cluster_id=trials.cluster.id,
             candidate=best.kind,
-            adapter_id=best.id,
-            baseline=baseline or "base",
-            settings=cycle.config.evaluate,
+            adapter_id=best.adapter.id if best.adapter else None,
+            baseline=baseline.name,
+            settings=trials.settings,
             judge=found.told if found else "",
         )
-        return [result]
+        return [_completed(result, best, _cost(ours, theirs), trials.not_tried)]
 
     return work
 
 
+def _completed(result: Evaluation, best: Contender, cost: Json, not_tried: Mapping[str, str]) -> Evaluation:
+    left_out: Json = dict(not_tried)
+    guards = {**result.guards, "cost": cost, **({"not_tried": left_out} if not_tried else {})}
+    return identified(replace(result, id="", guards=guards, rule_ids=tuple(rule.id for rule in best.rules)))
+
+
+def _cost(ours: Sequence[answer.Answered], theirs: Sequence[answer.Answered]) -> Json:
+    """Means an answer of the candidate, and its tokens as a multiple of the baseline's; None without answers.
+
+    No time: the gate asks for all answers at once, so it can't tell how long one would take. The gateway measures that.
+    """
+    if not ours:
+        return None
+    before = fmean(_tokens(reply) for reply in theirs)
+    return {
+        "calls": round(fmean(reply.calls for reply in ours), 2),
+        "prompt_tokens": round(fmean(reply.prompt_tokens for reply in ours), 1),
+        "completion_tokens": round(fmean(reply.completion_tokens for reply in ours), 1),
+        "tokens_ratio": round(fmean(_tokens(reply) for reply in ours) / before, 2) if before else None,
+    }
+
+
+def _tokens(reply: answer.Answered) -> int:
+    return reply.prompt_tokens + reply.completion_tokens
+
+
 async def _chosen(
-    cycle: Cycle, trials: Trials, adapters: Sequence[Adapter], champion: Adapter | None,
+    cycle: Cycle, trials: Trials, contenders: Sequence[Contender], baseline: Contender,
     found: judge.Calibration | None,
-) -> Adapter:  # fmt: skip
+) -> Contender:  # fmt: skip
     """The checkpoint that does best on the selection side."""
+    if len(contenders) == 1:
+        return contenders[0]
     cases = trials.selection
     needs_baseline = any(not case.reference for case in cases)
-    theirs = await _answers(cycle, cases, champion) if needs_baseline else [""] * len(cases)
+    theirs = await _answers(cycle, cases, baseline) if needs_baseline else []
     scores = []
-    for adapter in adapters:
-        filled = _filled(cases, theirs, await _answers(cycle, cases, adapter))
-        scores.append(evaluate.selection_score(await _judged(cycle, filled, found), cycle.config.evaluate))
-        cycle.progress(f"evaluate: {adapter.path} scores {_told(scores[-1])} on the selection side")
-    return adapters[evaluate.choose(scores)]
+    for contender in contenders:
+        ours = await _answers(cycle, cases, contender)
+        filled = _filled(cases, theirs or [NO_ANSWER] * len(cases), ours)
+        scores.append(evaluate.selection_score(await _judged(cycle, filled, found), trials.settings))
+        path = contender.adapter.path if contender.adapter else contender.kind
+        cycle.progress(f"evaluate: {path} scores {_told(scores[-1])} on the selection side")
+    return contenders[evaluate.choose(scores)]
 
 
 def _told(score: float | None) -> str:
     return "nothing, for want of cases," if score is None else f"{score:.2f}"
 
 
-async def _answers(cycle: Cycle, cases: Sequence[evaluate.Case], adapter: Adapter | None) -> list[str]:
-    """Greedy answers to the cases, all at once; the adapter (None: the base model) is loaded first."""
-    name, kind = (adapter.path, adapter.kind) if adapter else ("", cast("AdapterKind", "base"))
+NO_ANSWER = answer.Answered(text="", calls=0, prompt_tokens=0, completion_tokens=0)
+
+
+async def _answers(cycle: Cycle, cases: Sequence[evaluate.Case], side: Contender) -> list[answer.Answered]:
+    """Greedy answers to the cases, all at once; an adapter is loaded first."""
+    name, adapter = "", side.adapter
     if adapter is not None:
+        name = adapter.path
         await cycle.tools.adapters.load(name, str(Path(cycle.tools.adapters_dir) / adapter.path))
+    student, rules = _Remembered(cycle.tools.student, cycle.replies), [rule.text for rule in side.rules]
     items = [cycle.board.get(Interaction, case.interaction_id) for case in cases]
     calls = (
-        answer.answer(cycle.tools.student, kind, name, case.prompt, max_tokens(cycle, item))
+        answer.answered(student, side.kind, name, case.prompt, max_tokens(cycle, item), rules)
         for case, item in zip(cases, items, strict=True)
     )
     return list(await asyncio.gather(*calls))
 
 
-def _filled(cases: Sequence[evaluate.Case], baseline: Sequence[str], candidate: Sequence[str]) -> list[evaluate.Case]:
+def _filled(
+    cases: Sequence[evaluate.Case], baseline: Sequence[answer.Answered], candidate: Sequence[answer.Answered]
+) -> list[evaluate.Case]:
     return [
-        replace(case, baseline_answer=theirs, candidate_answer=ours)
+        replace(case, baseline_answer=theirs.text, candidate_answer=ours.text)
         for case, theirs, ours in zip(cases, baseline, candidate, strict=True)
     ]
 

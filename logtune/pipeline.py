@@ -1,11 +1,13 @@
 """The STAGES table, read top to bottom; and one cycle over it.
 
 interactions -> signals -> filter -> distill -> pairs -> cluster -> gap -> train -> evaluate -> experiment -> deploy
+
+A cluster whose first adapter fails goes through train and evaluate once more, with the other kind.
 """
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 from logtune import candidates, lessons
@@ -16,6 +18,7 @@ from logtune.ports import Tools
 from logtune.prompts import VERSION as PROMPTS
 from logtune.records import (
     Adapter,
+    CandidateKind,
     Cluster,
     Decision,
     Deployment,
@@ -32,8 +35,17 @@ from logtune.records import (
     Verdict,
     new_id,
 )  # fmt: skip
-from logtune.runner import Board, Counts, Cycle, Stage, run_stage
+from logtune.runner import Board, Counts, Cycle, Prompted, Stage, run_stage
+from logtune.served import served_rules
 
+TRAIN = Stage(
+    name="train", version=f"2.{PROMPTS}", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False,
+    together=1, settings=lambda c: (c.train, c.evaluate), phases=(),
+)  # fmt: skip
+EVALUATE = Stage(
+    name="evaluate", version=f"2.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal), writes=(Evaluation,),
+    together=1, settings=lambda c: (c.evaluate,), phases=(),
+)  # fmt: skip
 STAGES: tuple[Stage, ...] = (
     Stage(name="interactions", version="3", reads=(LogRecord, Feedback), writes=(Interaction,),
           settings=lambda c: (), phases=(lessons.interactions,)),
@@ -49,12 +61,12 @@ STAGES: tuple[Stage, ...] = (
           settings=lambda c: (c.cluster, c.embedder), phases=(lessons.cluster,)),
     Stage(name="gap", version=f"2.{PROMPTS}", reads=(Cluster, Rule, PreferencePair), writes=(Gap,),
           settings=lambda c: (c.gap, c.teacher), phases=(candidates.measure_gaps,)),
-    Stage(name="train", version=f"2.{PROMPTS}", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False,
-          together=1, settings=lambda c: (c.train, c.evaluate), phases=(candidates.train,)),
-    Stage(name="evaluate", version=f"1.{PROMPTS}", reads=(Cluster, Adapter, Interaction, Signal), writes=(Evaluation,),
-          together=1, settings=lambda c: (c.evaluate,), phases=(candidates.evaluate_adapters,)),
-    Stage(name="experiment", version="1", reads=(Evaluation,), writes=(Verdict,),
-          settings=lambda c: (c.deploy,), phases=(candidates.judge_experiments,)),
+    replace(TRAIN, phases=(candidates.train_first,)),
+    replace(EVALUATE, phases=(candidates.try_rules, candidates.try_first, candidates.try_critic_prompt)),
+    replace(TRAIN, phases=(candidates.train_second,)),  # what failed goes on, in the same cycle
+    replace(EVALUATE, phases=(candidates.try_second,)),
+    Stage(name="experiment", version="2", reads=(Evaluation,), writes=(Verdict,),
+          settings=lambda c: (c.deploy, c.ladder), phases=(candidates.judge_experiments,)),
     Stage(name="deploy", version="1", reads=(Verdict, Cluster, Adapter), writes=(Deployment,),
           settings=lambda c: (c.deploy,), phases=()),
 )  # fmt: skip
@@ -111,10 +123,20 @@ def _open(store: Store, tools: Tools, config: Config) -> CycleRow:
         if running.config_hash == config.config_hash:
             return running
         store.close_cycle(running.id, now, {**running.receipt, "summary": "stopped; the settings have changed since"})
-    serving: dict[str, Json] = {name: row.adapter_id for name, row in store.deployments().items()}
+    live = store.deployments()
+    serving: dict[str, Json] = {name: row.adapter_id for name, row in live.items()}
+    prompted: dict[str, Json] = {
+        name: {
+            "kind": row.candidate,
+            "cluster_id": row.cluster_id,
+            "rule_ids": [rule.id for rule in served_rules(store, row)],
+        }
+        for name, row in live.items()
+        if row.candidate in UNTRAINED
+    }
     finished = [row for row in store.cycles(limit=100) if row.receipt.get("clusters")]
     before = finished[0].receipt["clusters"] if finished else []
-    receipt: dict[str, Json] = {"serving": serving, "before": before}
+    receipt: dict[str, Json] = {"serving": serving, "prompted": prompted, "before": before}
     row = CycleRow(id=f"cyc-{new_id()}", config_hash=config.config_hash, started_at=now, ended_at=None, receipt=receipt)
     store.open_cycle(row)
     return row
@@ -131,8 +153,20 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
     return Cycle(
         id=row.id, config=config, tools=tools, board=Board(), logs={log.id: log for log in store.logs(since)},
         feedback={item.id: item for item in store.feedback()}, serving=serving,
-        before=before, progress=progress,
+        before=before, progress=progress, prompted=_prompted(store, row),
     )  # fmt: skip
+
+
+def _prompted(store: Store, row: CycleRow) -> dict[str, Prompted]:
+    found = cast("dict[str, dict[str, Json]]", row.receipt.get("prompted") or {})
+    return {
+        name: Prompted(
+            kind=cast("CandidateKind", what["kind"]),
+            cluster_id=str(what["cluster_id"]),
+            rules=tuple(store.load(Rule, cast("list[str]", what["rule_ids"]))),
+        )
+        for name, what in found.items()
+    }
 
 
 async def _stages(store: Store, cycle: Cycle, config: Config, progress: Callable[[str], None]) -> dict[str, Counts]:
@@ -160,16 +194,15 @@ async def _stages(store: Store, cycle: Cycle, config: Config, progress: Callable
     counts: dict[str, Counts] = {}
     for stage in STAGES:
         progress(f"{stage.name} ...")
-        if stage.name == "deploy":
-            counts[stage.name] = await _deploy(store, cycle)
-        else:
-            counts[stage.name] = await run_stage(stage, cycle, load, commit)
-        count = counts[stage.name]
+        deploys = stage.name == "deploy"
+        count = await _deploy(store, cycle) if deploys else await run_stage(stage, cycle, load, commit)
+        counts[stage.name] = counts.get(stage.name, Counts()) + count
         failed = f", {count.failed} failed" if count.failed else ""
         progress(f"{stage.name}: {count.done} done, {count.unchanged} unchanged{failed}")
     return counts
 
 
+UNTRAINED = ("rules", "critic_prompt")
 KINDS: Mapping[str, type[Derived]] = {
     kind.__name__: kind for stage in STAGES for kind in cast("tuple[type[Derived], ...]", stage.writes)
 }
@@ -234,7 +267,7 @@ def _summary(
     told = [f"{len(items)} interactions of {users} users gave {rules} rules and {pairs} pairs."]
     told += [f"{board.get(Cluster, d.cluster_id).name}: {d.candidate} deployed, {d.reason}." for d in deployed]
     told += [
-        f"{board.get(Cluster, e.cluster_id).name}: {e.outcome.replace('_', ' ')}, {e.reason}."
+        f"{board.get(Cluster, e.cluster_id).name}, {e.candidate}: {e.outcome.replace('_', ' ')}, {e.reason}."
         for e in evaluations
         if e.outcome != "passed"
     ]

@@ -242,7 +242,7 @@ class Evaluation:
     cluster_id: str  # parent
     candidate: CandidateKind
     adapter_id: str | None  # parent
-    baseline: str  # adapter id, or "base"
+    baseline: str  # adapter id, or the kind of a candidate without one, such as "base"
     interaction_ids: tuple[str, ...]  # parents: the held-out cases
     cases: int
     wins: int
@@ -253,6 +253,7 @@ class Evaluation:
     guards: Mapping[str, Json]
     outcome: Outcome
     reason: str
+    rule_ids: tuple[str, ...] = ()  # parents: the rules that were in the prompt
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

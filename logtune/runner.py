@@ -14,8 +14,8 @@ from typing import TypeVar
 from logtune.config import Config
 from logtune.config_gateway import Settings
 from logtune.errors import BudgetSpent, LogtuneError, TooManyFailures
-from logtune.ports import Tools
-from logtune.records import Derived, Failure, Feedback, LogRecord, digest, identified
+from logtune.ports import ChatCall, ChatReply, Tools
+from logtune.records import CandidateKind, Derived, Failure, Feedback, LogRecord, Rule, digest, identified
 
 R = TypeVar("R", bound=Derived)
 BATCH = 64  # units committed in one transaction, and calls of a model under way at once
@@ -53,6 +53,15 @@ class Board:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Prompted:
+    """What serves a cluster without an adapter of its own."""
+
+    kind: CandidateKind
+    cluster_id: str  # the cluster record it was proven on
+    rules: tuple[Rule, ...] = ()  # told by kind "rules"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
     """What the units of a cycle are made from."""
 
@@ -65,6 +74,8 @@ class Cycle:
     serving: Mapping[str, str | None]  # cluster name -> adapter id that served when the cycle began; None: base
     before: Mapping[str, Derived]  # clusters and adapters of the cycle before, by id
     progress: Callable[[str], None]
+    prompted: Mapping[str, Prompted] = field(default_factory=dict)  # cluster name -> what served there without adapter
+    replies: dict[ChatCall, ChatReply] = field(default_factory=dict)  # the gate's, so that no call is made twice
 
 
 Phase = Callable[[Cycle], Iterable[Unit]]

@@ -3,9 +3,9 @@
 import pytest
 
 from logtune.errors import ModelError
-from logtune.ports import ChatCall
+from logtune.ports import ChatCall, ChatReply
 from logtune.records import Message
-from logtune.stages.answer import answer, critic_prompt, critique
+from logtune.stages.answer import Answered, answer, answered, critic_prompt, critique
 from logtune.testing import ScriptedChat
 
 PROMPT = (Message(role="system", content="Be brief."), Message(role="user", content="Where is my parcel?"))
@@ -44,9 +44,22 @@ async def test_a_critic_with_nothing_to_say_leaves_the_draft() -> None:
     assert await answer(student, "critic", "c@1", PROMPT, 9) == "draft"
 
 
-async def test_a_kind_that_cannot_answer_yet_says_so() -> None:
-    with pytest.raises(ModelError, match="'rules' cannot answer yet"):
-        await answer(ScriptedChat("x"), "rules", "", PROMPT, 9)
+async def test_rules_are_told_to_the_base_model() -> None:
+    student = ScriptedChat("late")
+    assert await answer(student, "rules", "", PROMPT, 9, ["Name the topic."]) == "late"
+    (call,) = student.calls
+    assert (call.model, [m.role for m in call.messages]) == ("", ["system", "user"])
+    assert call.messages[0].content.startswith("Be brief.\n\n")
+    assert "- Name the topic." in call.messages[0].content
+
+
+async def test_what_an_answer_takes_is_counted_over_all_its_calls() -> None:
+    replies = [ChatReply(text=text, prompt_tokens=10 * n, completion_tokens=n) for n, text in enumerate("abc", start=1)]
+    found = await answered(ScriptedChat(replies), "critic", "c@1", PROMPT, 9)
+    assert found == Answered(text="c", calls=3, prompt_tokens=60, completion_tokens=6)
+    silent = [replies[0], ChatReply(text=" ", prompt_tokens=7, completion_tokens=1)]
+    found = await answered(ScriptedChat(silent), "critic", "c@1", PROMPT, 9)
+    assert found == Answered(text="a", calls=2, prompt_tokens=17, completion_tokens=2)
 
 
 async def test_no_answer_is_an_error() -> None:

@@ -69,7 +69,7 @@ def test_every_setting_is_documented(section: str) -> None:
         assert f"| `{key}` |" in page, key
 
 
-@pytest.mark.parametrize("stage", [stage.name for stage in STAGES])
+@pytest.mark.parametrize("stage", dict.fromkeys(stage.name for stage in STAGES))
 def test_every_stage_is_documented(stage: str) -> None:
     assert f"\n## {stage}\n" in read("docs/reference/stages.md")
     assert f"logtune/stages/{stage}.py" in read("docs/paper.md") or stage in ("experiment", "interactions"), "paper.md"

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from gateway_kit import Kit, WatchedStore, cluster_of, gateway, post
 
-from logtune.app.rules_prompt import MOST_RULES, active_rules, with_rules
+from logtune.app.rules_prompt import with_rules
 from logtune.edges.store import UnitResult
 from logtune.records import CandidateKind, Cluster, Deployment, Json, Rule, RuleState, identified
+from logtune.served import served_rules
+from logtune.stages.prompted import MOST_RULES
 
 LATE = "where is my late parcel"
 RULES = ("Name the intent.", "Be brief.")
@@ -97,28 +99,39 @@ def cluster_with(store: WatchedStore, *rules: Rule, interactions: tuple[str, ...
     return made
 
 
+def by_hand(made: Cluster, candidate: CandidateKind = "rules") -> Deployment:
+    return identified(Deployment(
+        id="", cluster_id=made.id, cluster_name="late", candidate=candidate, adapter_id=None, verdict_id=None,
+        previous_id=None, action="deploy", reason="", at=1.0,
+    ))  # fmt: skip
+
+
+def active_rules(store: WatchedStore, made: Cluster) -> tuple[str, ...]:
+    return tuple(rule.text for rule in served_rules(store, by_hand(made)))
+
+
 def test_the_active_rules_of_a_cluster_most_users_first_and_pinned_before_all(store: WatchedStore) -> None:
     made = cluster_with(
         store, rule("few", 1), rule("many", 9), rule("pinned", 1, "pinned"), rule("vetoed", 9, "vetoed"),
         rule("expired", 9, "expired"), rule("single", 9, merged_from=()), rule("many", 3, merged_from=("rule-b",)),
     )  # fmt: skip
-    assert active_rules(store, made.id) == ("pinned", "many", "few")
+    assert active_rules(store, made) == ("pinned", "many", "few")
 
 
 def test_a_rule_merged_anew_replaces_its_earlier_form(store: WatchedStore) -> None:
     later = ("rule-a", "rule-b")
     made = cluster_with(store, rule("be brief"), rule("be brief, please", 2, "vetoed", later))
-    assert active_rules(store, made.id) == ()
+    assert active_rules(store, made) == ()
 
 
 def test_rules_of_other_clusters_stay_there(store: WatchedStore) -> None:
     cluster_with(store, rule("be brief"))
-    assert active_rules(store, cluster_with(store, interactions=("int-7",)).id) == ()
+    assert active_rules(store, cluster_with(store, interactions=("int-7",))) == ()
 
 
 def test_a_prompt_holds_so_many_rules(store: WatchedStore) -> None:
     made = cluster_with(store, *(rule(f"rule {number}", merged_from=(f"rule-{number}",)) for number in range(99)))
-    assert len(active_rules(store, made.id)) == MOST_RULES
+    assert len(active_rules(store, made)) == MOST_RULES
 
 
 # served
@@ -126,10 +139,7 @@ def test_a_prompt_holds_so_many_rules(store: WatchedStore) -> None:
 
 def serve(kit_store: WatchedStore, candidate: CandidateKind) -> None:
     made = cluster_with(kit_store, rule("Name the intent."))
-    kit_store.deploy(identified(Deployment(
-        id="", cluster_id=made.id, cluster_name="late", candidate=candidate, adapter_id=None, verdict_id=None,
-        previous_id=None, action="deploy", reason="", at=1.0,
-    )), "c")  # fmt: skip
+    kit_store.deploy(by_hand(made, candidate), "c")
 
 
 def ask(kit: Kit, **more: object) -> tuple[dict[str, str], bytes]:

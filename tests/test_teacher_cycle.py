@@ -79,7 +79,7 @@ def test_rules_and_answers_of_a_teacher_are_trained_on_and_judged_by_it(store: S
     assert {rule.text for rule in store.list(Rule) if rule.merged_from} == {"Say in how many days it comes."}
     pairs = store.list(PreferencePair, limit=1000)
     assert {(pair.chosen, pair.origin) for pair in pairs} == {(GOOD, "revised")}
-    (evaluation,) = store.list(Evaluation)
+    (evaluation,) = (found for found in store.list(Evaluation) if found.candidate == "expert")
     assert evaluation.outcome == "passed", evaluation.reason
     assert evaluation.wins == evaluation.cases >= 8
     assert receipt.deployed

@@ -13,13 +13,13 @@ from collections.abc import Callable, Mapping, Sequence
 
 from logtune.app.adapters import Adapters
 from logtune.app.batching import Batcher
-from logtune.app.rules_prompt import active_rules
 from logtune.app.samples import samples
 from logtune.app.static_router import StaticRouter
 from logtune.app.table import Arms, Choice, RoutingTable, Row, plain
 from logtune.edges.store import Store
 from logtune.ports import Embedder
 from logtune.records import Adapter, Cluster, Deployment
+from logtune.served import served_rules
 from logtune.stages.cluster import Routed, Routes
 
 LOG = logging.getLogger(__name__)
@@ -108,8 +108,7 @@ class Router:
         LOG.info("routing table: %d clusters", len(clusters))
 
     def _arms(self, deployment: Deployment) -> Arms:
-        rules = active_rules(self._store, deployment.cluster_id) if deployment.candidate == "rules" else ()
-        return plain(deployment, rules)
+        return plain(deployment, tuple(rule.text for rule in served_rules(self._store, deployment)))
 
     def _swap(self) -> None:
         """Put the adapters' present states into the table."""

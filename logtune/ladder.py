@@ -1,0 +1,274 @@
+"""The ladder of a cluster: which candidates are tried, from the cheapest on, and with which lessons.
+
+cycle -> Plan*: held-out cases, rules in the prompt, training jobs, and why a rung is left out
+
+The gap says which adapter is tried first; where it fails and nothing else passed, the other follows in the same cycle
+(paper: what fails goes to the reflective path). The critic prompt is tried where a critic is.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import cast
+
+from logtune.config import EvaluateSettings, LadderSettings
+from logtune.gate import Contender, Trials
+from logtune.ports import TrainingJob, TrainingPair
+from logtune.records import (
+    Adapter,
+    AdapterKind,
+    CandidateKind,
+    Cluster,
+    Decision,
+    Evaluation,
+    Gap,
+    Interaction,
+    Json,
+    PreferencePair,
+    Rule,
+)
+from logtune.runner import Cycle
+from logtune.stages import answer, evaluate
+from logtune.stages import pairs as pairing
+from logtune.stages.prompted import active, in_words
+from logtune.stages.train import rank_for
+from logtune.views import pairs_of, prompt_of, rules_by_interaction, signals_of, users_of
+
+SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
+WORDLESS = "its rules are right answers to single requests, which no prompt and no critic can pass on"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is tried for a cluster, and what will decide."""
+
+    cluster: Cluster
+    trials: Trials
+    baseline: Contender  # what serves now
+    prompts: Mapping[CandidateKind, Contender]  # candidates without training
+    jobs: Mapping[AdapterKind, TrainingJob]  # in the order in which they are tried
+    blocked: Mapping[AdapterKind, str]  # why training would be in vain
+    hopeless: str | None  # why no candidate can be proven
+
+    def kind(self, turn: int) -> AdapterKind | None:
+        """The adapter tried first (0) or second (1); None: there is none."""
+        return next(iter(tuple(self.jobs)[turn : turn + 1]), None)
+
+
+def plans(cycle: Cycle) -> list[Plan]:
+    """One a cluster with a gap."""
+    gaps = {g.cluster_id: g for g in cycle.board.all(Gap)}
+    groups = cycle.board.all(Cluster)
+    wrong = _contradicted(cycle)
+    return [_plan(cycle, group, gaps[group.id], len(groups), wrong) for group in groups if group.id in gaps]
+
+
+def checkpoints(cycle: Cycle, plan: Plan, turn: int) -> list[Adapter]:
+    """The adapters of this cycle that a cluster's first or second training gave."""
+    job = plan.jobs.get(plan.kind(turn) or "expert")
+    if job is None:
+        return []
+    lessons = {pair.id for pair in job.pairs}
+    mine = (a for a in cycle.board.all(Adapter) if a.cluster_id == plan.cluster.id and a.kind == job.kind)
+    return [adapter for adapter in mine if set(adapter.pair_ids) <= lessons]
+
+
+def climbed(cycle: Cycle, plan: Plan) -> bool:
+    """Whether what serves is what this cluster's own ladder gave, with nothing new since."""
+    served = cycle.prompted.get(plan.cluster.name)
+    if served is not None:  # with other rules it would be among the prompts to try
+        return served.cluster_id == plan.cluster.id and served.kind not in plan.prompts
+    mine = [*checkpoints(cycle, plan, 0), *checkpoints(cycle, plan, 1)]
+    return plan.baseline.name in {adapter.id for adapter in mine}
+
+
+def goes_on(cycle: Cycle, plan: Plan) -> bool:
+    """Whether the second round is due: the first adapter failed, or could not be made, and nothing else passed."""
+    mine = [e for e in cycle.board.all(Evaluation) if e.cluster_id == plan.cluster.id]
+    if plan.hopeless or climbed(cycle, plan) or any(e.outcome == "passed" for e in mine):
+        return False
+    first = plan.kind(0)
+    failed = any(e.candidate == first and e.outcome == "failed" for e in mine)
+    return first is None or failed or first in plan.blocked or not checkpoints(cycle, plan, 0)
+
+
+def _contradicted(cycle: Cycle) -> set[str]:
+    """Ids of the pairs that other users contradict: they train nothing."""
+    pairs = cycle.board.all(PreferencePair)
+    vectors = cycle.tools.embedder.embed([pair.prompt[-1].content for pair in pairs])
+    return pairing.contradicted(pairs, vectors, users_of(cycle), cycle.config.pairs)
+
+
+def _plan(cycle: Cycle, group: Cluster, measured: Gap, clusters: int, wrong: Set[str]) -> Plan:
+    config = cycle.config
+    members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
+    sides = evaluate.split(members, config.evaluate, SPLIT_SALT)
+    learners = {item.id for item in sides.train}
+    pairs = [p for p in pairs_of(cycle, group) if p.interaction_id in learners and p.id not in wrong]
+    baseline, worded = _serving(cycle, group), _worded(cycle, learners)
+    prompts, not_tried = _prompts(config.ladder, worded, baseline, _wordless(cycle, learners))
+    kinds = _adapters(config.ladder, measured, _kind_of(baseline, group), worded=bool(worded))
+    jobs = {kind: _job(cycle, group, kind, pairs, clusters) for kind in kinds}
+    blocked = {kind: reason for kind, job in jobs.items() if (reason := _blocked(cycle, job))}
+    cases = _cases(cycle, sides.confirmation)
+    settings = _corrected(config.evaluate, len(jobs) - len(blocked) + len(prompts))
+    voters = len({case.user or case.interaction_id for case in cases})
+    hopeless = evaluate.too_few(voters, len(cases), settings)
+    return Plan(
+        cluster=group, baseline=baseline, prompts=prompts, jobs=jobs, hopeless=hopeless,
+        blocked=dict.fromkeys(jobs, hopeless) | blocked if hopeless else blocked,
+        trials=Trials(
+            cluster=group, selection=_cases(cycle, sides.selection or sides.confirmation), confirmation=cases,
+            settings=settings, not_tried=not_tried,
+        ),
+    )  # fmt: skip
+
+
+def _corrected(settings: EvaluateSettings, candidates: int) -> EvaluateSettings:
+    """The gate for each of several candidates: together they may pass by chance as often as one alone (Bonferroni)."""
+    if candidates < 2 or settings.rule == "rate":  # the paper's rule asks for no bound
+        return settings
+    return settings.model_copy(update={"confidence": round(1 - (1 - settings.confidence) / candidates, 6)})
+
+
+def _serving(cycle: Cycle, group: Cluster) -> Contender:
+    prompted = cycle.prompted.get(group.name)
+    if prompted is not None:
+        return Contender(kind=prompted.kind, rules=prompted.rules)
+    adapter = cycle.before.get(cycle.serving.get(group.name) or "")
+    return Contender(kind=adapter.kind, adapter=adapter) if isinstance(adapter, Adapter) else Contender(kind="base")
+
+
+def _kind_of(baseline: Contender, group: Cluster) -> AdapterKind | None:
+    """The kind of what serves, where it was made for just these interactions."""
+    adapter = baseline.adapter
+    return adapter.kind if adapter is not None and adapter.cluster_id == group.id else None
+
+
+# --- the rungs ---
+
+
+def _worded(cycle: Cycle, learners: Set[str]) -> tuple[Rule, ...]:
+    """Active rules that say how to answer, and that users who have no vote at the gate stand behind too."""
+    mine = [rule for rule in cycle.board.all(Rule) if learners & set(rule.interaction_ids)]
+    return active(mine, cycle.config.ladder.min_users)
+
+
+def _prompts(
+    settings: LadderSettings, worded: tuple[Rule, ...], baseline: Contender, wordless: str
+) -> tuple[dict[CandidateKind, Contender], dict[str, str]]:
+    """The candidates without training, and why the others of the settings are left out."""
+    wanted = (Contender(kind="rules", rules=worded), Contender(kind="critic_prompt"))
+    found: dict[CandidateKind, Contender] = {}
+    left_out: dict[str, str] = {}
+    for contender in wanted:
+        if contender.kind not in settings.rungs:
+            continue
+        if not worded:
+            left_out[contender.kind] = wordless
+        elif _said(contender) == _said(baseline):
+            left_out[contender.kind] = "it serves already"
+        else:
+            found[contender.kind] = contender
+    return found, left_out
+
+
+def _said(contender: Contender) -> tuple[str, list[str]]:
+    return contender.kind, [rule.text for rule in contender.rules]
+
+
+def _wordless(cycle: Cycle, learners: Set[str]) -> str:
+    """Why no rule can be told."""
+    few = [r for r in cycle.board.all(Rule) if r.merged_from and in_words(r) and learners & set(r.interaction_ids)]
+    return f"no rule has {cycle.config.ladder.min_users} users behind it" if few else WORDLESS
+
+
+def _adapters(
+    settings: LadderSettings, measured: Gap, serving: AdapterKind | None, *, worded: bool
+) -> tuple[AdapterKind, ...]:
+    """The kinds of adapters, in the order in which they are tried; what serves already comes first."""
+    reflective = measured.route == "reflective"
+    order: tuple[AdapterKind, ...] = ("critic", "expert") if reflective else ("expert", "critic")
+    if reflective and settings.route == "strict":
+        order = ("critic",)
+    order = tuple(kind for kind in order if kind in settings.rungs)
+    # What an expert could not learn from right answers, a critic can say no better.
+    order = tuple(kind for number, kind in enumerate(order) if kind != "critic" or not number or worded)
+    return tuple(sorted(order, key=lambda kind: kind != serving))
+
+
+# --- training ---
+
+
+def _job(
+    cycle: Cycle, group: Cluster, kind: AdapterKind, pairs: Sequence[PreferencePair], clusters: int
+) -> TrainingJob:
+    settings, tools = cycle.config.train, cycle.tools
+    share = settings.budget * tools.base_parameters / clusters
+    return TrainingJob(
+        cluster_id=group.id, name=group.name, kind=kind, base_path=tools.base_path,
+        base_fingerprint=tools.base_fingerprint, pairs=_lessons(cycle, kind, pairs), out_dir=tools.adapters_dir,
+        rank=rank_for(share, tools.lora_sizes.get(settings.target_modules, 1), settings.max_rank),
+        seed=settings.seed, settings=cast("Mapping[str, Json]", settings.model_dump(mode="json")),
+    )  # fmt: skip
+
+
+def _blocked(cycle: Cycle, job: TrainingJob) -> str | None:
+    """Why training would be in vain; known before it is paid for."""
+    settings = cycle.config.train
+    if not job.rank:
+        return f"a budget of {settings.budget:.2%} of the base model does not afford an adapter of rank 1"
+    if len(job.pairs) < settings.min_pairs:
+        return f"{len(job.pairs)} pairs to learn from, train.min_pairs is {settings.min_pairs}"
+    return None
+
+
+def _lessons(cycle: Cycle, kind: AdapterKind, pairs: Sequence[PreferencePair]) -> tuple[TrainingPair, ...]:
+    if kind == "expert":
+        return tuple(TrainingPair(id=p.id, prompt=p.prompt, chosen=p.chosen, rejected=p.rejected) for p in pairs)
+    rules_of = rules_by_interaction(cycle)
+    return tuple(
+        TrainingPair(
+            id=p.id,
+            prompt=answer.critic_prompt(p.prompt[-1].content, p.rejected),
+            rejected="",
+            chosen=answer.critique([r.text for r in rules_of[p.interaction_id]]),
+        )
+        for p in pairs
+        if rules_of.get(p.interaction_id)
+    )
+
+
+# --- held-out cases ---
+
+
+def _cases(cycle: Cycle, items: Iterable[Interaction]) -> tuple[evaluate.Case, ...]:
+    """Held-out interactions with a known right answer, the user's own or the one they praised; with a teacher also
+    those with rules, by which it can judge.
+    """
+    rules_of = rules_by_interaction(cycle) if cycle.tools.teacher is not None else {}
+    wanted = _references(cycle)
+    cases = []
+    for item in items:
+        reference, rules = wanted.get(item.id), rules_of.get(item.id, ())
+        if reference or rules:
+            cases.append(
+                evaluate.Case(
+                    interaction_id=item.id,
+                    user=item.user or item.session,
+                    prompt=prompt_of(item),
+                    reference=reference,
+                    baseline_answer="",
+                    candidate_answer="",
+                    rules="\n".join(f"- {rule.text}" for rule in rules),
+                )
+            )
+    return tuple(cases)
+
+
+def _references(cycle: Cycle) -> dict[str, str]:
+    """Interaction id -> the answer its user gave or praised; answers that models wrote are no yardstick for models."""
+    by_item = signals_of(cycle)
+    praised = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches == "positive"}
+    found = {name: cycle.board.get(Interaction, name).answer for name in praised if by_item.get(name)}
+    own = (pair for pair in cycle.board.all(PreferencePair) if pair.origin in pairing.USERS_OWN)
+    return found | {pair.interaction_id: pair.chosen for pair in own}
