@@ -200,9 +200,9 @@ def _by_log(feedback: Iterable[Feedback], answered: Sequence[LogRecord]) -> dict
     for item in items:
         if item.revoked or item.id in replaced or not item.target:
             continue
-        own = next((name for name in (item.target, item.target.removeprefix(ANSWER_PREFIX)) if name in ids), None)
-        if own is not None and item.target_kind == "record":
-            found[own].append(item.id)
+        exact = next((name for name in (item.target, item.target.removeprefix(ANSWER_PREFIX)) if name in ids), None)
+        if exact is not None and item.target_kind == "record":
+            found[exact].append(item.id)
             continue
         rows = of_target.get((item.target_kind, item.target), [])
         earlier = rows[: bisect_right(rows, item.at, key=lambda log: log.at)]
