@@ -155,8 +155,7 @@ SAID = [("late", -0.10), ("_parcel", -0.20)]
     ([("late", -0.11), ("_parcel", -0.21)], True),  # the same words, surer or less sure
     ([("late", -0.102), ("_parcel", -0.202)], False),  # rounding
     ([("lost", -0.10), ("_parcel", -0.20)], True),
-    ([("late", -0.10)], True),
-    ([], True),
+    ([("late", -0.10), ("_letter", -0.20)], True),
 ])  # fmt: skip
 async def test_an_adapter_must_change_words_or_their_likelihood(
     vllm: tuple[Vllm, str], tuned: list[tuple[str, float]], changes: bool
@@ -175,18 +174,28 @@ async def test_a_server_that_tells_no_likelihood_is_judged_by_its_words(vllm: tu
     assert await server.changes("lost@1", PROMPT, "")
 
 
-async def test_noise_of_the_server_is_no_change() -> None:
-    answers = iter([-0.10, -0.12, -0.11])  # base, tuned, base again
+@pytest.mark.parametrize(("tuned", "again", "changes"), [
+    ([("late", -0.12)], [("late", -0.11)], False),  # as far from the base as the base from itself
+    ([("late", -0.52)], [("late", -0.11)], True),
+    ([("lost", -0.69)], [("lost", -0.69)], False),  # a tie that falls either way
+])  # fmt: skip
+async def test_noise_of_the_server_is_no_change(
+    tuned: list[tuple[str, float]], again: list[tuple[str, float]], changes: bool
+) -> None:
+    answers = iter([[("late", -0.10)], tuned, again])
 
     async def chat(_: web.Request) -> web.Response:
-        row = {"token": "late", "logprob": next(answers)}
-        choice = {"message": {"content": "late"}, "logprobs": {"content": [row]}}
+        ((token, logprob),) = next(answers)
+        likeliest = {"late": -0.10 if token == "late" else -0.70, "lost": -3.0, token: logprob}
+        top = [{"token": one, "logprob": value} for one, value in likeliest.items()]
+        row = {"token": token, "logprob": logprob, "top_logprobs": top}
+        choice = {"message": {"content": token}, "logprobs": {"content": [row]}}
         return web.Response(text=json.dumps({"choices": [choice]}))
 
     app = web.Application()
     app.router.add_post("/v1/chat/completions", chat)
     async with TestServer(app) as noisy:
-        assert not await HttpAdapterServer(str(noisy.make_url("/v1"))).changes("late@1", PROMPT, "")
+        assert await HttpAdapterServer(str(noisy.make_url("/v1"))).changes("late@1", PROMPT, "") is changes
 
 
 async def test_a_probe_without_an_answer_is_an_error(vllm: tuple[Vllm, str]) -> None:

@@ -15,9 +15,9 @@ from logtune.errors import ModelError
 from logtune.records import Json, Message
 
 LIST_S, PROBE_S = 10.0, 120.0
-PROBE_TOKENS = 8
-# Mean difference of log-probabilities, nats a token. Two runs of one model differ by rounding when they share a batch
-# with others, so a difference must also be NOISE times what the base model differs from itself.
+PROBE_TOKENS, TOP = 8, 5
+# Mean difference of the likeliest tokens' log-probabilities, nats. Two runs of one model differ by rounding when they
+# share a batch with others, so a difference must also be NOISE times what the base model differs from itself.
 LEAST_CHANGE, NOISE = 5e-3, 3.0
 
 
@@ -28,18 +28,22 @@ def ours(name: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Greedy:
-    """What a model says greedily; a log-probability a token where the server tells them."""
+    """What a model says greedily, and the likeliest tokens of each place by log-probability where the server tells."""
 
     text: str
     tokens: tuple[str, ...]
-    logprobs: tuple[float, ...]
+    likeliest: tuple[Mapping[str, float], ...]
 
     def distance(self, other: "Greedy") -> float:
-        """Mean absolute difference of the log-probabilities; infinite where the words differ."""
-        if self.text != other.text or self.tokens != other.tokens:
-            return float("inf")
-        pairs = list(zip(self.logprobs, other.logprobs, strict=True))
-        return sum(abs(ours - theirs) for ours, theirs in pairs) / len(pairs) if pairs else 0.0
+        """The largest difference of a place, up to the first where the words part: what follows answers other words."""
+        found = float(self.text != other.text and not (self.likeliest and other.likeliest))
+        for ours, theirs, one, two in zip(self.likeliest, other.likeliest, self.tokens, other.tokens, strict=False):
+            common = ours.keys() & theirs.keys()
+            gaps = [abs(ours[token] - theirs[token]) for token in common]
+            found = max(found, sum(gaps) / len(gaps) if gaps else float("inf"))
+            if one != two:
+                break
+        return found
 
 
 class HttpAdapterServer:
@@ -94,7 +98,7 @@ class HttpAdapterServer:
             "model": model, "messages": messages, "max_tokens": PROBE_TOKENS, "temperature": 0, "seed": 0,
         }  # fmt: skip
         url = f"{self._url}/chat/completions"
-        status, body = await self._call("POST", url, {**asked, "logprobs": True}, PROBE_S)
+        status, body = await self._call("POST", url, {**asked, "logprobs": True, "top_logprobs": TOP}, PROBE_S)
         if status == 400:  # it tells no log-probabilities, and the words must do
             status, body = await self._call("POST", url, asked, PROBE_S)
         try:
@@ -129,10 +133,13 @@ class HttpAdapterServer:
 def _greedy(choice: Mapping[str, Mapping[str, Json]]) -> Greedy:
     told = choice.get("logprobs") or {}
     rows = cast("Sequence[Mapping[str, Json]]", told.get("content") or [])
-    return Greedy(
-        str(choice["message"]["content"] or ""), tuple(str(row["token"]) for row in rows),
-        tuple(float(cast("float", row["logprob"])) for row in rows),
-    )  # fmt: skip
+    return Greedy(str(choice["message"]["content"] or ""), tuple(str(r["token"]) for r in rows), tuple(map(_top, rows)))
+
+
+def _top(row: Mapping[str, Json]) -> dict[str, float]:
+    """Log-probabilities by token, of the one that was said too."""
+    told = cast("Sequence[Mapping[str, Json]]", row.get("top_logprobs") or [])
+    return {str(other["token"]): float(cast("float", other["logprob"])) for other in (*told, row)}
 
 
 NO_PATH = ("not found", "file not found", "404 page not found", "404: not found")  # an adapter's has more words
