@@ -71,6 +71,12 @@ def test_tensorzero_metrics_comments_and_demonstrations(kit: Kit) -> None:
     assert kept(kit, "correction").correction == "forty"
 
 
+def test_tensorzeros_client_sends_null_for_what_is_not_given(kit: Kit) -> None:
+    nothing = {"episode_id": None, "dryrun": None, "internal": None, "tags": None}
+    body = {"metric_name": "m", "value": True, "inference_id": chat(kit), **nothing}
+    assert call(kit, "/tensorzero/feedback", body)[0] == 200
+
+
 def test_a_dry_run_is_checked_and_kept_nowhere(kit: Kit) -> None:
     body = {"metric_name": "quality", "value": 0.5, "inference_id": chat(kit), "dryrun": True}
     assert call(kit, "/tensorzero/feedback", body)[0] == 200

@@ -47,7 +47,7 @@ def _tensorzero(body: Json, _: str) -> list[Said | RequestError]:
     given = json_object(body)
     name, value = needed(given, "metric_name"), given.get("value")
     targets = targets_of(("record", text(given, "inference_id")), ("session", text(given, "episode_id")))
-    dry = given.get("dryrun", False)
+    dry = given.get("dryrun") or False  # their client sends null for every field that is not given
     if not isinstance(dry, bool):
         raise RequestError("'dryrun' must be true or false", param="dryrun")
     if len(targets) != 1:

@@ -29,13 +29,18 @@ def _either(schema: Schema, *choices: str) -> Schema:
     return {**schema, "anyOf": [{"required": [choice]} for choice in choices]}
 
 
+def _named(key: str) -> Schema:
+    return {"required": [key], "properties": {key: {"type": "string"}}}
+
+
 _SPOKEN: Schema = {"type": "string", "pattern": SPOKEN}
-_METRIC = _object({"metric_name": NAME, "value": True, "inference_id": NAME, "episode_id": NAME,
-                   "tags": True, "dryrun": {"type": "boolean"}}, "metric_name", "value")  # fmt: skip
+_NAME_OR_NULL: Schema = {**NAME, "type": ["string", "null"]}
+_METRIC = _object({"metric_name": NAME, "value": True, "inference_id": _NAME_OR_NULL, "episode_id": _NAME_OR_NULL,
+                   "tags": True, "dryrun": {"type": ["boolean", "null"]}}, "metric_name", "value")  # fmt: skip
 _RESERVED: Schema = {"properties": {"metric_name": {"enum": ["comment", "demonstration"]}, "value": _SPOKEN}}
 _OTHER: Schema = {"properties": {"metric_name": {"not": {"enum": ["comment", "demonstration"]}}, "value": SCORE}}
 _TENSORZERO: Schema = {
-    **_METRIC, "allOf": [{"oneOf": [{"required": ["inference_id"]}, {"required": ["episode_id"]}]},
+    **_METRIC, "allOf": [{"oneOf": [_named("inference_id"), _named("episode_id")]},
                          {"anyOf": [_RESERVED, _OTHER]}],
 }  # fmt: skip
 _SCORE_FIELDS: Schema = {
