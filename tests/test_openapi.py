@@ -91,7 +91,8 @@ SENT: dict[str, tuple[Json, Json]] = {
         {"model": "base", "messages": [{"role": "user", "content": "x"}], "top_k": 5}, {"messages": []}),
     "post /v1/feedback": ({"response_id": "i", "rating": "up", "user": "u"}, {"response_id": "i"}),
     "post /compat/tensorzero/feedback": (
-        {"metric_name": "m", "value": True, "inference_id": "i", "episode_id": None, "tags": None}, {"metric_name": "m", "value": 1}),
+        {"metric_name": "m", "value": True, "inference_id": "i", "episode_id": None, "tags": None},
+        {"metric_name": "m", "value": 1}),
     "post /compat/langfuse/api/public/scores": (
         [{"id": "s", "traceId": "t", "name": "n", "value": 0.5, "dataType": "NUMERIC", "timestamp": "now"}],
         {"name": "n", "value": 1}),
