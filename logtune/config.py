@@ -248,8 +248,8 @@ class LadderSettings(Settings):
     """Which candidates are tried for a cluster, and which of those that passed the gate serves."""
 
     rungs: tuple[Rung, ...] = ("rules", "critic_prompt", "critic", "expert")
-    """rules: in the prompt; critic_prompt: a critic without an adapter, where the gap is large or the expert failed. Both
-    are tried only where the lessons are in words, since a list of right answers says nothing about the next request."""
+    """rules: in the prompt; critic_prompt: a critic without an adapter, where the gap is large or the expert failed.
+    Both are tried only where the lessons are in words: right answers to other requests help no prompt."""
     route: Literal["first", "strict"] = "first"
     """first: the gap says which adapter is tried first, the other follows where it fails; strict: a large gap trains a
     critic alone (paper)."""

@@ -116,12 +116,13 @@ def _cost(ours: Sequence[answer.Answered], theirs: Sequence[answer.Answered]) ->
     """
     if not ours:
         return None
-    before = fmean(_tokens(reply) for reply in theirs)
+    before = fmean(map(_tokens, theirs))
+    ratio: dict[str, Json] = {"tokens_ratio": round(fmean(map(_tokens, ours)) / before, 2)} if before else {}
     return {
         "calls": round(fmean(reply.calls for reply in ours), 2),
         "prompt_tokens": round(fmean(reply.prompt_tokens for reply in ours), 1),
         "completion_tokens": round(fmean(reply.completion_tokens for reply in ours), 1),
-        "tokens_ratio": round(fmean(_tokens(reply) for reply in ours) / before, 2) if before else None,
+        **ratio,
     }
 
 

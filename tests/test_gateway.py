@@ -238,6 +238,42 @@ async def test_a_critic_serves_as_the_gate_measured_it(tmp_path: Path) -> None:
     assert record.request["messages"] == [{"role": "user", "content": LATE}]
 
 
+def conversation() -> list[dict[str, str]]:
+    said = ["Hello", "Hi!", LATE]
+    return [{"role": role, "content": text} for role, text in zip(("user", "assistant", "user"), said, strict=True)]
+
+
+def test_what_three_calls_take_is_recorded_beside_the_one_call_of_the_draft(tmp_path: Path) -> None:
+    cluster = cluster_of("late_parcel", LATE)
+    with gateway(tmp_path) as kit:
+        deployed(kit.store, cluster, adapter_for(cluster, kind="critic"), at=1.0)
+        wait_for(kit, LATE, lambda text: "critic@2" in text)
+        kit.engine.calls.clear()
+        with client(kit) as api:
+            whole = api.chat.completions.with_raw_response.create(model="base", messages=conversation())
+            list(api.chat.completions.create(model="base", messages=conversation(), stream=True))
+        draft, critic, revised = kit.engine.calls[:3]
+        record = kit.store.record(whole.headers["x-logtune-interaction"])
+        *_, streamed = kit.store.logs()
+    assert whole.headers["x-logtune-calls"] == "3"
+    assert [call.model for call in (draft, critic, revised)] == ["base", "late_parcel-critic@2", "base"]
+    assert revised.messages[:2] == draft.messages[:2]  # the conversation before the query is kept, as in the gate
+    words = [sum(len(m.content.split()) for m in call.messages) for call in (draft, critic, revised)]
+    assert record.usage["prompt_tokens"] == sum(words)
+    assert record.usage["calls"] == 3
+    assert record.usage["draft"]["prompt_tokens"] == words[0]
+    assert 0 < record.usage["draft"]["latency_ms"] < record.latency_ms
+    assert whole.parse().usage.prompt_tokens == words[2]
+    assert (streamed.usage["calls"], streamed.usage["uncounted"]) == (3, 1)
+    assert streamed.usage["prompt_tokens"] == sum(words[:2])
+
+
+def test_one_call_is_recorded_as_the_model_server_counts_it(routed: Kit) -> None:
+    _, headers = ask(routed, LATE)
+    assert "x-logtune-calls" not in headers
+    assert "calls" not in routed.store.record(headers["x-logtune-interaction"]).usage
+
+
 def test_a_critic_leaves_alone_what_it_was_not_made_for(tmp_path: Path) -> None:
     cluster = cluster_of("late_parcel", LATE)
     with gateway(tmp_path) as kit:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote
 
 from logtune.app.asgi import Headers, Request, Send, error_body, parse_object, respond, respond_json
-from logtune.app.critic import revision
+from logtune.app.critic import Part, revision, usage_of
 from logtune.app.feedback_api import Answers
 from logtune.app.identity import Identity, identify, last_user_text
 from logtune.app.journal import Journal
@@ -57,6 +57,7 @@ class Exchange:
     error: str | None = None
     answer_bytes: int = 0
     recorded: bool = False
+    parts: list[Part] = field(default_factory=list)  # calls before the one whose answer the client gets
 
     def unit(self) -> str:
         """Who is drawn into an arm."""
@@ -70,16 +71,20 @@ class Exchange:
     def record(self, redaction: Redaction) -> LogRecord:
         """What the store keeps."""
         who, response = self.who, redaction.response(self.response)
-        usage = (response or {}).get("usage")
+        usage = usage_of(self.parts, (response or {}).get("usage"))
         return LogRecord(
             id=self.id, request=redaction.request(self.body), response=response, at=self.at,
             model=redaction.text(self.called or self.requested), adapter=self.choice.adapter, arm=self.choice.arm,
             cluster=self.choice.cluster, user=redaction.maybe_name(who.user),
             session=redaction.session(who.session, who.session_source), user_source=who.user_source,
             session_source=who.session_source, error=redaction.error(self.error),
-            route_reason=redaction.text(self.choice.reason), usage=usage if isinstance(usage, dict) else {},
+            route_reason=redaction.text(self.choice.reason), usage=usage,
             latency_ms=round(1000 * (time.perf_counter() - self.started), 3), traces=redaction.names(who.traces),
         )  # fmt: skip
+
+    def usage(self) -> dict[str, Json]:
+        """What all calls took (`critic.usage_of`)."""
+        return usage_of(self.parts, (self.response or {}).get("usage"))
 
     def headers(self) -> Headers:
         """Where the answer comes from, for the client."""
@@ -87,6 +92,7 @@ class Exchange:
         values = {
             "interaction": self.id, "cluster": self.choice.cluster or "none", "arm": self.choice.arm or "none",
             "adapter": self.choice.adapter or BASE, "overhead-ms": f"{overhead:.2f}",
+            **({"calls": str(len(self.parts) + 1)} if self.parts else {}),
         }  # fmt: skip
         return [(f"x-logtune-{name}".encode(), quote(value, safe=" @:/+").encode()) for name, value in values.items()]
 
@@ -186,14 +192,18 @@ class ChatApi:
 
     async def _part(self, exchange: Exchange, model: str, body: Mapping[str, Json]) -> Mapping[str, Json]:
         """One call on the way to an answer, in one piece; RequestError when the server refuses it."""
+        asked = time.perf_counter()
         answer = await self._call(exchange, model, body)
+        opened = time.perf_counter()
         try:
             whole = b"".join([chunk async for chunk in answer.chunks])
         finally:
             await answer.close()
+            exchange.backend_s += time.perf_counter() - opened
         response, problem = read_answer(answer.status, whole)
         if response is None:
             raise RequestError(problem or "no answer", answer.status)
+        exchange.parts.append(Part(usage_of((), response.get("usage")), round(1000 * (time.perf_counter() - asked), 3)))
         return response
 
     async def _call(self, exchange: Exchange, model: str, body: Mapping[str, Json]) -> Answer:

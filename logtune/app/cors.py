@@ -12,8 +12,8 @@ from logtune.app.asgi import Event, Headers, Request, Send
 
 EXPOSED = (
     "x-logtune-interaction", "x-logtune-cluster", "x-logtune-arm", "x-logtune-adapter", "x-logtune-overhead-ms",
-    "retry-after", "x-request-id", "x-ratelimit-limit-requests", "x-ratelimit-remaining-requests",
-    "x-ratelimit-reset-requests",
+    "x-logtune-calls", "retry-after", "x-request-id", "x-ratelimit-limit-requests",
+    "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests",
 )  # fmt: skip
 METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS"
 ALLOWED = "authorization, content-type"  # where a preflight names none

@@ -3,24 +3,40 @@
 body of the client -> two calls -> body of the third, whose answer the client gets
 
 The three calls are those of `stages.answer`, with which the gate measured the critic (a test holds them together); the
-third keeps every option of the client, streaming included.
+third keeps every option of the client, streaming included. What they take together is in the record, beside what the
+draft alone took: that is what a single call would have cost.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from logtune.app.identity import last_user_text
-from logtune.prompts import language_of, render
 from logtune.records import Json
-from logtune.stages.answer import CRITIQUE_TOKENS, critic_prompt
+from logtune.stages.answer import CRITIQUE_TOKENS, critic_prompt, revise_prompt
 
 Ask = Callable[[str, Mapping[str, Json]], Awaitable[Mapping[str, Json]]]  # model name ("": base), body -> completion
 WHOLE: Mapping[str, Json] = {"stream": False, "n": 1}
+TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A call on the way to an answer."""
+
+    usage: Mapping[str, Json]
+    latency_ms: float
 
 
 async def revision(ask: Ask, critic: str, body: Mapping[str, Json]) -> dict[str, Json] | None:
-    """The body that asks for the revised answer; None without plain text to review. Raises what `ask` raises."""
+    """The body that asks for the revised answer; None without plain text to review. Raises what `ask` raises.
+
+    A critic with nothing to say leaves the request as it came: greedy, its answer is the draft.
+    """
     query, messages = last_user_text(body), body.get("messages")
-    if not query or not isinstance(messages, list) or body.get("tools") or not _ends_with_user(messages):
+    if not query or not isinstance(messages, list) or body.get("tools") or body.get("functions"):
+        return None
+    last = messages[-1]
+    if not isinstance(last, dict) or not _plain(last):
         return None
     draft = _text(await ask("", {**_without_stream_options(body), **WHOLE}))
     if not draft:
@@ -28,14 +44,38 @@ async def revision(ask: Ask, critic: str, body: Mapping[str, Json]) -> dict[str,
     prompt: list[Json] = [{"role": message.role, "content": message.content} for message in critic_prompt(query, draft)]
     asked: dict[str, Json] = {"messages": prompt, "max_tokens": CRITIQUE_TOKENS, "temperature": 0, **WHOLE}
     critique = _text(await ask(critic, {"model": critic, **asked}))
-    revise = render("revise", language_of(query), query=query, answer=draft, rules=critique)
-    system = [message for message in messages if isinstance(message, dict) and message.get("role") == "system"]
-    return {**body, "messages": [*system, {"role": "user", "content": revise}]}
+    if not critique.strip():
+        return dict(body)
+    revised: Json = {**last, "content": revise_prompt(query, draft, critique).content}
+    return {**body, "messages": [*messages[:-1], revised]}
 
 
-def _ends_with_user(messages: list[Json]) -> bool:
-    last = messages[-1] if messages else None
-    return isinstance(last, dict) and last.get("role") == "user"
+def usage_of(parts: Sequence[Part], last: Json) -> dict[str, Json]:
+    """The usage of an answer: that of its last call; of several calls their sum, with `calls` and the draft's own.
+
+    `uncounted`: calls whose tokens the model server did not say, such as a stream without include_usage.
+    """
+    final = last if isinstance(last, dict) else {}
+    if not parts:
+        return dict(final)
+    known = [usage for usage in (*(part.usage for part in parts), final) if usage]
+    total: dict[str, Json] = {name: sum(_count(usage, name) for usage in known) for name in TOKENS}
+    draft: Json = {**{name: _count(parts[0].usage, name) for name in TOKENS}, "latency_ms": parts[0].latency_ms}
+    calls = len(parts) + 1
+    uncounted: dict[str, Json] = {"uncounted": calls - len(known)} if len(known) < calls else {}
+    return {**total, "calls": calls, **uncounted, "draft": draft}
+
+
+def _count(usage: Mapping[str, Json], name: str) -> int:
+    value = usage.get(name)
+    return value if isinstance(value, int) else 0
+
+
+def _plain(message: Mapping[str, Json]) -> bool:
+    """Whether a message is a user's, of text alone."""
+    content = message.get("content")
+    parts = content if isinstance(content, list) else []
+    return message.get("role") == "user" and all(isinstance(p, dict) and p.get("type") == "text" for p in parts)
 
 
 def _without_stream_options(body: Mapping[str, Json]) -> dict[str, Json]:

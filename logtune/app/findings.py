@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from logtune.app.console import ALL
+from logtune.app.reflective import Reflective, reflective
 from logtune.errors import InputError
 from logtune.records import (
     Adapter,
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from logtune.config import Config
     from logtune.edges.store import CycleRow, Store
 
+CRITICS = ("critic", "critic_prompt")
 EXAMPLES = 3  # of each reason, signal and rule
 TEACHES = {"positive": 0, "rule": 1, "nothing": 2}
 
@@ -145,6 +147,7 @@ class Findings:
     lessons: tuple[Lesson, ...]
     groups: tuple[Group, ...]
     serving: tuple[Serving, ...]
+    reflective: tuple[Reflective, ...]  # answers that took several calls, whenever they were given
     deployments: tuple[Deployment, ...]  # decided in this cycle
     troubles: tuple[Trouble, ...]
     share: float | None  # live adapters' parameters / base parameters
@@ -186,11 +189,18 @@ def gather(store: "Store", cycle_id: str | None = None, base_parameters: int | N
         lessons=_lessons(_made(store, Rule, cycle), {item.id: item for item in signals}),
         groups=groups,
         serving=serving,
+        reflective=_reflective(store),
         deployments=tuple(_made(store, Deployment, cycle)),
         troubles=_troubles(_made(store, Failure, cycle)),
         share=sum_of_shares(serving),
         stages=cast("Mapping[str, Mapping[str, Json]]", cycle.receipt.get("stages") or {}),
     )
+
+
+def _reflective(store: "Store") -> tuple[Reflective, ...]:
+    """All logs are read for it, so only where a critic was ever deployed."""
+    critics = any(item.candidate in CRITICS for item in store.list(Deployment, limit=ALL))
+    return reflective(store.logs()) if critics else ()
 
 
 def find_cycle(store: "Store", cycle_id: str | None) -> "CycleRow":

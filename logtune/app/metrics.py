@@ -105,8 +105,8 @@ class Metrics:
             self._upstream.add(exchange.upstream_s)
         if exchange.error is not None:
             self._upstream_errors.add((str(exchange.status) if 400 <= exchange.status < 600 else "broken",))
-        usage = exchange.response.get("usage") if exchange.response else None
-        if isinstance(usage, dict):
+        usage = exchange.usage()
+        if usage:
             self._tokens.add(("prompt",), _count(usage.get("prompt_tokens")))
             self._tokens.add(("completion",), _count(usage.get("completion_tokens")))
         choice = exchange.choice

@@ -265,5 +265,6 @@ def _answer_headers() -> Schema:
         "interaction": "Id of the log record; feedback accepts it.", "cluster": "Name of the cluster, or `none`.",
         "arm": "Arm of a live test, or `none`.", "adapter": "Id of the adapter that answered, or `base`.",
         "overhead-ms": "Time that was not spent waiting for the model.",
+        "calls": "Calls of the model that the answer took, where it took several.",
     }  # fmt: skip
     return {f"x-logtune-{name}": {"description": text, "schema": TEXT} for name, text in about.items()}
