@@ -137,8 +137,11 @@ def run(chosen: argparse.Namespace, folder: Path) -> Row:
             folder=folder, texts=str(texts), priority=Priority(level=chosen.priority), upstream=upstream,
             upstream_port=port,
         )  # fmt: skip
-        say(f"the gateway was ready after {serving.start():.1f} s")
         try:
+            say(f"the gateway was ready after {serving.start():.1f} s")
+            serving.wait_for_router()
+            serving.stop()
+            say(f"with its router made after {serving.start():.1f} s")
             for step in _steps(chosen):
                 result |= step(bench, serving)
         finally:

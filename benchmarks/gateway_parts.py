@@ -9,6 +9,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import sqlite3
@@ -26,13 +27,17 @@ from gateway_load import Spec
 from logtune.app import build
 from logtune.config import Config
 from logtune.edges.store import Store, UnitResult
-from logtune.records import Adapter, Cluster, Deployment, Json, identified
+from logtune.edges.weights import cache_home
+from logtune.records import Adapter, Cluster, Deployment, Interaction, Json, identified
 
+KEPT = cache_home() / "benchmark-router"
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared" / "data"
+ROUTER_S = 900.0  # for the token table of the router; made once for a machine
 START_S = 120.0  # for a gateway, on a busy machine
 TOPICS = 16  # centroids, in CLUSTERS clusters with an adapter each
 CLUSTERS = 4
+MEMBERS = 20  # queries of a topic that the clusters rest on
 RADIUS = 0.55
 OWN = ("where is my {}", "I want to cancel my {}", "how much does the {} cost", "my {} does not work", "change the {}")
 OWN_THINGS = ("card", "transfer", "loan", "account", "PIN", "address", "order", "invoice", "top-up", "refund")
@@ -65,19 +70,37 @@ def deploy(config: Config, rows: Sequence[Mapping[str, str]]) -> None:
         by_label.setdefault(row["label"], []).append(row["text"])
     topics = sorted(by_label, key=lambda label: -len(by_label[label]))[:TOPICS]
     embedder = build.embedder(config)
-    vectors = [embedder.embed(by_label[topic][:20]).mean(axis=0) for topic in topics]
+    vectors = [embedder.embed(by_label[topic][:MEMBERS]).mean(axis=0) for topic in topics]
     centroids = [tuple(map(float, vector / (vector @ vector) ** 0.5)) for vector in vectors]
     opened = build.store(config)
     for number in range(CLUSTERS):
-        _deploy_one(opened, config, f"topics-{number}", centroids[number::CLUSTERS])
+        texts = [text for topic in topics[number::CLUSTERS] for text in by_label[topic][:MEMBERS]]
+        _deploy_one(opened, config, f"topics-{number}", centroids[number::CLUSTERS], texts)
     opened.close()
+    if KEPT.exists():  # made by an earlier run, for the same clusters
+        shutil.copytree(KEPT, Path(config.store.home) / "router", dirs_exist_ok=True)
 
 
-def _deploy_one(opened: Store, config: Config, name: str, centroids: Sequence[tuple[float, ...]]) -> None:
-    cluster = identified(
-        Cluster(id="", interaction_ids=(), centroids=tuple(centroids), radius=RADIUS, label=name, name=name)
-    )
+def _deploy_one(
+    opened: Store, config: Config, name: str, centroids: Sequence[tuple[float, ...]], texts: Sequence[str]
+) -> None:
+    members = tuple(_interaction(f"{name}-{number}", text) for number, text in enumerate(texts))
+    unit = UnitResult(
+        stage="bench-members", key=name, outputs=members, cycle_id="bench", config_hash="", at=time.time()
+    )  # fmt: skip
+    opened.commit_units([unit])
+    cluster = identified(Cluster(
+        id="", interaction_ids=tuple(member.id for member in members), centroids=tuple(centroids), radius=RADIUS,
+        label=name, name=name,
+    ))  # fmt: skip
     _put(opened, cluster, _adapter(config, cluster.id, name, 1), None)
+
+
+def _interaction(log: str, query: str) -> Interaction:
+    return identified(Interaction(
+        id="", log_id=log, context=(), query=query, answer="", follow_ups=(), feedback_ids=(), user=None, session=None,
+        adapter=None, at=1.0,
+    ))  # fmt: skip
 
 
 def swap_adapter(config: Config, before: Deployment, version: int) -> tuple[Adapter, Deployment]:
@@ -237,8 +260,14 @@ class Serving:
             "model.url": f"http://127.0.0.1:{upstream}/v1", "model.served_name": "base", "serve.port": 0,
             "serve.admin_port": 0, **(settings or {}),
         }  # fmt: skip
-        self.process: Process
+        self._process: Process | None = None
         self.port = 0
+
+    @property
+    def process(self) -> Process:
+        """The server under way."""
+        assert self._process is not None
+        return self._process
 
     def config(self) -> Config:
         """The gateway's settings."""
@@ -254,7 +283,7 @@ class Serving:
         command = [sys.executable, "-m", "logtune.app.cli", "serve", "--json"]
         for key, value in self._set.items():
             command += ["--set", f"{key}={json.dumps(value)}"]
-        self.process = Process(command, self.home / "gateway.log")
+        self._process = Process(command, self.home / "gateway.log")
         said = self.process.line()
         if "url" not in said:
             raise RuntimeError(f"the gateway did not start: {said}")
@@ -262,6 +291,16 @@ class Serving:
         self.port = int(url.rsplit(":", 1)[1])
         self._ready(url)
         return time.perf_counter() - begun
+
+    def wait_for_router(self) -> None:
+        """Wait until the router's files are made, which happens beside serving after a first start."""
+        end = time.monotonic() + ROUTER_S
+        while time.monotonic() < end and self.process.alive():
+            if list((self.home / "router").glob("*.npz")):
+                shutil.copytree(self.home / "router", KEPT, dirs_exist_ok=True)
+                return
+            time.sleep(0.5)
+        raise RuntimeError(f"the router was not ready in time: {self.process.last_words()}")
 
     def _ready(self, url: str) -> None:
         end = time.monotonic() + START_S
@@ -274,7 +313,8 @@ class Serving:
 
     def stop(self) -> None:
         """End it in order."""
-        self.process.kill(signal.SIGINT)
+        if self._process is not None:
+            self._process.kill(signal.SIGINT)
 
     def stored(self) -> int:
         """Log records in the database."""
