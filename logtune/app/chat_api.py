@@ -74,11 +74,11 @@ class Exchange:
         usage = usage_of(self.parts, (response or {}).get("usage"))
         return LogRecord(
             id=self.id, request=redaction.request(self.body), response=response, at=self.at,
-            model=redaction.text(self.called or self.requested), adapter=self.choice.adapter, arm=self.choice.arm,
+            model=redaction.label(self.called or self.requested), adapter=self.choice.adapter, arm=self.choice.arm,
             cluster=self.choice.cluster, user=redaction.maybe_name(who.user),
             session=redaction.session(who.session, who.session_source), user_source=who.user_source,
             session_source=who.session_source, error=redaction.error(self.error),
-            route_reason=redaction.text(self.choice.reason), usage=usage,
+            route_reason=redaction.label(self.choice.reason), usage=usage,
             latency_ms=round(1000 * (time.perf_counter() - self.started), 3), traces=redaction.names(who.traces),
         )  # fmt: skip
 

@@ -8,8 +8,9 @@ add; for the session at last a hash of the conversation's first messages, which 
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from logtune.records import Json, digest
 
@@ -50,11 +51,13 @@ def identify(body: Mapping[str, Json], headers: Mapping[str, str]) -> Identity:
     """User, session and traces of a chat request; `headers` has lower-case names."""
     metadata = body.get("metadata")
     fields = metadata if isinstance(metadata, dict) else {}
-    user, user_source = _first([("body.user", body.get("user")), *_of(fields, USER_KEYS), *_user_headers(headers)])
-    session, session_source = _first([
-        *_of(fields, SESSION_KEYS), (f"body.{EPISODE}", body.get(EPISODE)),
-        *((name, headers.get(name)) for name in SESSION_HEADERS),
-    ])  # fmt: skip
+    user, user_source = _first(chain(
+        [("body.user", body.get("user"))], _of(fields, USER_KEYS), _user_headers(headers)
+    ))  # fmt: skip
+    session, session_source = _first(chain(
+        _of(fields, SESSION_KEYS), [(f"body.{EPISODE}", body.get(EPISODE))],
+        ((name, headers.get(name)) for name in SESSION_HEADERS),
+    ))  # fmt: skip
     if session is None:
         session, session_source = _prefix(body.get("messages"), user)
     return Identity(
@@ -65,7 +68,7 @@ def identify(body: Mapping[str, Json], headers: Mapping[str, str]) -> Identity:
 
 def header_user(headers: Mapping[str, str]) -> str | None:
     """The user whom a proxy or chat front end names beside a request."""
-    return _first(list(_user_headers(headers)))[0]
+    return _first(_user_headers(headers))[0]
 
 
 def _user_headers(headers: Mapping[str, str]) -> Iterator[tuple[str, Json]]:
@@ -78,7 +81,7 @@ def _traces(metadata: Mapping[str, Json], headers: Mapping[str, str]) -> tuple[s
     parent = TRACEPARENT.fullmatch(headers.get("traceparent", "").strip().lower())
     found += parent.groups() if parent else ()
     found += DOTTED_RUN.findall(headers.get("langsmith-trace", ""))[-2:]
-    return tuple(dict.fromkeys(filter(None, map(_name, found))))[:MOST_TRACES]
+    return tuple(dict.fromkeys(filter(None, [_name(value) for value in found if value])))[:MOST_TRACES]
 
 
 def _json_object(text: str) -> dict[str, Json]:
@@ -93,9 +96,9 @@ def _of(fields: Mapping[str, Json], keys: tuple[str, ...]) -> Iterator[tuple[str
     return ((f"metadata.{key}", fields.get(key)) for key in keys)
 
 
-def _first(places: list[tuple[str, Json]]) -> tuple[str | None, str]:
+def _first(places: Iterable[tuple[str, Json]]) -> tuple[str | None, str]:
     for source, value in places:
-        name = _name(value)
+        name = _name(value) if value is not None else ""
         if name:
             return name, source
     return None, ""
@@ -104,7 +107,8 @@ def _first(places: list[tuple[str, Json]]) -> tuple[str | None, str]:
 def _name(value: Json) -> str:
     if isinstance(value, bool) or not isinstance(value, (str, int)):
         return ""
-    return "".join(filter(str.isprintable, str(value))).strip()[:LONGEST]
+    text = str(value)
+    return (text if text.isprintable() else "".join(filter(str.isprintable, text))).strip()[:LONGEST]
 
 
 def _prefix(messages: Json, user: str | None) -> tuple[str | None, str]:

@@ -11,6 +11,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar, cast
 
@@ -39,6 +40,9 @@ class Redaction:
     def __init__(self, redactor: Redactor, key: bytes) -> None:
         self._redactor = redactor
         self._key = key
+        # In memory alone, a few thousand of each: a user comes again, and there are few models and reasons.
+        self.name: Callable[[str], str] = lru_cache(maxsize=4096)(self._name)
+        self.label: Callable[[str], str] = lru_cache(maxsize=512)(self.text)
 
     @classmethod
     def of(cls, config: Config) -> "Redaction":
@@ -71,7 +75,7 @@ class Redaction:
         """Why there is no answer, in short: a model server's own words may repeat the request."""
         return None if text is None else self._redactor.text(text[:SHOWN_ERROR])[:LONGEST_ERROR]
 
-    def name(self, name: str) -> str:
+    def _name(self, name: str) -> str:
         """An id; the pseudonym of one that is personal."""
         if not self._key or not (PHONE_ID.fullmatch(name) or self._redactor.identifies(name)):
             return name

@@ -47,7 +47,12 @@ def is_plain(text: str) -> bool:
         return len(text) < SHORTEST
     if len(text) < LONG:
         return True
-    return "-----" not in text and all(len(word) < LONG for word in text.split())
+    return "-----" not in text and max(map(len, text.split()), default=0) < LONG
+
+
+@lru_cache(maxsize=4096)
+def _plain_field(name: str) -> bool:
+    return is_plain(name)
 
 
 def find(text: str, kinds: Collection[str], names: Finder | None = None) -> tuple[Span, ...]:
@@ -186,7 +191,7 @@ class Redactor:
     def _object(self, given: dict[str, Json], depth: int) -> Json:
         made: dict[str, Json] = {}
         for key, value in given.items():
-            name = cleaned = key if is_plain(key) else self._text(key, None)
+            name = cleaned = key if _plain_field(key) else self._text(key, None)
             while name in made:  # two names that differ in what was cut out
                 name = f"{cleaned} {len(made) + 1}"
             made[name] = None if key in PROMPT else self._value(value, key, depth + 1)
