@@ -173,7 +173,7 @@ async def _stages(store: Store, cycle: Cycle, config: Config, progress: Callable
     def load(stage: str, keys: Sequence[str]) -> dict[str, Sequence[Derived]]:
         found = store.units(stage, keys)
         store.use_units(cycle.id, [(stage, key) for key in found])
-        return {key: _records(store, outputs) for key, outputs in found.items()}
+        return {key: records(store, outputs) for key, outputs in found.items()}
 
     def commit(stage: str, done: Sequence[tuple[str, Sequence[Derived]]]) -> None:
         now = cycle.tools.clock.now()
@@ -208,7 +208,8 @@ KINDS: Mapping[str, type[Derived]] = {
 }
 
 
-def _records(store: Store, outputs: Sequence[tuple[str, str]]) -> list[Derived]:
+def records(store: Store, outputs: Sequence[tuple[str, str]]) -> list[Derived]:
+    """The records that a finished unit wrote; `outputs`: (kind, id)*."""
     by_kind: dict[str, list[str]] = {}
     for kind, record_id in outputs:
         by_kind.setdefault(kind, []).append(record_id)

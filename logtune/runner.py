@@ -1,12 +1,14 @@
 """How a stage's units of work are run: what is unchanged is skipped, what is done is committed with its key, in one
 transaction a batch; an item that fails is kept as a Failure; a stage that fails too often stops the cycle.
 
+So many units are under way at any time: a slow one holds up no other.
+
 A unit's key is the stage, its version, the hash of its settings, and the ids of all that its result depends on. A cycle
 can be killed at any point: the next run finds the finished units by their keys and goes on.
 """
 
 import asyncio
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -128,37 +130,64 @@ async def run_stage(stage: Stage, cycle: Cycle, load: Load, commit: Commit) -> C
         units = {key_of(stage, cycle, unit): unit for unit in phase(cycle)}
         finished = load(stage.name, list(units))
         todo = [(key, unit) for key, unit in units.items() if key not in finished]
-        done = Counts(unchanged=len(units) - len(todo))
+        results = await _run_units(stage, cycle, todo, commit)
         made: dict[str, Sequence[Derived]] = dict(finished)
-        for start in range(0, len(todo), stage.together):
-            done += await _run_batch(stage, cycle, todo[start : start + stage.together], made, commit)
-            if len(todo) > stage.together:
-                cycle.progress(f"{stage.name}: {min(start + stage.together, len(todo))} of {len(todo)}")
-        for key in units:  # in the order of the units, whatever was done before: so a resumed cycle sees the same board
-            cycle.board.add(made.get(key, ()))
-        total += done
+        failures: list[Failure] = []
+        for key in units:  # in their order, whatever was done before or first: so a resumed cycle sees the same board
+            result = results.get(key, made.get(key, ()))
+            if isinstance(result, Failure):
+                failures.append(result)
+            cycle.board.add((result,) if isinstance(result, Failure) else result)
+        total += Counts(
+            done=len(todo) - len(failures), unchanged=len(units) - len(todo), failed=len(failures),
+            reasons=tuple(failure.reason for failure in failures[:3]),
+        )  # fmt: skip
         _check(stage, cycle.config, total)
     return total
 
 
-async def _run_batch(
-    stage: Stage, cycle: Cycle, batch: Sequence[tuple[str, Unit]], made: dict[str, Sequence[Derived]], commit: Commit
-) -> Counts:
-    results = await asyncio.gather(*(_attempt(stage, unit) for _, unit in batch))
-    pairs = list(zip(batch, results, strict=True))
-    good = [(key, result) for (key, _), result in pairs if not isinstance(result, (Failure, BudgetSpent))]
-    bad = [(key, result) for (key, _), result in pairs if isinstance(result, Failure)]
+Result = Sequence[Derived] | Failure
+
+
+async def _run_units(stage: Stage, cycle: Cycle, todo: Sequence[tuple[str, Unit]], commit: Commit) -> dict[str, Result]:
+    """key -> result of every unit; raises BudgetSpent. Whatever stops it, what is done stays done."""
+    results: dict[str, Result] = {}
+    ready: list[tuple[str, Result]] = []  # done and not committed
+    waiting, running, spent = deque(todo), dict[asyncio.Task[Result | BudgetSpent], str](), list[BudgetSpent]()
+    try:
+        while running or (waiting and not spent):
+            while waiting and not spent and len(running) < stage.together:
+                key, unit = waiting.popleft()
+                running[asyncio.create_task(_attempt(stage, unit))] = key
+            for task in (await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED))[0]:
+                key, result = running.pop(task), task.result()
+                if isinstance(result, BudgetSpent):
+                    spent.append(result)
+                else:
+                    ready.append((key, result))
+            if len(ready) >= stage.together:
+                results |= _commit(stage, cycle, ready, commit)
+                if len(todo) > stage.together:
+                    cycle.progress(f"{stage.name}: {len(results)} of {len(todo)}")
+    finally:
+        for task in running:
+            task.cancel()
+        results |= _commit(stage, cycle, ready, commit)
+    if spent:
+        raise spent[0]
+    return results
+
+
+def _commit(stage: Stage, cycle: Cycle, ready: list[tuple[str, Result]], commit: Commit) -> dict[str, Result]:
+    """Commit what is ready, and empty the list."""
     # a failure is kept under a key of this cycle, so that the next cycle tries the item again
-    commit(stage.name, [*good, *((f"{key}-{cycle.id}", (failure,)) for key, failure in bad)])
-    spent = next((result for result in results if isinstance(result, BudgetSpent)), None)
-    if spent is not None:
-        raise spent  # after what was paid for is kept
-    made.update(good)
-    cycle.board.add(failure for _, failure in bad)
-    return Counts(done=len(good), failed=len(bad), reasons=tuple(failure.reason for _, failure in bad[:3]))
+    commit(stage.name, [(f"{k}-{cycle.id}", (r,)) if isinstance(r, Failure) else (k, r) for k, r in ready])
+    taken = dict(ready)
+    ready.clear()
+    return taken
 
 
-async def _attempt(stage: Stage, unit: Unit) -> Sequence[Derived] | Failure | BudgetSpent:
+async def _attempt(stage: Stage, unit: Unit) -> Result | BudgetSpent:
     try:
         return await unit.work()
     except BudgetSpent as spent:

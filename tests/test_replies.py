@@ -1,12 +1,14 @@
 """What was asked before is not asked again, and nothing is spent beyond the budget."""
 
 import asyncio
+import threading
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from logtune.edges.replies import Meter, MeteredChat, RememberedChat, ReplyMemory, key_of
+from logtune.edges.replies import Gathered, Meter, MeteredChat, RememberedChat, ReplyMemory, key_of
 from logtune.edges.store import Store
 from logtune.errors import BudgetSpent, ModelError
 from logtune.ports import Chat, ChatCall, ChatReply, Spent
@@ -139,8 +141,36 @@ async def test_any_text_is_kept_exactly(tmp_path: Path) -> None:
 
 
 def test_forgetting_empties_the_memory(memory: ReplyMemory) -> None:
-    memory.keep_reply("k", ChatReply(text="secret"))
-    memory.keep_reply("k", ChatReply(text="another"))
-    assert memory.reply("k") == ChatReply(text="secret")
-    assert memory.clear() == 1
-    assert memory.reply("k") is None
+    memory.keep([("k", ChatReply(text="secret")), ("k", ChatReply(text="later")), ("j", ChatReply(text="other"))])
+    memory.keep([("k", ChatReply(text="another"))])
+    assert memory.find(["j", "k", "k", "x"]) == [
+        ChatReply(text="other"), ChatReply(text="secret"), ChatReply(text="secret"), None
+    ]  # fmt: skip
+    assert memory.clear() == 2
+    assert memory.find(["k"]) == [None]
+
+
+async def test_what_is_asked_for_meanwhile_is_done_in_one_go() -> None:
+    goes: list[list[int]] = []
+    first_runs, go_on = threading.Event(), threading.Event()
+
+    def work(items: Sequence[int]) -> list[int]:
+        goes.append(list(items))
+        first_runs.set()
+        go_on.wait(10)
+        if 13 in items:
+            raise ModelError("13")
+        return [-item for item in items]
+
+    gathered = Gathered(work)
+    one = asyncio.create_task(gathered.do(1))
+    await asyncio.to_thread(first_runs.wait, 10)
+    others = [asyncio.create_task(gathered.do(number)) for number in (2, 3, 4)]
+    await asyncio.sleep(0)
+    others[0].cancel()
+    go_on.set()
+    assert await asyncio.gather(one, *others[1:]) == [-1, -3, -4]
+    assert goes == [[1], [2, 3, 4]]
+    with pytest.raises(ModelError):
+        await gathered.do(13)
+    assert await gathered.do(5) == -5

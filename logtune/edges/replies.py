@@ -6,19 +6,19 @@ ChatCall -> the store's reply, else the model's (kept for the next time) -> Chat
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from typing import Protocol
-
-from sqlalchemy import select
+from typing import Generic, Protocol, TypeVar
 
 from logtune.edges import schema
-from logtune.edges.database import insert_new
+from logtune.edges.database import insert_new, pairs_in
 from logtune.edges.store import Store
 from logtune.errors import BudgetSpent, LogtuneError, ModelError
 from logtune.ports import Chat, ChatCall, ChatReply, Spent
 from logtune.records import digest
 
+Item = TypeVar("Item")
+Made = TypeVar("Made")
 KEPT = "what was done is kept; the next run goes on from there"
 
 
@@ -82,14 +82,14 @@ class Meter:
 
 
 class Replies(Protocol):
-    """Where replies are kept, `edges.store.Store`."""
+    """Where replies are kept, `ReplyMemory`."""
 
-    def reply(self, key: str) -> ChatReply | None:
-        """The reply kept under `key`."""
+    def find(self, keys: Sequence[str]) -> list[ChatReply | None]:
+        """The reply kept under each key."""
         ...
 
-    def keep_reply(self, key: str, reply: ChatReply) -> None:
-        """Keep a reply; the first one of a key stays."""
+    def keep(self, replies: Sequence[tuple[str, ChatReply]]) -> None:
+        """Keep (key, reply)*, in one transaction; the first one of a key stays."""
         ...
 
 
@@ -99,17 +99,20 @@ class ReplyMemory:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def reply(self, key: str) -> ChatReply | None:
-        """The reply kept under `key`."""
+    def find(self, keys: Sequence[str]) -> list[ChatReply | None]:
+        """The reply kept under each key."""
         with self._store.transaction() as db:
-            row = db.execute(select(schema.replies.c.body).where(schema.replies.c.key == key)).first()
-        return None if row is None else ChatReply(**json.loads(row.body))
+            found = dict(pairs_in(db, schema.replies, ("key", "body"), list(dict.fromkeys(keys))))
+        return [ChatReply(**json.loads(found[key])) if key in found else None for key in keys]
 
-    def keep_reply(self, key: str, reply: ChatReply) -> None:
-        """Keep a reply; the first one of a key stays."""
-        row = {"key": key, "at": time.time(), "body": schema.to_json(reply)}
+    def keep(self, replies: Sequence[tuple[str, ChatReply]]) -> None:
+        """Keep (key, reply)*, in one transaction; the first one of a key stays."""
+        now = time.time()
+        rows = [
+            {"key": key, "at": now, "body": schema.to_json(reply)} for key, reply in dict(reversed(replies)).items()
+        ]
         with self._store.transaction(write=True) as db:
-            insert_new(db, schema.replies, [row])
+            insert_new(db, schema.replies, rows)
 
     def clear(self) -> int:
         """Forget every reply; returns how many there were."""
@@ -136,6 +139,39 @@ class MeteredChat:
         return reply
 
 
+class Gathered(Generic[Item, Made]):
+    """Does in one go, in a thread, what is asked for while the last go runs: many small transactions become one.
+
+    `work`: N items -> N results, in order; an error of a go is everybody's who takes part in it.
+    """
+
+    def __init__(self, work: Callable[[Sequence[Item]], Sequence[Made]]) -> None:
+        self._work = work
+        self._waiting: list[tuple[Item, asyncio.Future[Made]]] = []
+        self._goes: asyncio.Task[None] | None = None  # of the event loop that asked last
+
+    async def do(self, item: Item) -> Made:
+        """The result for one item."""
+        future: asyncio.Future[Made] = asyncio.get_running_loop().create_future()
+        self._waiting.append((item, future))
+        if self._goes is None or self._goes.done():
+            self._goes = asyncio.create_task(self._go())
+        return await future
+
+    async def _go(self) -> None:
+        while self._waiting:
+            batch, self._waiting = self._waiting, []
+            work = asyncio.to_thread(self._work, [item for item, _ in batch])
+            (results,) = await asyncio.gather(work, return_exceptions=True)
+            for number, (_, future) in enumerate(batch):
+                if future.done():  # given up
+                    continue
+                if isinstance(results, BaseException):
+                    future.set_exception(results)
+                else:
+                    future.set_result(results[number])
+
+
 class RememberedChat:
     """`chat` behind the memory; what is remembered is noted on the meter and costs nothing.
 
@@ -145,6 +181,8 @@ class RememberedChat:
     def __init__(self, chat: Chat, name: str, replies: Replies, meter: Meter) -> None:
         self._chat = chat
         self._name = name
+        self._find = Gathered(replies.find)
+        self._keep = Gathered(self._keep_all)
         self._replies = replies
         self._meter = meter
         self._under_way: dict[str, asyncio.Future[ChatReply]] = {}
@@ -171,13 +209,17 @@ class RememberedChat:
         return reply
 
     async def _found(self, key: str, call: ChatCall) -> ChatReply:
-        known = await asyncio.to_thread(self._replies.reply, key)
+        known = await self._find.do(key)
         if known is not None:
             self._meter.note(call.purpose, Spent(remembered=1))
             return known
         reply = await self._chat.complete(call)
-        await asyncio.to_thread(self._replies.keep_reply, key, reply)
+        await self._keep.do((key, reply))
         return reply
+
+    def _keep_all(self, replies: Sequence[tuple[str, ChatReply]]) -> list[None]:
+        self._replies.keep(replies)
+        return [None] * len(replies)
 
 
 def key_of(name: str, call: ChatCall) -> str:
