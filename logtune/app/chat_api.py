@@ -9,6 +9,7 @@ model's work, and what it had seen is recorded.
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -31,6 +32,7 @@ from logtune.stages.answer import CRITICS
 from logtune.statistics import unit_of
 
 LOG = logging.getLogger(__name__)
+SAFE = re.compile(r"[\w.@:/+~ -]*", re.ASCII)  # values of headers that need no escapes
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,6 +56,7 @@ class Exchange:
     overhead_ms: float | None = None  # the gateway's own time until the head of the answer left
     status: int = 0  # of the answer; 0: none was begun
     response: dict[str, Json] | None = None
+    cleaned: Mapping[str, Json] | None = None  # the request as its record holds it; None: not made yet
     error: str | None = None
     answer_bytes: int = 0
     recorded: bool = False
@@ -62,6 +65,12 @@ class Exchange:
     def unit(self) -> str:
         """Who is drawn into an arm."""
         return unit_of(self.who.user, self.who.session, self.id)
+
+    def clean(self, redaction: Redaction) -> Mapping[str, Json]:
+        """The request without what is personal."""
+        if self.cleaned is None:
+            self.cleaned = redaction.request(self.body)
+        return self.cleaned
 
     def begun(self, status: int) -> None:
         """Note when the first byte of the answer came."""
@@ -73,7 +82,7 @@ class Exchange:
         who, response = self.who, redaction.response(self.response)
         usage = usage_of(self.parts, (response or {}).get("usage"))
         return LogRecord(
-            id=self.id, request=redaction.request(self.body), response=response, at=self.at,
+            id=self.id, request=self.clean(redaction), response=response, at=self.at,
             model=redaction.label(self.called or self.requested), adapter=self.choice.adapter, arm=self.choice.arm,
             cluster=self.choice.cluster, user=redaction.maybe_name(who.user),
             session=redaction.session(who.session, who.session_source), user_source=who.user_source,
@@ -94,7 +103,10 @@ class Exchange:
             "adapter": self.choice.adapter or BASE, "overhead-ms": f"{overhead:.2f}",
             **({"calls": str(len(self.parts) + 1)} if self.parts else {}),
         }  # fmt: skip
-        return [(f"x-logtune-{name}".encode(), quote(value, safe=" @:/+").encode()) for name, value in values.items()]
+        return [
+            (b"x-logtune-" + name.encode(), (value if SAFE.fullmatch(value) else quote(value, safe=" @:/+")).encode())
+            for name, value in values.items()
+        ]
 
 
 class ChatApi:
@@ -119,20 +131,17 @@ class ChatApi:
             what = "the gateway can keep no records now, so it takes no requests (serve.spool_full = refuse)"
             raise RequestError(what, 503, code="records_full", headers={"retry-after": "5"})
         exchange = begin(raw, request.headers)
-        work = asyncio.create_task(self._answer(exchange, send))
+        leaving = _Leaving(exchange, asyncio.current_task())
         gone = asyncio.create_task(request.gone())
+        gone.add_done_callback(leaving)
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if not work.done() and not exchange.recorded:
-                exchange.error = "the client went away"
-                work.cancel()
-            await asyncio.wait({work})
+            await self._answer(exchange, send)
+        except asyncio.CancelledError:
+            if not leaving.ends_work():
+                raise
         finally:
+            gone.remove_done_callback(leaving)
             gone.cancel()
-            work.cancel()
-            await asyncio.gather(work, gone, return_exceptions=True)
-        if not work.cancelled():
-            work.result()
 
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         try:
@@ -210,6 +219,8 @@ class ChatApi:
         exchange.called = model
         raw = exchange.raw if body is exchange.body else json.dumps(body).encode()
         asked = exchange.asked = time.perf_counter()
+        if self._redaction.quick(len(exchange.raw)):  # once the model is at work, while nobody waits for this
+            asyncio.get_running_loop().call_soon(exchange.clean, self._redaction)
         try:
             return await self._backend.open(
                 UpstreamCall(id=exchange.id, body=body, raw=raw, model=model, headers=exchange.client)
@@ -266,6 +277,25 @@ class ChatApi:
             size = len(exchange.raw) + exchange.answer_bytes
             record = await self._redaction.made(size, lambda: exchange.record(self._redaction))
             await self._journal.commit(record)
+
+
+class _Leaving:
+    """Ends the work on an exchange when its client has gone away, unless it is recorded already."""
+
+    def __init__(self, exchange: Exchange, work: "asyncio.Task[None] | None") -> None:
+        self._exchange = exchange
+        self._work = work
+        self._left = False
+
+    def __call__(self, gone: "asyncio.Task[None]") -> None:
+        """The client has gone."""
+        if self._work is not None and not gone.cancelled() and not self._exchange.recorded:
+            self._exchange.error, self._left = "the client went away", True
+            self._work.cancel()
+
+    def ends_work(self) -> bool:
+        """Whether a cancellation was this one alone."""
+        return self._left and self._work is not None and not self._work.uncancel()
 
 
 def begin(raw: bytes, headers: Mapping[str, str]) -> Exchange:

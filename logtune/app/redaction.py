@@ -59,9 +59,11 @@ class Redaction:
 
     async def made(self, size: int, make: Callable[[], Made]) -> Made:
         """What `make` makes of `size` bytes: here, or in a thread where that would hold up others."""
-        if size > LARGE or self._redactor.names is not None:
-            return await asyncio.to_thread(make)
-        return make()
+        return make() if self.quick(size) else await asyncio.to_thread(make)
+
+    def quick(self, size: int) -> bool:
+        """Whether `size` bytes are read in so little time that the event loop may do it."""
+        return size <= LARGE and self._redactor.names is None
 
     def text(self, text: str) -> str:
         """A text without what is personal."""
