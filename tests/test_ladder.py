@@ -1,5 +1,6 @@
 """The ladder of candidates through whole cycles with fakes: what is tried, in which order, what serves and why."""
 
+import hashlib
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -8,13 +9,14 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from gateway_kit import WEIGHTS, gateway, post, write_adapter
 
 from logtune import pipeline
 from logtune.app.rules_prompt import with_rules as with_rules_in_body
 from logtune.config import Config, build
 from logtune.edges.store import Store
-from logtune.ports import ChatCall, Tools
-from logtune.records import Evaluation, Feedback, Json, Message, Rule, Verdict, identified
+from logtune.ports import ChatCall, Tools, TrainingJob
+from logtune.records import Adapter, Evaluation, Feedback, Json, Message, Rule, Verdict, identified
 from logtune.served import served_rules
 from logtune.stages import deploy
 from logtune.stages.choice import best_of, verdicts
@@ -73,9 +75,9 @@ class Unknown(WordCoverage):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    """Complaints of 120 users that say how."""
+    """Complaints of 80 users that say how."""
     opened = Store(f"sqlite:///{tmp_path / 'logtune.db'}")
-    add(opened, range(120))
+    add(opened, range(80))
     return opened
 
 
@@ -362,6 +364,51 @@ def test_the_choice_is_a_sentence() -> None:
 def test_one_candidate_needs_no_choice() -> None:
     (alone,) = verdicts([evaluation("expert", 0.8, 0.65)], worth=0.05, live_test=False)
     assert alone.reason.startswith("the gate was passed")
+
+
+# served
+
+
+class Writing(FakeExecutor):
+    """Its adapters have files that the gateway takes for weights."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__()
+        self.home = home
+
+    def train(self, job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
+        sha = hashlib.sha256(WEIGHTS).hexdigest()
+        trained = super().train(job, progress)
+        made = tuple(identified(replace(a, id="", sha256=sha, path=f"{job.kind}@{a.epoch}")) for a in trained)
+        for adapter in made:
+            write_adapter(self.home, adapter)
+        return made
+
+
+@pytest.mark.parametrize("kind", ["rules", "critic_prompt", "critic", "expert"])
+def test_what_a_cycle_deploys_is_what_the_gateway_serves(store: Store, tmp_path: Path, kind: str) -> None:
+    cycle(store, tools(store, student(kind), Writing(tmp_path)))
+    (row,) = store.deployments().values()
+    assert row.candidate == kind
+    body = {"model": "base", "stream": True, "messages": [{"role": "user", "content": f"{QUERY} 7"}]}
+    with gateway(tmp_path) as kit:
+        for _ in range(1000):  # an adapter is loaded beside the first requests
+            kit.engine.calls.clear()
+            status, headers, stream = post(kit.url, "/v1/chat/completions", json.dumps(body).encode())
+            if headers["x-logtune-arm"] == "candidate" and headers["x-logtune-adapter"] == (row.adapter_id or "base"):
+                break
+        calls = list(kit.engine.calls)
+        record = kit.store.record(headers["x-logtune-interaction"])
+    assert status == 200
+    adapter = store.load(Adapter, [row.adapter_id])[0].path if row.adapter_id else "base"
+    models = {"critic_prompt": ["base"] * 3, "critic": ["base", adapter, "base"]}.get(kind, [adapter])
+    assert [call.model for call in calls] == models
+    assert (RULE in calls[0].messages[0].content) == (kind == "rules")
+    assert headers.get("x-logtune-calls", "1") == str(len(calls))
+    assert stream.count(b"data: ") > 5  # the last call comes word by word
+    assert record.usage.get("calls", 1) == len(calls)
+    assert (record.cluster, record.adapter) == (row.cluster_name, row.adapter_id)
+    assert record.request["messages"] == body["messages"]  # the client's words alone
 
 
 # the same words in the gate and in serving
