@@ -1,6 +1,6 @@
 """Routing by token vectors beside routing by the embedder: how often they agree, and what each costs.
 
-    python benchmarks/routing.py [--json OUT]
+    python benchmarks/routing.py [--costs] [--json OUT]
 
 Clusters come from the real grouping of real queries (`stages.cluster`); in each set-up both routers decide about
 held-out queries of the same kinds and about foreign ones. Texts: ../shared/data.
@@ -212,8 +212,9 @@ LocalEmbedder(embedder_model({embedder!r})).embed(["where is my card"])
 """,
 }
 MEASURED = """
-import resource, sys
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter() - start, "torch" in sys.modules)
+took = time.perf_counter() - start
+peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+print(int(peak) / 1024, took)
 """
 
 
@@ -224,7 +225,7 @@ def processes(static: StaticVectors, tokenizer: Path) -> dict[str, dict[str, flo
         body = code.format(folder=str(static.folder), tokenizer=str(tokenizer), embedder=EMBEDDER)
         program = f"import time\nstart = time.perf_counter()\n{body}{MEASURED}"
         done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-        memory, seconds, _ = done.stdout.split()
+        memory, seconds = done.stdout.split()
         found["memory_mb"][name], found["first_s"][name] = round(float(memory)), round(float(seconds), 2)
     return found
 
@@ -245,16 +246,22 @@ def main() -> None:
     """Measure, print, and write the JSON where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--costs", action="store_true", help="costs alone")
     options = parser.parse_args()
     if not SHARED.is_dir():
         sys.exit(f"{SHARED} is not there; the texts come from it")
     embedder = LocalEmbedder(embedder_model(EMBEDDER), batch=256)
     static, tokenizer, took = table(embedder)
     found: list[dict[str, object]] = []
-    for setup in SET_UPS:
+    for setup in () if options.costs else SET_UPS:
         found.append(compare(setup, embedder, static))
         print(json.dumps(found[-1]), flush=True)
-    result = {**summary(found), **costs(static, embedder), **processes(static, tokenizer), "table_cpu_s": took}
+    result = {
+        **(summary(found) if found else {}),
+        **costs(static, embedder),
+        **processes(static, tokenizer),
+        "table_cpu_s": took,
+    }
     print(json.dumps(result, indent=1))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

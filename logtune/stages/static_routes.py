@@ -19,7 +19,7 @@ from logtune.stages.cluster import Routed
 
 Floats = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.int64]
-RIDGE = 1.0  # of the correction; between 0.3 and 3 the decisions hardly differ
+RIDGE = 1.0  # of the correction; with 0.3 as many decisions agree and 0.4% more foreign queries are let in
 LOST = (0.005, 0.05)  # least and largest share of a cluster's own queries that may lie outside its radius here
 TRIED = 46  # radii between the two
 
