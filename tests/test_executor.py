@@ -1,11 +1,14 @@
 """Training in a child process: its result, its words, its death; nothing outlives the parent."""
 
 import contextlib
+import gc
 import os
+import select
 import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -107,11 +110,74 @@ def test_a_script_without_main_guard_trains_and_a_killed_parent_takes_its_child_
     child = int((tmp_path / "pid").read_text())
     with contextlib.suppress(ChildProcessError, ProcessLookupError):
         descriptor = os.pidfd_open(child)
-        import select
-
         ready, _, _ = select.select([descriptor], [], [], 60)
         os.close(descriptor)
         assert ready, "the child outlived its parent"
+
+
+def ended(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_one_child_does_job_after_job_until_one_fails_or_dies(job: TrainingJob) -> None:
+    executor = LocalExecutor("training_children:by_id")
+    pids: list[int] = []
+
+    def run(name: str) -> None:
+        executor.train(replace(job, cluster_id=name), lambda line: pids.append(int(line.removeprefix("train: "))))
+
+    run("first")
+    run("second")
+    with pytest.raises(TrainingError, match="fails: the loss did not fall"):
+        run("fails")
+    run("third")
+    with pytest.raises(TrainingError, match=r"was ended by SIGKILL and gave no result\n    words of dies\n  SIGKILL"):
+        run("dies")
+    run("fourth")
+    first, second, fails, third, dies, fourth = pids
+    assert first == second == fails
+    assert third == dies
+    assert len({first, third, fourth}) == 3
+    assert ended(first)
+    assert ended(third)
+    assert not ended(fourth)
+    executor.close()
+    assert ended(fourth)
+    run("fifth")
+    assert pids[-1] != fourth
+    executor.close()
+    executor.close()
+
+
+def test_a_child_killed_while_idle_is_replaced(job: TrainingJob) -> None:
+    executor, pids = LocalExecutor("training_children:by_id"), list[str]()
+    executor.train(job, pids.append)
+    pid = int(pids[0].removeprefix("train: "))
+    descriptor = os.pidfd_open(pid)
+    os.kill(pid, signal.SIGKILL)
+    assert select.select([descriptor], [], [], 60)[0]
+    os.close(descriptor)
+    executor.train(job, pids.append)
+    assert pids[1] != pids[0]
+    executor.close()
+
+
+@pytest.mark.parametrize("how", ["idle", "forgotten"])
+def test_an_idle_child_ends_by_itself(job: TrainingJob, how: str) -> None:
+    executor, pids = LocalExecutor("training_children:by_id", idle_s=0.0 if how == "idle" else 1e6), list[str]()
+    executor.train(job, pids.append)
+    with contextlib.suppress(ProcessLookupError):
+        descriptor = os.pidfd_open(int(pids[0].removeprefix("train: ")))
+        if how == "forgotten":
+            del executor
+            gc.collect()
+        ready, _, _ = select.select([descriptor], [], [], 60)
+        os.close(descriptor)
+        assert ready, "it still runs"
 
 
 def test_the_clock_tells_seconds() -> None:

@@ -4,15 +4,21 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from logtune.config import TrainSettings
+from logtune.edges.executor import LocalExecutor
 from logtune.errors import TrainingError
 from logtune.ports import TrainingJob, TrainingPair
 from logtune.records import Json, Message
-from logtune.stages.train import rank_for, run, verify
+from logtune.stages import train
+from logtune.stages.train import LOADS, rank_for, run, verify
 from logtune.testing import tiny_model
+
+if TYPE_CHECKING:
+    import torch
 
 CHECKS: dict[str, Json] = {
     "first_loss": 2.0, "last_loss": 0.5, "weight_norm": 3.0, "chosen_nll_before": 4.0, "chosen_nll_after": 0.1,
@@ -67,6 +73,39 @@ def test_the_same_job_gives_the_same_adapter(base: Path, tmp_path: Path) -> None
     first = run(job(base, tmp_path / "a", epochs=1), lambda line: None)
     second = run(job(base, tmp_path / "b", epochs=1), lambda line: None)
     assert first == second
+
+
+def checksum(model: "torch.nn.Module") -> str:
+    found = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        found.update(name.encode() + weight.numpy().tobytes())
+    return found.hexdigest()
+
+
+@pytest.mark.slow
+def test_jobs_of_a_process_share_the_base_and_leave_it_as_it_was(base: Path, tmp_path: Path) -> None:
+    lines: list[str] = []
+    train._KEPT.clear()
+    expert, critic = job(base, tmp_path / "a", epochs=1), job(base, tmp_path / "b", "critic", epochs=1)
+    first = [run(expert, lines.append), run(critic, lines.append), run(expert, lines.append)]
+    assert lines.count(LOADS) == 1
+    ((kept, _),) = train._KEPT.values()
+    assert checksum(kept) == checksum(train._load(str(base))[0])
+    assert not [name for name, _ in kept.named_modules() if "lora" in name]
+    alone = []
+    for one in (expert, critic):
+        train._KEPT.clear()
+        alone.append(run(one, lines.append))
+    assert [*alone, alone[0]] == first
+
+
+@pytest.mark.slow
+def test_a_child_loads_the_base_once_for_all_its_jobs(base: Path, tmp_path: Path) -> None:
+    executor, lines = LocalExecutor("logtune.stages.train:run"), list[str]()
+    for number in range(3):
+        executor.train(replace(job(base, tmp_path, epochs=1), cluster_id=f"clu-{number}", seed=number), lines.append)
+    executor.close()
+    assert lines.count(f"train: {LOADS}") == 1
 
 
 @pytest.mark.slow

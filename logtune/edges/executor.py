@@ -6,17 +6,20 @@ What to run is told by a dotted name ("module:function"), since edges don't impo
 import importlib
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, cast
 
 from logtune.errors import LogtuneError, MissingExtra, TrainingError
@@ -30,6 +33,7 @@ Progress = Callable[[str], None]
 Train = Callable[[TrainingJob, Progress], tuple[Adapter, ...]]
 STDERR_LINES = 12  # of a dead child, told in the error
 POLL_S = 0.5
+IDLE_S = 30.0  # a child waits so long for another job, since it holds the base model
 # Training allocates and frees the same large blocks each step; glibc would give each back to the system and fault it in
 # again, which costs a third of the time on a virtual machine.
 KEEP_MEMORY = {
@@ -48,30 +52,95 @@ class SystemClock:
 
 
 class LocalExecutor:
-    """Runs `trainer` in a child process and waits for it; the child never outlives this process."""
+    """Runs `trainer` in a child process and waits for it; the child never outlives this process.
 
-    def __init__(self, trainer: str, niceness: int = 10) -> None:
+    A child takes one job after the other, so that what it has loaded serves them all; it is ended when it has been idle
+    for `idle_s` seconds. A job that fails takes its child along: the next one starts in a fresh child.
+    """
+
+    def __init__(self, trainer: str, niceness: int = 10, idle_s: float = IDLE_S) -> None:
         self._trainer = trainer
         self._niceness = niceness
+        self._idle_s = idle_s
+        self._lock = threading.Lock()
+        self._child: _Child | None = None  # idle
 
     def train(self, job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
         """The adapters; TrainingError with the trainer's own words, or with how the child died and its last words."""
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        with tempfile.TemporaryDirectory(prefix="logtune-train-") as folder:
-            stderr = Path(folder) / "stderr"
-            child = context.Process(
-                target=_child, args=(self._trainer, self._niceness, job, theirs, str(stderr)), daemon=True
-            )
-            with _environment(KEEP_MEMORY), _plain_main():
-                child.start()
-            theirs.close()
+        with self._lock:
+            child, self._child = self._child, None
+            if child is None or not child.alive:
+                child = _Child(self._trainer, self._niceness)
             try:
-                return _result(ours, child, progress, job, stderr)
-            finally:
-                ours.close()
-                child.kill()  # it is done, dead, or not wanted any more (Ctrl-C)
-                child.join()
+                adapters = child.run(job, progress)
+            except BaseException:  # it failed, died, or is not wanted any more (Ctrl-C)
+                child.end()
+                raise
+            self._child = child
+            self._end_later(child, child.jobs)
+        return adapters
+
+    def close(self) -> None:
+        """End an idle child now; its memory comes back."""
+        with self._lock:
+            child, self._child = self._child, None
+        if child is not None:
+            child.end()
+
+    def _end_later(self, child: "_Child", jobs: int) -> None:
+        timer = threading.Timer(self._idle_s, _end_idle, (weakref.ref(self), weakref.ref(child), jobs))
+        timer.daemon = True
+        timer.start()
+
+    def end_idle(self, child: "_Child", jobs: int) -> None:
+        """End the child where it has been idle since it did so many jobs."""
+        with self._lock:
+            if self._child is not child or child.jobs != jobs:
+                return
+            self._child = None
+        child.end()
+
+
+def _end_idle(executor: "weakref.ref[LocalExecutor]", child: "weakref.ref[_Child]", jobs: int) -> None:
+    owner, idle = executor(), child()
+    if owner is not None and idle is not None:
+        owner.end_idle(idle, jobs)
+
+
+class _Child:
+    """A training process."""
+
+    def __init__(self, trainer: str, niceness: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        folder = tempfile.mkdtemp(prefix="logtune-train-")
+        self._stderr = Path(folder) / "stderr"
+        self._process = context.Process(
+            target=_serve_jobs, args=(trainer, niceness, theirs, str(self._stderr)), daemon=True
+        )
+        with _environment(KEEP_MEMORY), _plain_main():
+            self._process.start()
+        theirs.close()
+        self.jobs = 0
+        self.end = weakref.finalize(self, _end, self._process, self._pipe, folder)  # also when forgotten, and at exit
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can take a job; an idle one may have been killed."""
+        return self._process.is_alive()
+
+    def run(self, job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+        """As LocalExecutor.train."""
+        self.jobs += 1
+        self._pipe.send(job)
+        return _result(self._pipe, self._process, progress, job, self._stderr)
+
+
+def _end(process: BaseProcess, pipe: Connection, folder: str) -> None:
+    pipe.close()
+    process.kill()
+    process.join()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _result(
@@ -82,7 +151,7 @@ def _result(
             while not pipe.poll(POLL_S):
                 pass
             kind, value = cast("tuple[str, object]", pipe.recv())
-        except (EOFError, ConnectionResetError) as error:
+        except (EOFError, OSError) as error:
             child.join()
             raise _death(child.exitcode or 0, job, stderr) from error
         if kind == "progress":
@@ -104,23 +173,30 @@ def _death(code: int, job: TrainingJob, stderr: Path) -> TrainingError:
     return TrainingError(f"the training process of {job.cluster_id} {how} and gave no result{said}", hint)
 
 
-def _child(trainer: str, niceness: int, job: TrainingJob, pipe: Connection, stderr: str) -> None:
+def _serve_jobs(trainer: str, niceness: int, pipe: Connection, stderr: str) -> None:
+    """The child: jobs one after the other, until the parent has had enough."""
     os.nice(niceness)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C at a terminal reaches the child too: end without a traceback
     with Path(stderr).open("w", buffering=1) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    threading.Thread(target=_end_with_parent, args=(pipe,), daemon=True).start()
-    try:
-        pipe.send(("done", _trainer(trainer)(job, lambda line: pipe.send(("progress", line)))))
-    except LogtuneError as error:
-        pipe.send(("failed", (error.what, error.hint)))
+    jobs: SimpleQueue[TrainingJob] = SimpleQueue()
+    threading.Thread(target=_receive, args=(pipe, jobs), daemon=True).start()
+    while True:
+        job = jobs.get()
+        Path(stderr).write_text("")  # the last words are to be those of this job
+        os.lseek(1, 0, os.SEEK_SET)
+        try:
+            pipe.send(("done", _trainer(trainer)(job, lambda line: pipe.send(("progress", line)))))
+        except LogtuneError as error:
+            pipe.send(("failed", (error.what, error.hint)))
 
 
-def _end_with_parent(pipe: Connection) -> None:
+def _receive(pipe: Connection, jobs: "SimpleQueue[TrainingJob]") -> None:
     """A parent that was killed closes the pipe: an orphan would write adapters beside those of the next run."""
     try:
-        pipe.recv()
+        while True:
+            jobs.put(cast("TrainingJob", pipe.recv()))
     except (EOFError, OSError):
         os._exit(1)
 

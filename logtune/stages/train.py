@@ -5,6 +5,7 @@ Critic: SFT on (query and first answer -> numbered rules). A run whose loss did 
 whose output does not change is a TrainingError. Runs in a process of its own: `run` is told everything by its job.
 """
 
+import copy
 import hashlib
 import json
 import shutil
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 LEAST_OUTPUT_CHANGE = 1e-3  # nats a token on the training pairs; bf16 rounding alone stays below
 PROBED_PAIRS = 8
+LOADS = "loads the base model"  # told once for all jobs of a process
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ def rank_for(budget_parameters: float, parameters_of_rank_1: int, max_rank: int)
 def run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
     """Train one adapter and return its checkpoints, one an epoch; raises TrainingError with the reason."""
     settings = TrainSettings.model_validate(dict(job.settings))
-    model, tokenizer = _load(job.base_path)
+    model, tokenizer = _base(job, progress)
     fit = fitting(job.pairs, tokenizer, settings)
     if fit.too_long:
         progress(f"{fit.too_long} of {len(job.pairs)} pairs are over the token limits and are left out")
@@ -104,6 +106,28 @@ def fitting(pairs: Sequence[TrainingPair], tokenizer: "PreTrainedTokenizerBase",
         and max(length(pair.chosen), length(pair.rejected)) <= settings.max_answer_tokens
     )
     return Fit(kept, len(pairs) - len(kept))
+
+
+_KEPT: "dict[tuple[str, str], tuple[PreTrainedModel, PreTrainedTokenizerBase]]" = {}  # one base, for the next job
+
+
+def _base(job: TrainingJob, progress: Callable[[str], None]) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The base model in layers of its own over weights that all jobs of this process share, and its tokenizer.
+
+    Training wraps layers and replaces methods, and never a weight of the base: they are frozen.
+    """
+    import torch
+
+    key = job.base_path, job.base_fingerprint
+    if key not in _KEPT:
+        _KEPT.clear()
+        progress(LOADS)
+        _KEPT[key] = _load(job.base_path)
+    model, tokenizer = _KEPT[key]
+    weights = [*model.parameters(), *model.buffers()]
+    fresh = copy.deepcopy(model, {id(weight): weight for weight in weights}).requires_grad_()
+    torch.manual_seed(job.seed)
+    return fresh, copy.deepcopy(tokenizer)
 
 
 def _load(path: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
