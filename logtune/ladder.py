@@ -55,7 +55,13 @@ class Plan:
 
 
 def plans(cycle: Cycle) -> list[Plan]:
-    """One a cluster with a gap."""
+    """One a cluster with a gap; what they rest on is settled before the first row that asks."""
+    if "plans" not in cycle.kept:
+        cycle.kept["plans"] = _plans(cycle)
+    return cast("list[Plan]", cycle.kept["plans"])
+
+
+def _plans(cycle: Cycle) -> list[Plan]:
     gaps = {g.cluster_id: g for g in cycle.board.all(Gap)}
     groups = cycle.board.all(Cluster)
     wrong = _contradicted(cycle)

@@ -78,6 +78,7 @@ class Cycle:
     progress: Callable[[str], None]
     prompted: Mapping[str, Prompted] = field(default_factory=dict)  # cluster name -> what served there without adapter
     replies: dict[ChatCall, ChatReply] = field(default_factory=dict)  # the gate's, so that no call is made twice
+    kept: dict[str, object] = field(default_factory=dict)  # what several rows ask for, worked out once
 
 
 Phase = Callable[[Cycle], Iterable[Unit]]

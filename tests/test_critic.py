@@ -2,13 +2,19 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
+import sample_cycle
 
+from logtune.app import report
 from logtune.app.critic import Part, revision, usage_of
+from logtune.app.findings import gather
 from logtune.app.reflective import reflective
+from logtune.config import build
+from logtune.edges.store import Store
 from logtune.ports import ChatCall
-from logtune.records import Json, LogRecord, Message
+from logtune.records import Json, LogRecord, Message, identified
 from logtune.stages.answer import answer
 from logtune.testing import ScriptedChat
 
@@ -93,6 +99,21 @@ def log(number: int, latency_ms: float, usage: Mapping[str, Json], error: str | 
         id=f"l{number}", request={}, response=None, at=1.0, model="base", cluster="late", latency_ms=latency_ms,
         usage=usage, error=error,
     )  # fmt: skip
+
+
+def test_the_report_tells_what_a_critic_costs() -> None:
+    opened = Store("sqlite://")
+    sample_cycle.fill(opened)
+    assert "What a critic costs" not in report.render(gather(opened), build({}))
+    (before,) = opened.deployments().values()
+    opened.deploy(identified(replace(before, id="", candidate="critic", previous_id=before.id, at=9e9)), "c")
+    draft: Json = {"prompt_tokens": 10, "completion_tokens": 10, "latency_ms": 100.0}
+    opened.add_logs([log(1, 340.0, {"prompt_tokens": 60, "completion_tokens": 20, "calls": 3, "draft": draft})])
+    page = report.render(gather(opened), build({}))
+    assert "What a critic costs" in page
+    assert ">340 ms<" in page
+    assert ">3.4 times<" in page
+    assert ">4.0 times<" in page
 
 
 def test_a_critics_cost_is_told_against_a_single_call() -> None:

@@ -104,9 +104,11 @@ class Group:
 
     @property
     def judged(self) -> Evaluation | None:
-        """The evaluation that decided: the one that passed, else the last."""
+        """The evaluation that decided: of what serves now, else one that passed, else the last."""
         passed = [item for item in self.evaluations if item.outcome == "passed"]
-        return next(reversed(passed or self.evaluations), None)
+        served = (self.deployment.candidate, self.deployment.adapter_id) if self.deployment else None
+        chosen = [item for item in passed if (item.candidate, item.adapter_id) == served]
+        return next(reversed(chosen or passed or self.evaluations), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
