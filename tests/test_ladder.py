@@ -16,7 +16,7 @@ from logtune.app.rules_prompt import with_rules as with_rules_in_body
 from logtune.config import Config, build
 from logtune.edges.store import Store
 from logtune.ports import ChatCall, Tools, TrainingJob
-from logtune.records import Adapter, Evaluation, Feedback, Json, Message, Rule, Verdict, identified
+from logtune.records import Adapter, Cluster, Evaluation, Feedback, Json, Message, Rule, Verdict, identified
 from logtune.served import served_rules
 from logtune.stages import deploy
 from logtune.stages.choice import best_of, verdicts
@@ -212,6 +212,24 @@ def test_the_papers_presets() -> None:
     assert single.model_copy(update={"ladder": uno.ladder, "preset": "uno"}) == uno
 
 
+@pytest.mark.parametrize(
+    ("preset", "known", "judged", "served"),
+    [
+        ("uno", WordCoverage(), [("critic", "passed"), ("expert", "failed")], "critic"),
+        ("uno", Unknown(), [("critic", "passed")], "critic"),
+        ("uno-single", WordCoverage(), [("expert", "failed")], None),
+        ("uno-single", Unknown(), [], None),
+    ],
+)
+def test_cycles_of_the_papers_presets(
+    store: Store, preset: str, known: WordCoverage, judged: list[tuple[str, str]], served: str | None
+) -> None:
+    own = {"pairs": {"candidates": ["revised"], "samples": 1, "judge": "pairwise", "judge_samples": 1}}
+    config = build({**SETTINGS, "preset": preset, **own, "train": {"budget": 0.1}, "evaluate": {"min_bleu": 0.0}})
+    assert cycle(store, tools(store, student("critic"), coverage=known), config) == judged
+    assert [row.candidate for row in store.deployments().values()] == ([served] if served else [])
+
+
 def test_right_answers_are_no_rules_for_a_prompt(tmp_path: Path) -> None:
     opened = Store(f"sqlite:///{tmp_path / 's.db'}")
     opened.add_logs([sample_log(f"l{i}", f"{QUERY} {i}", BAD, f"user-{i}", 1e9 + i) for i in range(120)])
@@ -318,6 +336,35 @@ def test_candidates_without_adapters_take_nothing_of_the_budget(store: Store) ->
     current = store.deployments()
     assert deploy.live_adapters(current) == ()
     assert deploy.live_share(current, {}, 1_000_000) == 0
+
+
+def test_other_rules_of_the_same_cluster_replace_those_that_serve(store: Store) -> None:
+    """They were proven against them; a second look at the same verdict changes nothing."""
+    cycle(store, tools(store, student("rules")))
+    (row,) = store.deployments().values()
+    (cluster,) = store.load(Cluster, [row.cluster_id])
+    (passed,) = (e for e in store.list(Evaluation) if e.candidate == "rules")
+    (verdict,) = verdicts([replace(passed, baseline="rules")], worth=0.05, live_test=False)
+    (change,) = deploy.plan([verdict], [cluster], {row.cluster_name: row}, [], 9e9)
+    assert (change.candidate, change.action, change.previous_id) == ("rules", "deploy", row.id)
+    assert deploy.plan([verdict], [cluster], {row.cluster_name: change}, [], 9e9) == []
+
+
+def test_a_prompt_retires_with_its_cluster_and_takes_the_place_of_an_adapter_whatever_the_budget(store: Store) -> None:
+    cycle(store, tools(store, student("expert")))
+    (expert,) = store.deployments().values()
+    (cluster,) = store.load(Cluster, [expert.cluster_id])
+    (adapter,) = store.load(Adapter, [str(expert.adapter_id)])
+    (verdict,) = verdicts([evaluation("rules", 0.8, 0.6)], worth=0.05, live_test=False)
+    current = {expert.cluster_name: expert}
+    (change,) = deploy.plan(
+        [replace(verdict, cluster_id=cluster.id)], [cluster], current, [adapter], 9e9, base_parameters=1, budget=1e-9
+    )
+    assert (change.candidate, change.adapter_id, change.action) == ("rules", None, "deploy")
+    other = replace(cluster, id="clu-other", name="other")
+    (gone,) = deploy.plan([], [other], {change.cluster_name: change}, [], 9.1e9)
+    assert (gone.candidate, gone.action) == ("base", "retire")
+    assert deploy.rollback(change.cluster_name, [expert, change, gone], 9.2e9, "still asked").candidate == "rules"
 
 
 # the choice

@@ -137,12 +137,19 @@ def _change(
     if verdict.decision not in ("promote", "rollback"):
         return None
     offered = _offered(verdict, known)
-    serves = offered == (_state(serving) if serving else NOTHING)
+    serves = offered == (_state(serving) if serving else NOTHING) and not _renews(verdict, serving)
     if verdict.decision == "rollback" and serving and serves:
         return _next(serving, name, serving.cluster_id, NOTHING, "rollback", verdict.reason, now, verdict.id)
     if verdict.decision == "promote" and not serves:
         return _next(serving, name, verdict.cluster_id, offered, "deploy", verdict.reason, now, verdict.id)
     return None
+
+
+def _renews(verdict: Verdict, serving: Deployment | None) -> bool:
+    """Whether rules beat other rules of the same cluster, which serve now."""
+    base, candidate = (verdict.arms.get(name) for name in ("base", "candidate"))
+    both = [arm.get("serves") for arm in (base, candidate) if isinstance(arm, dict)]
+    return serving is not None and both == ["rules", "rules"] and serving.verdict_id != verdict.id
 
 
 def _within(
