@@ -4,6 +4,7 @@
 
 speedup_calls      wall clock of the reference's way (24 calls a log, one after another) divided by ours
 calls_ratio        24 divided by our model calls a log, for rules, predictions, rewritten and afresh answers, verdicts
+base_loads         base models loaded while 8 clusters are trained (a tiny model: only the loads are counted)
 calls_second_run   model calls of a second run over the same store; `..._memory`: with every unit done again
 
 The reference's way is measured on the first logs and multiplied up, since every call takes the same time: the figures
@@ -13,6 +14,7 @@ say on how many. Ours runs the pipeline's own rows up to the gap, with a store o
 import argparse
 import asyncio
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -23,18 +25,20 @@ from pathlib import Path
 from typing import cast
 
 from logtune import pipeline
-from logtune.app.build import versions
-from logtune.config import Config, build
+from logtune.app.build import TRAINER, versions
+from logtune.config import Config, TrainSettings, build
 from logtune.edges.chat import HttpChat
+from logtune.edges.executor import LocalExecutor
 from logtune.edges.replies import Meter, MeteredChat, RememberedChat, ReplyMemory
 from logtune.edges.store import CycleRow, Store, UnitResult
-from logtune.ports import ChatCall, Spent, Tools
+from logtune.ports import ChatCall, Spent, Tools, TrainingJob, TrainingPair
 from logtune.prompts import render
 from logtune.records import Derived, Failure, Feedback, Gap, Interaction, Json, LogRecord, Message, PreferencePair, Rule
 from logtune.runner import Board, Commit, Cycle, Load, run_stage
 from logtune.stages.distill import predict
 from logtune.stages.judge import pointwise
-from logtune.testing import ScriptedChat, sample_log, tools
+from logtune.stages.train import LOADS
+from logtune.testing import ScriptedChat, sample_log, tiny_model, tools
 
 CALLS_OF_REFERENCE = 24  # a log: about 25,800 calls for 1,075 logs
 WRITTEN, RATED = 8, 16  # how the 24 are made up here: rules, predictions, 3 + 3 answers; and ratings for the others
@@ -204,6 +208,33 @@ async def measure(count: int, reference_logs: int, delay_ms: float, folder: Path
     }
 
 
+def trained(folder: Path, clusters: int = 8) -> dict[str, Json]:
+    """Loads and processes while so many clusters are trained one after the other, as a cycle does."""
+    base, lines, pids = tiny_model(folder / "base"), list[str](), set[int]()
+    executor = LocalExecutor(TRAINER)
+    settings = TrainSettings.model_validate({"learning_rate": 0.02, "epochs": 1, "batch": 4}).model_dump(mode="json")
+    started = time.perf_counter()
+    for number in range(clusters):
+        pairs = tuple(
+            TrainingPair(id=f"p{n}", prompt=(Message(role="user", content=f"{THINGS[number]} {n}"),), chosen="late",
+                         rejected="I do not know")
+            for n in range(8)
+        )  # fmt: skip
+        adapters = executor.train(
+            TrainingJob(cluster_id=f"clu-{number}", kind="expert", base_path=str(base), base_fingerprint="tiny@1",
+                        pairs=pairs, out_dir=str(folder), rank=2, settings=settings, seed=number),
+            lines.append,
+        )  # fmt: skip
+        pids |= {process.pid or 0 for process in multiprocessing.active_children()}
+        if not adapters:
+            raise RuntimeError(f"cluster {number} has no adapter")
+    seconds = time.perf_counter() - started
+    executor.close()
+    loads = sum(line.endswith(LOADS) for line in lines)
+    return {"base_loads": loads, "clusters_trained": clusters, "training_processes": len(pids),
+            "training_seconds": seconds}  # fmt: skip
+
+
 def main() -> None:
     """Parse the options, run, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -214,6 +245,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         figures = asyncio.run(measure(options.logs, options.reference_logs, options.delay_ms, Path(folder)))
+        figures |= trained(Path(folder))
     text = json.dumps(figures, indent=1)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
