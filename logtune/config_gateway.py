@@ -92,7 +92,7 @@ class ServeSettings(Settings):
     """How often the gateway looks for new deployments, keys, and adapters that the model server has lost."""
     router: Literal["auto", "full", "static"] = "auto"
     """full: the embedder for every query; static: token vectors distilled from it; auto: static beside a server."""
-    commit_wait_ms: Annotated[float, Field(gt=0)] = 1000.0
+    commit_wait_ms: Annotated[float, Field(gt=0)] = 250.0
     """How long an answer waits for the store before its record goes to the spool instead."""
     queue_records: Positive = 10_000
     """Records that may wait for the store in memory; more go to the spool."""

@@ -29,7 +29,11 @@ SAID = (
     + "Zq7" * 12 + ' and password = "correct-horse-9"'
 )  # fmt: skip
 # Parts of it that nothing else has; what is cut in half must not stay either.
-TRACES = ("zelda", "quux", "900942", "5787", "6362", "3704", "0044 0532", "113.77", "Zq7Zq7", "correct-horse")
+# Four digits would do too, were it not that ids and times are full of them.
+TRACES = (
+    "zelda", "quux", "0 900942", "4539 5787", "5787 6362", "6362 1486", "3704 0044", "0044 0532", "0.113.77", "Zq7Zq7",
+    "correct-horse",
+)  # fmt: skip
 
 
 @dataclass
