@@ -77,6 +77,7 @@ class Intake:
         self._lock = threading.Lock()
         self._connection: PoolProxiedConnection | None = None
         self._tidy: PoolProxiedConnection | None = None
+        self._tidying = threading.Lock()  # held by who uses that
         self._wait_s = 0.0
 
     def put(self, entries: Sequence[Entry], wait_s: float) -> int:
@@ -105,13 +106,14 @@ class Intake:
         if not self._sqlite or self._borrows:
             return
         try:
-            self._checkpoint()
+            with self._tidying:
+                self._checkpoint()
         except sqlite3.Error as error:
             raise store_error(self._name, str(error)) from error
 
     def close(self) -> None:
-        """Close the connections, waiting for the thread that writes."""
-        with self._lock:
+        """Close the connections, waiting for the threads that use them: SQLite crashes where one is closed in use."""
+        with self._lock, self._tidying:
             for connection in (self._connection, self._tidy):
                 if connection is not None:
                     connection.invalidate()
