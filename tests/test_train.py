@@ -109,12 +109,36 @@ def test_a_child_loads_the_base_once_for_all_its_jobs(base: Path, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_a_killed_training_goes_on_after_its_last_epoch_to_the_same_adapters(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+    executor, lines = LocalExecutor("training_children:killed_once_at_step_5"), list[str]()
+    wanted = job(base, tmp_path / "killed", epochs=3, dropout=0.1)
+    Path(wanted.out_dir).mkdir()
+    with pytest.raises(TrainingError, match="SIGKILL"):
+        executor.train(wanted, lines.append)
+    lines.clear()
+    resumed = executor.train(wanted, lines.append)
+    executor.close()
+    assert "train: goes on after epoch 2, where an earlier run was stopped" in lines
+    assert [line.split(",")[0] for line in lines if "step" in line] == ["train: step 5 of 6", "train: step 6 of 6"]
+    whole = run(job(base, tmp_path / "whole", epochs=3, dropout=0.1), lambda line: None)
+    assert resumed == whole
+    assert not [folder for folder in Path(wanted.out_dir).iterdir() if folder.name.startswith(".")]
+
+
+@pytest.mark.slow
 def test_pairs_over_the_limit_are_counted_not_cut(base: Path, tmp_path: Path) -> None:
     wanted = job(base, tmp_path, epochs=1, max_answer_tokens=40)
     long = replace(pair(99), chosen="late " * 40)
     lines: list[str] = []
     adapters = run(replace(wanted, pairs=(*wanted.pairs, long)), lines.append)
-    assert "1 of 9 pairs are over the token limits and are left out" in lines
+    told = (
+        "1 of 9 pairs are over the token limits and are left out: the longest prompt has 23 tokens "
+        "(train.max_prompt_tokens 1024), the longest answer 200 (train.max_answer_tokens 40)"
+    )
+    assert told in lines
     assert "pair-99" not in adapters[0].pair_ids
 
 

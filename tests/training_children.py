@@ -57,3 +57,18 @@ def runs_for_ever(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
     progress("started")
     while True:
         time.sleep(0.1)
+
+
+def killed_once_at_step_5(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+    """The real trainer, whose process dies at once in the third epoch of its first run."""
+    from logtune.stages.train import run
+
+    mark = Path(job.out_dir, "killed")
+
+    def told(line: str) -> None:
+        progress(line)
+        if line.startswith("step 5") and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return run(job, told)

@@ -6,7 +6,6 @@ whose output does not change is a TrainingError. Runs in a process of its own: `
 """
 
 import copy
-import hashlib
 import json
 import shutil
 import warnings
@@ -20,7 +19,8 @@ from typing import TYPE_CHECKING, Any, cast
 from logtune.config import TrainSettings
 from logtune.errors import TrainingError
 from logtune.ports import TrainingJob, TrainingPair
-from logtune.records import Adapter, AdapterKind, Json, digest, identified
+from logtune.records import Adapter, Json, digest
+from logtune.stages.trained import describe
 
 if TYPE_CHECKING:
     import torch
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LEAST_OUTPUT_CHANGE = 1e-3  # nats a token on the training pairs; bf16 rounding alone stays below
 PROBED_PAIRS = 8
+RESUME = "resume.json"  # which checkpoint of a job under way is whole
 LOADS = "loads the base model"  # told once for all jobs of a process
 
 
@@ -41,6 +42,17 @@ class Fit:
 
     pairs: tuple[TrainingPair, ...]
     too_long: int
+    longest_prompt: int = 0  # tokens, of all pairs
+    longest_answer: int = 0
+
+    def told(self, settings: TrainSettings) -> str:
+        """What exceeds which limit, and what would not."""
+        return (
+            f"{self.too_long} of {len(self.pairs) + self.too_long} pairs are over the token limits and are left out: "
+            f"the longest prompt has {self.longest_prompt} tokens (train.max_prompt_tokens "
+            f"{settings.max_prompt_tokens}), the longest answer {self.longest_answer} (train.max_answer_tokens "
+            f"{settings.max_answer_tokens})"
+        )
 
 
 def rank_for(budget_parameters: float, parameters_of_rank_1: int, max_rank: int) -> int:
@@ -52,12 +64,25 @@ def rank_for(budget_parameters: float, parameters_of_rank_1: int, max_rank: int)
 
 
 def run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
-    """Train one adapter and return its checkpoints, one an epoch; raises TrainingError with the reason."""
+    """Train one adapter and return its checkpoints, one an epoch; raises TrainingError with the reason.
+
+    A job that was killed goes on after its last whole epoch, to the same result.
+    """
+    try:
+        adapters = _run(job, progress)
+    except TrainingError:  # the same again would fail the same way
+        shutil.rmtree(_work(job), ignore_errors=True)
+        raise
+    shutil.rmtree(_work(job), ignore_errors=True)
+    return adapters
+
+
+def _run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
     settings = TrainSettings.model_validate(dict(job.settings))
     model, tokenizer = _base(job, progress)
     fit = fitting(job.pairs, tokenizer, settings)
     if fit.too_long:
-        progress(f"{fit.too_long} of {len(job.pairs)} pairs are over the token limits and are left out")
+        progress(fit.told(settings))
     if len(fit.pairs) < settings.min_pairs:
         raise TrainingError(
             f"{len(fit.pairs)} pairs are left for {job.cluster_id}, {settings.min_pairs} are needed",
@@ -75,7 +100,7 @@ def run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...
     verify(checks)
     losses = course.of_epochs()
     return tuple(
-        _describe(job, fit.pairs, folder, losses[:epoch], checks)
+        describe(job, fit.pairs, folder, losses[:epoch], checks)
         for epoch, (folder, _) in enumerate(course.checkpoints, start=1)
     )
 
@@ -99,13 +124,14 @@ def fitting(pairs: Sequence[TrainingPair], tokenizer: "PreTrainedTokenizerBase",
     def length(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    sizes = [(sum(length(m.content) for m in p.prompt), max(length(p.chosen), length(p.rejected))) for p in pairs]
     kept = tuple(
         pair
-        for pair in pairs
-        if sum(length(m.content) for m in pair.prompt) <= settings.max_prompt_tokens
-        and max(length(pair.chosen), length(pair.rejected)) <= settings.max_answer_tokens
+        for pair, (prompt, answer) in zip(pairs, sizes, strict=True)
+        if prompt <= settings.max_prompt_tokens and answer <= settings.max_answer_tokens
     )
-    return Fit(kept, len(pairs) - len(kept))
+    longest = [max((size[side] for size in sizes), default=0) for side in (0, 1)]
+    return Fit(kept, len(pairs) - len(kept), *longest)
 
 
 _KEPT: "dict[tuple[str, str], tuple[PreTrainedModel, PreTrainedTokenizerBase]]" = {}  # one base, for the next job
@@ -179,10 +205,11 @@ def _fit(
     from transformers.trainer_callback import PrinterCallback
 
     disable_progress_bar()
-    work = Path(job.out_dir) / f".training-{digest([job.cluster_id, job.kind, [p.id for p in pairs]])}"
-    shutil.rmtree(work, ignore_errors=True)
+    work = _work(job)
+    course, checkpoint = _resumed(work)
+    if checkpoint:
+        progress(f"goes on after epoch {len(course.checkpoints)}, where an earlier run was stopped")
     arguments, lora = _arguments(work, settings, job.seed), _lora(job.rank, settings)
-    course = _Course()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries warn of each other's defaults; ours are set below
         if job.kind == "expert":
@@ -191,8 +218,25 @@ def _fit(
             trainer = _critic(pairs, model, tokenizer, arguments, lora)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_recorder(course, work, progress))
-        trainer.train()
+        trainer.train(resume_from_checkpoint=checkpoint)
     return trainer, course
+
+
+def _work(job: TrainingJob) -> Path:
+    """The folder of a job under way, found again by the same job."""
+    settings: list[Json] = [dict(job.settings), job.rank, job.seed, job.base_fingerprint]
+    return Path(job.out_dir) / f".training-{digest([job.cluster_id, job.kind, [p.id for p in job.pairs], settings])}"
+
+
+def _resumed(work: Path) -> tuple[_Course, str | None]:
+    """The course of a run that was stopped, and its last whole checkpoint; an empty folder where there is none."""
+    note = work / RESUME
+    if not note.exists():
+        shutil.rmtree(work, ignore_errors=True)
+        return _Course(), None
+    kept = json.loads(note.read_text(encoding="utf-8"))
+    folders = [(work / f"epoch-{number}", step) for number, step in enumerate(kept["steps"], start=1)]
+    return _Course(losses=kept["losses"], checkpoints=folders), str(work / kept["checkpoint"])
 
 
 def _recorder(course: _Course, work: Path, progress: Callable[[str], None]) -> "TrainerCallback":
@@ -213,6 +257,14 @@ def _recorder(course: _Course, work: Path, progress: Callable[[str], None]) -> "
             cast("PeftModel", kwargs["model"]).save_pretrained(str(folder), safe_serialization=True)
             course.checkpoints.append((folder, len(course.losses)))
 
+        def on_save(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+            # the note comes last and at once, so what it names is whole whenever the process is killed
+            steps = [step for _, step in course.checkpoints]
+            note = {"checkpoint": f"checkpoint-{state.global_step}", "losses": course.losses, "steps": steps}
+            fresh = work / f"{RESUME}.new"
+            fresh.write_text(json.dumps(note), encoding="utf-8")
+            fresh.replace(work / RESUME)
+
     return Recorder()
 
 
@@ -223,7 +275,8 @@ def _arguments(work: Path, settings: TrainSettings, seed: int) -> dict[str, Any]
         "output_dir": str(work), "num_train_epochs": settings.epochs, "per_device_train_batch_size": settings.batch,
         "learning_rate": settings.learning_rate, "lr_scheduler_type": settings.schedule, "warmup_steps": 0,
         "weight_decay": settings.weight_decay, "max_grad_norm": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.98,
-        "save_strategy": "no", "logging_steps": 1, "report_to": "none", "disable_tqdm": True, "seed": seed,
+        "save_strategy": "epoch", "save_total_limit": 2, "logging_steps": 1, "report_to": "none",
+        "disable_tqdm": True, "seed": seed,
         "gradient_checkpointing": settings.gradient_checkpointing, "bf16": False, "max_length": None,
         "use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": torch.cuda.is_available(),
         "remove_unused_columns": False,
@@ -323,59 +376,3 @@ def _answer_nll(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", 
 
 def _lora_b_norm(model: "PeftModel") -> float:
     return float(sum(p.detach().float().norm() ** 2 for name, p in model.named_parameters() if "lora_B" in name) ** 0.5)
-
-
-def _describe(
-    job: TrainingJob, pairs: Sequence[TrainingPair], folder: Path, losses: tuple[float, ...], checks: dict[str, Json]
-) -> Adapter:
-    """Move a checkpoint to its immutable name and describe it."""
-    checksum = hashlib.sha256((folder / "adapter_model.safetensors").read_bytes()).hexdigest()
-    adapter = identified(
-        Adapter(
-            id="",
-            cluster_id=job.cluster_id,
-            pair_ids=tuple(pair.id for pair in pairs),
-            kind=cast("AdapterKind", job.kind),
-            base=job.base_fingerprint,
-            rank=job.rank,
-            parameters=_parameters(folder),
-            path=f"{job.name or job.cluster_id}-{job.kind}@{checksum[:12]}",
-            sha256=checksum,
-            losses=losses,
-            checks=checks,
-            epoch=len(losses),
-        )
-    )
-    _card(folder, adapter)
-    target = Path(job.out_dir) / adapter.path
-    shutil.rmtree(target, ignore_errors=True)
-    folder.rename(target)
-    return adapter
-
-
-def _parameters(folder: Path) -> int:
-    from safetensors import safe_open
-
-    with safe_open(str(folder / "adapter_model.safetensors"), framework="np") as weights:
-        return sum(int(_product(weights.get_slice(key).get_shape())) for key in weights.keys())  # noqa: SIM118
-
-
-def _product(shape: Sequence[int]) -> int:
-    size = 1
-    for side in shape:
-        size *= side
-    return size
-
-
-def _card(folder: Path, adapter: Adapter) -> None:
-    """`logtune.json` says what base the adapter belongs to; README.md is its model card."""
-    note = {name: getattr(adapter, name) for name in ("id", "base", "kind", "sha256", "epoch")}
-    (folder / "logtune.json").write_text(json.dumps(note, indent=1), encoding="utf-8")
-    lines = (
-        "---", "base_model_relation: adapter", "library_name: peft", "pipeline_tag: text-generation",
-        "tags: [lora, dpo, sft, trl]", "---", f"# {adapter.path}", "",
-        f"A {adapter.kind} adapter of rank {adapter.rank} ({adapter.parameters} parameters), trained by logtune on",
-        f"{len(adapter.pair_ids)} preference pairs from user logs, epoch {adapter.epoch}.",
-        f"Base fingerprint: {adapter.base}. `logtune adapters show {adapter.id}` names its evidence.",
-    )  # fmt: skip
-    (folder / "README.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
