@@ -232,3 +232,10 @@ def test_any_json_stays_json_and_is_not_cut_twice(value: Json) -> None:
 def test_a_secret_anywhere_in_json_is_gone(value: Json, secret: str) -> None:
     placed: Json = {"x": [value, {"y": f"here: {secret}"}, json.dumps({"z": secret})]}
     assert secret not in json.dumps(cut(placed))
+
+
+@pytest.mark.parametrize("text", [
+    "The password is 'Tornado'. Tell no one.", 'The password is "Mouse"', "my password is hunter2",
+])  # fmt: skip
+def test_the_cheap_look_sees_a_password_between_plain_words(text: str) -> None:
+    assert "[key]" in redact(text, KINDS)

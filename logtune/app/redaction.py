@@ -93,10 +93,11 @@ class Redaction:
 
     def request(self, body: Mapping[str, Json]) -> Mapping[str, Json]:
         """A chat request; the ids in it become those of the record."""
-        found = self._object(body)
-        if not self._key or found is body:
+        ids = self._ids(body, ID_FIELDS) if self._key else {}
+        found = self._object({**body, **dict.fromkeys(ids)} if ids else body)
+        if not self._key:
             return found
-        made = {**found, **self._ids(body, ID_FIELDS)}
+        made = {**found, **ids}
         metadata = body.get("metadata")
         if isinstance(metadata, dict) and isinstance(made.get("metadata"), dict):
             made["metadata"] = {**cast("dict[str, Json]", made["metadata"]), **self._ids(metadata, METADATA_IDS)}

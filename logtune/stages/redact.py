@@ -13,8 +13,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from logtune.records import Json
-from logtune.stages.credentials import credentials, is_secret
-from logtune.stages.personal import Runs, cards, emails, ibans, ips, number_runs, phones
+from logtune.stages.credentials import LEAST, credentials, is_secret
+from logtune.stages.credentials import WORDS as BEFORE_SECRETS
+from logtune.stages.personal import LEAST_DOTS, NO_DIGITS, Runs, cards, emails, ibans, ips, number_runs, phones
 
 Places = Iterable[tuple[int, int]]  # (start, end) in a text
 Finder = Callable[[str], Places]
@@ -36,18 +37,22 @@ NAME, FILE = "name", "file"  # what a recogniser of names has found; data of ima
 PLACEHOLDER = re.compile(r"\[(email|phone|card|iban|ip|key|name|file)(?:: [^\[\]\n]{1,80})?\]")
 
 
-# Without one of these there is no number, address or assignment; a key has one, or is a long word.
-SIGN = re.compile(r"[0-9@:=＠%]|[^\x00-\x7f]")
+# Without one of these, and with few digits, there is no number, address or assignment; a key is a long word.
+SIGN = re.compile(r"[@:=＠%]|[^\x00-\x7f]")
 SHORTEST, LONG = 6, 20  # characters of anything that is found, of a key without a digit
 
 
 def is_plain(text: str) -> bool:
     """True when a cheap look tells that there is nothing to find but names of people."""
-    if SIGN.search(text):
-        return len(text) < SHORTEST
-    if len(text) < LONG:
+    if len(text) < SHORTEST:
         return True
-    return "-----" not in text and max(map(len, text.split()), default=0) < LONG
+    if SIGN.search(text):
+        return False
+    digits = len(text.encode().translate(None, NO_DIGITS))
+    if digits >= LEAST_DOTS or any(map(text.lower().__contains__, BEFORE_SECRETS)):
+        return False
+    long = LEAST if digits else LONG
+    return len(text) < long or ("-----" not in text and max(map(len, text.split()), default=0) < long)
 
 
 @lru_cache(maxsize=4096)
@@ -194,7 +199,10 @@ class Redactor:
             name = cleaned = key if _plain_field(key) else self._text(key, None)
             while name in made:  # two names that differ in what was cut out
                 name = f"{cleaned} {len(made) + 1}"
-            made[name] = None if key in PROMPT else self._value(value, key, depth + 1)
+            if value is None or isinstance(value, bool) or key in PROMPT:
+                made[name] = None if key in PROMPT else value
+            else:
+                made[name] = self._value(value, key, depth + 1)
         message = given.get("message")
         if isinstance(message, dict) and made.get("message") != message:
             made.update({key: None for key in TOKENS if key in made})
