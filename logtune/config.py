@@ -12,11 +12,10 @@ from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
-from logtune.config_gateway import Count, Positive, RedactSettings, ServeSettings, Settings
+from logtune.config_gateway import Count, Positive, RedactSettings, ServeSettings, Settings, Share
+from logtune.config_train import TrainSettings as TrainSettings
 from logtune.errors import ConfigError
 from logtune.records import Json, digest
-
-Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class StoreSettings(Settings):
@@ -173,45 +172,6 @@ class GapSettings(Settings):
     """Gap from which a cluster is reflective (paper, section 3.3)."""
     users_answers: Share = 0.5
     """Share of chosen answers written by users above which a cluster is primary whatever its gap; with 1 none."""
-
-
-class TrainSettings(Settings):
-    """How adapters are trained."""
-
-    budget: Annotated[float, Field(gt=0, le=1)] = 0.005
-    """Parameters of all live adapters as a share of the base model's."""
-    max_rank: Positive = 16
-    """Highest rank; the rank is the highest power of two that the budget allows."""
-    target_modules: Literal["all-linear", "attention"] = "all-linear"
-    """Layers that get a LoRA."""
-    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
-    """Peak learning rate."""
-    schedule: Literal["linear", "cosine"] = "linear"
-    """How the learning rate falls."""
-    epochs: Positive = 4
-    """Passes over the pairs; a checkpoint each."""
-    batch: Positive = 8
-    """Pairs in one step."""
-    alpha_over_rank: Annotated[float, Field(gt=0)] = 2.0
-    """lora_alpha divided by the rank."""
-    dropout: Share = 0.0
-    """LoRA dropout."""
-    beta: Annotated[float, Field(gt=0)] = 0.1
-    """DPO's beta."""
-    sft_weight: Share = 0.5
-    """Weight of the likelihood of chosen; DPO has the rest."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's weight decay."""
-    max_prompt_tokens: Positive = 1024
-    """Pairs with a longer prompt are left out and counted."""
-    max_answer_tokens: Positive = 512
-    """Pairs with a longer answer are left out and counted."""
-    min_pairs: Positive = 8
-    """Fewer pairs train nothing."""
-    seed: int = 0
-    """Seed of shuffling and initial weights."""
-    gradient_checkpointing: bool = False
-    """True: less memory for more time; for large models on a GPU."""
 
 
 class EvaluateSettings(Settings):

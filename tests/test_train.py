@@ -142,6 +142,31 @@ def test_pairs_over_the_limit_are_counted_not_cut(base: Path, tmp_path: Path) ->
     assert "pair-99" not in adapters[0].pair_ids
 
 
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")  # silenced in a run too
+def test_settings_of_accelerate_and_deepspeed_reach_the_trainer(base: Path, tmp_path: Path) -> None:
+    from trl.trainer.dpo_config import DPOConfig
+
+    (tmp_path / "accelerate.json").write_text('{"split_batches": true, "even_batches": false}')
+    settings = TrainSettings(accelerate=str(tmp_path / "accelerate.json"), deepspeed="zero3.json")
+    arguments = train._arguments(tmp_path, settings, 0)
+    assert arguments["deepspeed"] == "zero3.json"
+    made = DPOConfig(**{**arguments, "deepspeed": None})  # read where the package is installed
+    assert made.accelerator_config.split_batches
+    assert not made.accelerator_config.even_batches
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", [None, '{"no_such_setting": 1}', "no JSON"])
+def test_settings_of_accelerate_that_cannot_be_used_are_refused(
+    base: Path, tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "accelerate.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(TrainingError, match=r"train.accelerate or train.deepspeed is refused: .*"):
+        run(job(base, tmp_path, accelerate=str(path)), lambda line: None)
+
+
 @pytest.mark.slow
 def test_too_few_pairs_are_refused(base: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="3 pairs are left for clu-1, 8 are needed"):

@@ -212,10 +212,18 @@ def _fit(
     arguments, lora = _arguments(work, settings, job.seed), _lora(job.rank, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries warn of each other's defaults; ours are set below
-        if job.kind == "expert":
-            trainer: DPOTrainer | SFTTrainer = _expert(pairs, model, tokenizer, arguments, lora, settings)
-        else:
-            trainer = _critic(pairs, model, tokenizer, arguments, lora)
+        try:
+            if job.kind == "expert":
+                trainer: DPOTrainer | SFTTrainer = _expert(pairs, model, tokenizer, arguments, lora, settings)
+            else:
+                trainer = _critic(pairs, model, tokenizer, arguments, lora)
+        except (ImportError, OSError, TypeError, ValueError) as error:
+            if not (settings.accelerate or settings.deepspeed):
+                raise
+            raise TrainingError(
+                f"train.accelerate or train.deepspeed is refused: {error}",
+                "name a JSON file of settings that they know, and install what they need",
+            ) from error
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_recorder(course, work, progress))
         trainer.train(resume_from_checkpoint=checkpoint)
@@ -279,7 +287,7 @@ def _arguments(work: Path, settings: TrainSettings, seed: int) -> dict[str, Any]
         "disable_tqdm": True, "seed": seed,
         "gradient_checkpointing": settings.gradient_checkpointing, "bf16": False, "max_length": None,
         "use_cpu": not torch.cuda.is_available(), "dataloader_pin_memory": torch.cuda.is_available(),
-        "remove_unused_columns": False,
+        "remove_unused_columns": False, "accelerator_config": settings.accelerate, "deepspeed": settings.deepspeed,
     }  # fmt: skip
 
 

@@ -1,0 +1,50 @@
+"""Settings of training: the adapter's size, its course, its limits, and how it is spread over hardware."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from logtune.config_gateway import Positive, Settings, Share
+
+
+class TrainSettings(Settings):
+    """How adapters are trained."""
+
+    budget: Annotated[float, Field(gt=0, le=1)] = 0.005
+    """Parameters of all live adapters as a share of the base model's."""
+    max_rank: Positive = 16
+    """Highest rank; the rank is the highest power of two that the budget allows."""
+    target_modules: Literal["all-linear", "attention"] = "all-linear"
+    """Layers that get a LoRA."""
+    learning_rate: Annotated[float, Field(gt=0)] = 3e-3
+    """Peak learning rate."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """How the learning rate falls."""
+    epochs: Positive = 4
+    """Passes over the pairs; a checkpoint each."""
+    batch: Positive = 8
+    """Pairs in one step."""
+    alpha_over_rank: Annotated[float, Field(gt=0)] = 2.0
+    """lora_alpha divided by the rank."""
+    dropout: Share = 0.0
+    """LoRA dropout."""
+    beta: Annotated[float, Field(gt=0)] = 0.1
+    """DPO's beta."""
+    sft_weight: Share = 0.5
+    """Weight of the likelihood of chosen; DPO has the rest."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay."""
+    max_prompt_tokens: Positive = 1024
+    """Pairs with a longer prompt are left out and counted."""
+    max_answer_tokens: Positive = 512
+    """Pairs with a longer answer are left out and counted."""
+    min_pairs: Positive = 8
+    """Fewer pairs train nothing."""
+    seed: int = 0
+    """Seed of shuffling and initial weights."""
+    gradient_checkpointing: bool = False
+    """True: less memory for more time; for large models on a GPU."""
+    accelerate: str | None = None
+    """JSON file with accelerate's settings (split_batches, even_batches, gradient_accumulation_kwargs, ...)."""
+    deepspeed: str | None = None
+    """JSON file with DeepSpeed's settings, such as a ZeRO stage; needs the package deepspeed and a GPU."""
