@@ -93,14 +93,16 @@ class Redaction:
 
     def request(self, body: Mapping[str, Json]) -> Mapping[str, Json]:
         """A chat request; the ids in it become those of the record."""
-        ids = self._ids(body, ID_FIELDS) if self._key else {}
-        found = self._object({**body, **dict.fromkeys(ids)} if ids else body)
         if not self._key:
-            return found
-        made = {**found, **ids}
-        metadata = body.get("metadata")
-        if isinstance(metadata, dict) and isinstance(made.get("metadata"), dict):
-            made["metadata"] = {**cast("dict[str, Json]", made["metadata"]), **self._ids(metadata, METADATA_IDS)}
+            return self._object(body)
+        ids, metadata = self._ids(body, ID_FIELDS), body.get("metadata")
+        rest: dict[str, Json] = {**body, **dict.fromkeys(ids)}  # ids are not read twice
+        inner = self._ids(metadata, METADATA_IDS) if isinstance(metadata, dict) else {}
+        if inner:
+            rest["metadata"] = {**cast("dict[str, Json]", metadata), **dict.fromkeys(inner)}
+        made = {**self._object(rest), **ids}
+        if inner and isinstance(made.get("metadata"), dict):
+            made["metadata"] = {**cast("dict[str, Json]", made["metadata"]), **inner}
         return made
 
     def response(self, body: Mapping[str, Json] | None) -> Mapping[str, Json] | None:

@@ -66,7 +66,7 @@ def credentials(text: str) -> Spans:
         yield from (match.span() for match in PEM.finditer(text))
     if "://" in text and "@" in text:
         yield from (match.span(1) for match in LOGIN.finditer(text))
-    yield from _named(text)
+    yield from named(text)
 
 
 def is_secret(name: str, value: str) -> bool:
@@ -83,7 +83,8 @@ def _shaped(text: str) -> Spans:
             yield from (match.span() for match in shape.finditer(text))
 
 
-def _named(text: str) -> Spans:
+def named(text: str) -> Spans:
+    """(start, end) of what the text itself calls a secret."""
     lower = text.lower()
     if len(lower) != len(text):  # some letters have a longer lower form
         lower = text

@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from logtune.records import Json
-from logtune.stages.credentials import LEAST, credentials, is_secret
-from logtune.stages.credentials import WORDS as BEFORE_SECRETS
+from logtune.stages.credentials import LEAST, credentials, is_secret, named
 from logtune.stages.personal import LEAST_DOTS, NO_DIGITS, Runs, cards, emails, ibans, ips, number_runs, phones
 
 Places = Iterable[tuple[int, int]]  # (start, end) in a text
@@ -44,15 +43,14 @@ SHORTEST, LONG = 6, 20  # characters of anything that is found, of a key without
 
 def is_plain(text: str) -> bool:
     """True when a cheap look tells that there is nothing to find but names of people."""
-    if len(text) < SHORTEST:
+    if len(text) < SHORTEST or (len(text) < LEAST and text.isalpha()):
         return True
     if SIGN.search(text):
         return False
     digits = len(text.encode().translate(None, NO_DIGITS))
-    if digits >= LEAST_DOTS or any(map(text.lower().__contains__, BEFORE_SECRETS)):
-        return False
     long = LEAST if digits else LONG
-    return len(text) < long or ("-----" not in text and max(map(len, text.split()), default=0) < long)
+    short = len(text) < long or ("-----" not in text and max(map(len, text.split()), default=0) < long)
+    return short and digits < LEAST_DOTS and next(named(text), None) is None
 
 
 @lru_cache(maxsize=4096)
