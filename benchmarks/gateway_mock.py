@@ -14,6 +14,7 @@ import os
 import selectors
 import socket
 
+NUMBER = b"7c1d9e5f3b2a4860"  # in the id of every answer, and another one each time
 WORDS = (
     "Your card was sent to the address in your profile two working days ago, and it usually takes five to seven days "
     "to arrive. If it has not come by the end of next week, open the app, choose Cards and then Report missing, and we "
@@ -21,7 +22,7 @@ WORDS = (
     "number is under Cards as well. Tell me if your address has changed, because then we should stop the delivery now."
 )
 EVENTS = 4  # events with text in a stream: more of them, and load and mock take both cores at 1,000 streams a second
-HEAD = {"id": "chatcmpl-7c1d9e5f3b2a4860", "created": 1790000000, "model": "base"}
+HEAD = {"id": f"chatcmpl-{NUMBER.decode()}", "created": 1790000000, "model": "base"}
 USAGE = {"prompt_tokens": 176, "completion_tokens": 96, "total_tokens": 272}
 WHOLE = json.dumps({
     **HEAD, "object": "chat.completion", "usage": USAGE, "system_fingerprint": None,
@@ -72,6 +73,7 @@ class Server:
         self.gap_s = gap_s
         self.adapters: set[str] = set()
         self.failures = 0
+        self.answered = 0
 
     def answer(self, path: bytes, body: bytes) -> bytes:
         """Everything but a chat."""
@@ -138,7 +140,10 @@ class Connection(asyncio.Protocol):
             self._transport.write(NOT_FOUND)
             return
         stream = b'"stream": true' in body or b'"stream":true' in body
-        self._later(self._server.delay_s, STREAMS[version] if stream else [ANSWERS[version]], 0)
+        self._server.answered += 1
+        number = b"%016x" % (self._server.answered * 0x9E3779B97F4A7C15 % 2**64)
+        parts = STREAMS[version] if stream else [ANSWERS[version]]
+        self._later(self._server.delay_s, [part.replace(NUMBER, number) for part in parts], 0)
 
     def _later(self, delay_s: float, parts: list[bytes], number: int) -> None:
         if delay_s > 0:
