@@ -131,9 +131,7 @@ keys = Table(
 aliases = Table(
     "aliases", metadata, _text("name", key=True), Column("at", Double, primary_key=True), _text("log_id", key=True)
 )
-replies = Table(
-    "replies", metadata, _text("key", key=True), Column("at", Double, nullable=False), _text("body")
-)
+replies = Table("replies", metadata, _text("key", key=True), Column("at", Double, nullable=False), _text("body"))
 rejects = Table(
     "rejects", metadata, _text("file", key=True), Column("line", Integer, primary_key=True), _text("reason", key=True),
     _text("excerpt"), _text("detail"),
