@@ -15,7 +15,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -33,6 +33,7 @@ Progress = Callable[[str], None]
 Train = Callable[[TrainingJob, Progress], tuple[Adapter, ...]]
 STDERR_LINES = 12  # of a dead child, told in the error
 POLL_S = 0.5
+LEAVE_S = 5.0  # how long an idle child may take to end by itself
 IDLE_S = 30.0  # a child waits so long for another job, since it holds the base model
 # Training allocates and frees the same large blocks each step; glibc would give each back to the system and fault it in
 # again, which costs a third of the time on a virtual machine.
@@ -122,7 +123,9 @@ class _Child:
             self._process.start()
         theirs.close()
         self.jobs = 0
-        self.end = weakref.finalize(self, _end, self._process, self._pipe, folder)  # also when forgotten, and at exit
+        self._busy = threading.Event()
+        # also when forgotten, and at exit
+        self.end = weakref.finalize(self, _end, self._process, self._pipe, self._busy, folder)
 
     @property
     def alive(self) -> bool:
@@ -132,11 +135,19 @@ class _Child:
     def run(self, job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
         """As LocalExecutor.train."""
         self.jobs += 1
+        self._busy.set()
         self._pipe.send(job)
-        return _result(self._pipe, self._process, progress, job, self._stderr)
+        adapters = _result(self._pipe, self._process, progress, job, self._stderr)
+        self._busy.clear()
+        return adapters
 
 
-def _end(process: BaseProcess, pipe: Connection, folder: str) -> None:
+def _end(process: BaseProcess, pipe: Connection, busy: threading.Event, folder: str) -> None:
+    """An idle child is told to go and cleans up after itself; one that works, or does not go, is killed."""
+    if not busy.is_set() and process.is_alive():
+        with suppress(OSError):
+            pipe.send(None)
+            process.join(LEAVE_S)
     pipe.close()
     process.kill()
     process.join()
@@ -180,10 +191,9 @@ def _serve_jobs(trainer: str, niceness: int, pipe: Connection, stderr: str) -> N
     with Path(stderr).open("w", buffering=1) as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    jobs: SimpleQueue[TrainingJob] = SimpleQueue()
+    jobs: SimpleQueue[TrainingJob | None] = SimpleQueue()
     threading.Thread(target=_receive, args=(pipe, jobs), daemon=True).start()
-    while True:
-        job = jobs.get()
+    while (job := jobs.get()) is not None:
         Path(stderr).write_text("")  # the last words are to be those of this job
         os.lseek(1, 0, os.SEEK_SET)
         try:
@@ -192,11 +202,12 @@ def _serve_jobs(trainer: str, niceness: int, pipe: Connection, stderr: str) -> N
             pipe.send(("failed", (error.what, error.hint)))
 
 
-def _receive(pipe: Connection, jobs: "SimpleQueue[TrainingJob]") -> None:
+def _receive(pipe: Connection, jobs: "SimpleQueue[TrainingJob | None]") -> None:
     """A parent that was killed closes the pipe: an orphan would write adapters beside those of the next run."""
     try:
-        while True:
-            jobs.put(cast("TrainingJob", pipe.recv()))
+        while (job := cast("TrainingJob | None", pipe.recv())) is not None:
+            jobs.put(job)
+        jobs.put(None)
     except (EOFError, OSError):
         os._exit(1)
 
