@@ -36,8 +36,7 @@ NAME, FILE = "name", "file"  # what a recogniser of names has found; data of ima
 PLACEHOLDER = re.compile(r"\[(email|phone|card|iban|ip|key|name|file)(?:: [^\[\]\n]{1,80})?\]")
 
 
-# Without one of these, and with few digits, there is no number, address or assignment; a key is a long word.
-SIGN = re.compile(r"[@:=＠%]|[^\x00-\x7f]")
+# Without "@", ":", "=" or "%" and with few digits there is no number, address or assignment; a key is a long word.
 SHORTEST, LONG = 6, 20  # characters of anything that is found, of a key without a digit
 
 
@@ -45,7 +44,7 @@ def is_plain(text: str) -> bool:
     """True when a cheap look tells that there is nothing to find but names of people."""
     if len(text) < SHORTEST or (len(text) < LEAST and text.isalpha()):
         return True
-    if SIGN.search(text):
+    if "@" in text or ":" in text or "=" in text or "%" in text or not text.isascii():
         return False
     digits = len(text.encode().translate(None, NO_DIGITS))
     long = LEAST if digits else LONG
@@ -197,10 +196,12 @@ class Redactor:
             name = cleaned = key if _plain_field(key) else self._text(key, None)
             while name in made:  # two names that differ in what was cut out
                 name = f"{cleaned} {len(made) + 1}"
-            if value is None or isinstance(value, bool) or key in PROMPT:
-                made[name] = None if key in PROMPT else value
+            if key in PROMPT:
+                made[name] = None
+            elif isinstance(value, str):
+                made[name] = self._string(value, key, depth + 1)
             else:
-                made[name] = self._value(value, key, depth + 1)
+                made[name] = value if value is None or isinstance(value, bool) else self._value(value, key, depth + 1)
         message = given.get("message")
         if isinstance(message, dict) and made.get("message") != message:
             made.update({key: None for key in TOKENS if key in made})
