@@ -20,7 +20,8 @@ from typing import Protocol, cast
 
 from logtune.config_gateway import ServeSettings
 from logtune.edges import chat_body
-from logtune.edges.http_client import BrokenOff, Client, ConnectTimeout, NotHttp, Pairs, Refused, Response, Timeouts
+from logtune.edges.http_client import Client
+from logtune.edges.http_connection import BrokenOff, ConnectTimeout, NotHttp, Pairs, Refused, Response, Timeouts
 from logtune.edges.renaming import with_model
 from logtune.edges.sse import DONE, event
 from logtune.errors import InputError, LogtuneError, RequestError
