@@ -158,7 +158,7 @@ SERVER = """
 @pytest.mark.slow  # 5 processes that serve under load
 def test_kill_9_loses_nothing_while_the_database_comes_and_goes(tmp_path: Path) -> None:
     """Each round: load, the database locked for a moment every now and then, kill -9 at a random moment."""
-    luck, seen, feedback = random.Random(5), set[str](), set[str]()
+    luck, seen, feedback, left = random.Random(5), set[str](), set[str](), list[int]()
     Store(f"sqlite:///{tmp_path / 'logtune.db'}").close()
     for _ in range(5):
         with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -173,7 +173,8 @@ def test_kill_9_loses_nothing_while_the_database_comes_and_goes(tmp_path: Path) 
         finally:
             process.kill()
             process.wait()
-    assert waiting(tmp_path / "spool").records  # what the last round left
+        left.append(waiting(tmp_path / "spool").records)
+    assert any(left)  # some kill met records on their way through the spool
     with gateway(tmp_path) as kit:
         while json.loads(post(kit.url, "/readyz", b"", "GET")[2])["waiting"]:
             pass
