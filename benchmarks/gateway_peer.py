@@ -58,7 +58,10 @@ def litellm(folder: Path, upstream: int) -> Iterator[tuple[Process, int]]:
         str(environment() / "litellm"), "--config", str(config), "--host", "127.0.0.1", "--port", str(port),
         "--num_workers", "1",
     ]  # fmt: skip
-    quiet = {"LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    quiet = {
+        "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # it listens on loopback alone
+    }  # fmt: skip
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "OMP_NUM_THREADS")}
     process = Process(command, folder / "litellm.log", {**clean, **quiet}, output=False)
     try:
