@@ -100,10 +100,14 @@ class Router:
         arms = {item.cluster_id: await asyncio.to_thread(self._arms, item) for item in active}
         ids = sorted({arm.adapter for group in arms.values() for arm in group.arms if arm.adapter})
         self.adapters.want(await asyncio.to_thread(self._store.load, Adapter, ids))
-        routes, standby = await asyncio.to_thread(Routes, clusters), self.table.serving()
-        self.table = RoutingTable(clusters=tuple(clusters), arms=arms, standby=standby, routes=routes)
+        known, routes = tuple(clusters), self.table.routes
+        if known == self.table.clusters:
+            known = self.table.clusters  # the same object: what is ready for it stays so
+        else:
+            routes = await asyncio.to_thread(Routes, clusters)
+            self._places.clear()
+        self.table = RoutingTable(clusters=known, arms=arms, standby=self.table.serving(), routes=routes)
         self._swap()
-        self._places.clear()
         self._seen = {name: deployment.id for name, deployment in found.items()}
         LOG.info("routing table: %d clusters", len(clusters))
 
