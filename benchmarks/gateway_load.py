@@ -157,12 +157,12 @@ class Load:
         self._requests = requests
         self._free: list[Connection] = []
         self._waiting: deque[int] = deque()  # due, and no connection is free
-        self._opened = 0
+        self._open_now: set[Connection] = set()
         self._next = 0
         self._over = 0  # answered or failed
         self._start = 0.0
         self._last = 0.0
-        self._done = asyncio.Event()
+        self._done, self._closed = asyncio.Event(), asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._opening: set[asyncio.Task[None]] = set()
         self.result = Result()
@@ -171,8 +171,6 @@ class Load:
         """Ask everything, wait for the answers, report."""
         first = min(self._spec.connections, 1 if not self._spec.rate else 32)
         await asyncio.gather(*(self._open() for _ in range(first)))
-        gc.collect()
-        gc.disable()
         self._start = time.perf_counter()
         self._tick() if self._spec.rate else self._send(0, self._start)
         seconds = len(self._requests) / self._spec.rate if self._spec.rate else 4 * WAIT_S
@@ -181,6 +179,7 @@ class Load:
         except TimeoutError:
             self._wrong("no answer in time", len(self._requests) - self._over)
         self.result.rate = self._rate()
+        await self._close()
         return self.result
 
     def _rate(self) -> float:
@@ -213,7 +212,9 @@ class Load:
 
     def lost(self, connection: Connection) -> None:
         """A connection is gone, with or without a request on it."""
-        self._opened -= 1
+        self._open_now.discard(connection)
+        if not self._open_now:
+            self._closed.set()
         if connection in self._free:
             self._free.remove(connection)
         if connection.due is not None:
@@ -257,7 +258,7 @@ class Load:
                 connection.ask(self._requests[number], due)
                 return
         self._waiting.append(number)
-        if self._opened + len(self._opening) < self._spec.connections:
+        if len(self._open_now) + len(self._opening) < self._spec.connections:
             task = self._loop.create_task(self._open_for_waiting())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
@@ -284,8 +285,17 @@ class Load:
         except OSError:
             plug.close()
             raise
-        self._opened += 1
+        self._open_now.add(connection)
         self._free.append(connection)
+
+    async def _close(self) -> None:
+        self._closed.clear()
+        for connection in list(self._open_now):
+            connection.due = None  # nothing is lost
+            if connection.transport is not None:
+                connection.transport.abort()
+        if self._open_now:
+            await self._closed.wait()
 
     def _wrong(self, what: str, count: int = 1) -> None:
         self.result.errors[what] = self.result.errors.get(what, 0) + count
@@ -303,7 +313,10 @@ def _value(head: bytes, name: bytes) -> str:
 
 async def _phase(spec: Spec) -> Result:
     texts = json.loads(Path(spec.texts).read_text(encoding="utf-8"))  # noqa: ASYNC240  nothing has begun yet
-    return await Load(spec, [payload(spec, texts, spec.offset + number) for number in range(spec.count)]).run()
+    requests = [payload(spec, texts, spec.offset + number) for number in range(spec.count)]
+    gc.collect()
+    gc.disable()
+    return await Load(spec, requests).run()
 
 
 def main() -> None:
