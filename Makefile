@@ -46,6 +46,7 @@ format: $(STAMP)  ## put the code in shape
 bench: $(STAMP)   ## the weekly benchmark and the figures in README
 	$(BIN)/python benchmarks/startup.py --json benchmarks/results/startup.json
 	$(BIN)/python benchmarks/weekly.py --weeks 2 --json benchmarks/results/weekly.json
+	$(BIN)/python benchmarks/gateway.py --peer litellm --crash --outage --swaps --json benchmarks/results/gateway.json
 	$(BIN)/python docs/generate.py
 
 lock: $(STAMP)    ## requirements.lock with the newest versions
