@@ -208,7 +208,11 @@ class Process:
         """End it and wait for that."""
         if self.alive():
             self._process.send_signal(how)
-        self._process.wait(60)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
         if self._process.stdout is not None:
             self._process.stdout.close()
 
@@ -314,7 +318,7 @@ class Serving:
     def stop(self) -> None:
         """End it in order."""
         if self._process is not None:
-            self._process.kill(signal.SIGINT)
+            self._process.kill(signal.SIGTERM)
 
     def stored(self) -> int:
         """Log records in the database."""
