@@ -92,7 +92,7 @@ def try_first(cycle: Cycle) -> Iterator[Unit]:
         kind = plan.kind(0)
         reason = plan.blocked.get(kind, "") if kind else plan.hopeless
         if reason:
-            yield Unit((*_asked(plan), kind or "", reason), given([_undecided(plan, kind, reason)]))
+            yield Unit((*_asked(cycle, plan), kind or "", reason), given([_undecided(plan, kind, reason)]))
         else:
             yield from _proven(cycle, plan, 0)
 
@@ -114,7 +114,7 @@ def try_second(cycle: Cycle) -> Iterator[Unit]:
 def _tried(cycle: Cycle, plan: Plan, kind: CandidateKind) -> Iterator[Unit]:
     contender = plan.prompts.get(kind)
     if contender is not None and not plan.hopeless and not ladder.climbed(cycle, plan):
-        yield Unit((*_asked(plan), contender.key), gate(cycle, plan.trials, [contender], plan.baseline))
+        yield Unit((*_asked(cycle, plan), contender.key), gate(cycle, plan.trials, [contender], plan.baseline))
 
 
 def _proven(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
@@ -122,14 +122,16 @@ def _proven(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
     found = ladder.checkpoints(cycle, plan, turn)
     if found and not ladder.climbed(cycle, plan):
         contenders = [Contender(kind=adapter.kind, adapter=adapter) for adapter in found]
-        yield Unit((*_asked(plan), *(a.id for a in found)), gate(cycle, plan.trials, contenders, plan.baseline))
+        yield Unit((*_asked(cycle, plan), *(a.id for a in found)), gate(cycle, plan.trials, contenders, plan.baseline))
 
 
-def _asked(plan: Plan) -> tuple[str, ...]:
+def _asked(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
     """What an evaluation of a cluster depends on, whoever the candidate is."""
     trials = plan.trials
     cases = digest([[c.interaction_id, c.reference, c.rules] for c in (*trials.selection, *trials.confirmation)])
-    return plan.cluster.id, plan.baseline.key, cases, str(trials.settings.confidence), digest(dict(trials.not_tried))
+    lessons = digest([pair.id for pair in cycle.lessons.get(plan.cluster.name, ())])
+    level = str(trials.settings.confidence)
+    return plan.cluster.id, plan.baseline.key, cases, level, lessons, digest(dict(trials.not_tried))
 
 
 def _undecided(plan: Plan, kind: AdapterKind | None, reason: str) -> Evaluation:

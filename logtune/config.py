@@ -13,6 +13,7 @@ from typing import Annotated, Literal, cast
 from pydantic import BaseModel, Field, ValidationError
 
 from logtune.config_gateway import Count, Positive, RedactSettings, ServeSettings, Settings, Share
+from logtune.config_guards import GuardSettings as GuardSettings
 from logtune.config_train import TrainSettings as TrainSettings
 from logtune.errors import ConfigError
 from logtune.records import Json, digest
@@ -185,6 +186,10 @@ class EvaluateSettings(Settings):
     """Fewer confirmation cases decide nothing (not_enough_data)."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Of the interval; the lower bound must be above 0.5."""
+    hoped_win_rate: Share = 0.9
+    """Win rate of a candidate worth training for: users' own corrections, once learned, win about so often."""
+    min_power: Share = 0.25
+    """Least chance to prove such a candidate on the users there are; with less, nothing is trained."""
     min_win_rate: Share = 0.53
     """Least win rate (paper, section 4)."""
     rule: Literal["bound", "rate"] = "bound"
@@ -253,6 +258,7 @@ class Config(Settings):
     gap: GapSettings = GapSettings()
     train: TrainSettings = TrainSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
+    guards: GuardSettings = GuardSettings()
     ladder: LadderSettings = LadderSettings()
     deploy: DeploySettings = DeploySettings()
     serve: ServeSettings = ServeSettings()
@@ -277,6 +283,9 @@ UNO: Mapping[str, Mapping[str, Json]] = {
     "evaluate": {
         "selection_share": 0.0, "confirmation_share": 0.2, "min_cases": 1, "min_win_rate": 0.53, "rule": "rate",
         "unit": "case", "min_bleu": 0.05, "max_degenerate": 1.0,
+    },
+    "guards": {
+        "skip": ["length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons"]
     },
     "ladder": {"rungs": ["expert", "critic"], "route": "strict"},
 }  # fmt: skip

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean
 
 from logtune.config import EvaluateSettings
+from logtune.guarding import Side, evidence
 from logtune.ports import Chat, ChatCall, ChatReply
 from logtune.records import (
     Adapter,
@@ -23,12 +24,14 @@ from logtune.records import (
     Evaluation,
     Interaction,
     Json,
+    Message,
     PreferencePair,
     Rule,
     identified,
 )
 from logtune.runner import Cycle
-from logtune.stages import answer, evaluate, judge
+from logtune.stages import answer, evaluate, guards, judge
+from logtune.stages.distill import ANSWER
 from logtune.stages.pairs import USERS_OWN
 from logtune.views import max_tokens
 
@@ -45,6 +48,7 @@ class Trials:
     confirmation: tuple[evaluate.Case, ...]
     settings: EvaluateSettings
     not_tried: Mapping[str, str]  # rung -> why it makes no sense for this cluster
+    sharing: int = 1  # tests of the cycle, of this cluster and others, that share its error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,24 +93,41 @@ def gate(
         best = await _chosen(cycle, trials, contenders, baseline, found)
         theirs = await _answers(cycle, trials.confirmation, baseline)
         ours = await _answers(cycle, trials.confirmation, best)
-        result = evaluate.compare(
-            await _judged(cycle, _filled(trials.confirmation, theirs, ours), found),
-            cluster_id=trials.cluster.id,
-            candidate=best.kind,
-            adapter_id=best.adapter.id if best.adapter else None,
-            baseline=baseline.name,
-            settings=trials.settings,
-            judge=found.told if found else "",
-        )
+        cases = await _judged(cycle, _filled(trials.confirmation, theirs, ours), found, checked=True)
+        result = _compared(trials, cases, best, baseline, found)
+        if result.outcome == "passed":  # guards cost answers, so what fails anyway is spared them
+            seen = await evidence(cycle, trials.cluster, cases, _side(cycle, best), _side(cycle, baseline))
+            kept = guards.checked(seen, cycle.config.guards)
+            result = _compared(trials, cases, best, baseline, found, kept)
         return [_completed(result, best, _cost(ours, theirs), trials.not_tried)]
 
     return work
 
 
+def _compared(
+    trials: Trials, cases: Sequence[evaluate.Case], best: Contender, baseline: Contender,
+    found: judge.Calibration | None, kept: Sequence[guards.Guard] = (),
+) -> Evaluation:  # fmt: skip
+    return evaluate.compare(
+        cases,
+        cluster_id=trials.cluster.id,
+        candidate=best.kind,
+        adapter_id=best.adapter.id if best.adapter else None,
+        baseline=baseline.name,
+        settings=trials.settings,
+        guards=kept,
+        terms=evaluate.Terms(
+            judge=found.told if found else "",
+            agreement=found.verdicts if found else None,
+            sharing=trials.sharing,
+        ),
+    )
+
+
 def _completed(result: Evaluation, best: Contender, cost: Json, not_tried: Mapping[str, str]) -> Evaluation:
     left_out: Json = dict(not_tried)
-    guards = {**result.guards, "cost": cost, **({"not_tried": left_out} if not_tried else {})}
-    return identified(replace(result, id="", guards=guards, rule_ids=tuple(rule.id for rule in best.rules)))
+    told = {**result.guards, "cost": cost, **({"not_tried": left_out} if not_tried else {})}
+    return identified(replace(result, id="", guards=told, rule_ids=tuple(rule.id for rule in best.rules)))
 
 
 def _cost(ours: Sequence[answer.Answered], theirs: Sequence[answer.Answered]) -> Json:
@@ -158,18 +179,36 @@ NO_ANSWER = answer.Answered(text="", calls=0, prompt_tokens=0, completion_tokens
 
 
 async def _answers(cycle: Cycle, cases: Sequence[evaluate.Case], side: Contender) -> list[answer.Answered]:
-    """Greedy answers to the cases, all at once; an adapter is loaded first."""
+    """Greedy answers to the cases, each at most as long as its request allowed."""
+    items = [cycle.board.get(Interaction, case.interaction_id) for case in cases]
+    limits = [max_tokens(cycle, item) for item in items]
+    return await _said(cycle, [case.prompt for case in cases], limits, side)
+
+
+async def _said(
+    cycle: Cycle, prompts: Sequence[tuple[Message, ...]], limits: Sequence[int], side: Contender
+) -> list[answer.Answered]:
+    """Greedy answers, all at once; an adapter is loaded first."""
     name, adapter = "", side.adapter
     if adapter is not None:
         name = adapter.path
         await cycle.tools.adapters.load(name, str(Path(cycle.tools.adapters_dir) / adapter.path))
     student, rules = _Remembered(cycle.tools.student, cycle.replies), [rule.text for rule in side.rules]
-    items = [cycle.board.get(Interaction, case.interaction_id) for case in cases]
     calls = (
-        answer.answered(student, side.kind, name, case.prompt, max_tokens(cycle, item), rules)
-        for case, item in zip(cases, items, strict=True)
+        answer.answered(student, side.kind, name, prompt, limit, rules)
+        for prompt, limit in zip(prompts, limits, strict=True)
     )
     return list(await asyncio.gather(*calls))
+
+
+def _side(cycle: Cycle, contender: Contender) -> Side:
+    """A contender as the guards ask it."""
+
+    async def ask(prompts: Sequence[tuple[Message, ...]], longest: int) -> list[str]:
+        return [reply.text for reply in await _said(cycle, prompts, [longest] * len(prompts), contender)]
+
+    adapter = contender.adapter
+    return Side(ask=ask, expert=adapter.path if adapter is not None and contender.kind == "expert" else "")
 
 
 def _filled(
@@ -184,21 +223,38 @@ def _filled(
 # --- the judge ---
 
 
-async def _judged(cycle: Cycle, cases: Sequence[evaluate.Case], found: judge.Calibration | None) -> list[evaluate.Case]:
-    """The cases with the judge's preference where no user gave the right answer, and the judge may be asked."""
+async def _judged(
+    cycle: Cycle, cases: Sequence[evaluate.Case], found: judge.Calibration | None, *, checked: bool = False
+) -> list[evaluate.Case]:
+    """The cases with the judge's preference where no user gave the right answer, and the judge may be asked.
+
+    `checked`: it is then asked about the others too, without the users' answers, so that its errors can be known.
+    """
     teacher = cycle.tools.teacher
     if teacher is None or (found is not None and not found.usable):
         return list(cases)
     asked = [case for case in cases if not case.reference and case.rules]
+    if asked and checked:
+        asked = [case for case in cases if case.reference or case.rules]
     questions = (
         judge.Question(
-            query=case.prompt[-1].content, rules=case.rules, first=case.candidate_answer, second=case.baseline_answer
+            query=case.prompt[-1].content, rules=_worded(case), first=case.candidate_answer, second=case.baseline_answer
         )
         for case in asked
     )
     verdicts = await asyncio.gather(*(judge.pairwise(teacher, question) for question in questions))
     shares = {case.interaction_id: verdict.share for case, verdict in zip(asked, verdicts, strict=True)}
     return [replace(case, judged=shares.get(case.interaction_id)) for case in cases]
+
+
+def _worded(case: evaluate.Case) -> str:
+    """The rules a judge goes by; the right answer to just this request would tell it what the user said."""
+    lines = case.rules.splitlines()
+    return "\n".join(lines) if not case.reference else "\n".join(line for line in lines if not _gives_away(line))
+
+
+def _gives_away(line: str) -> bool:
+    return line.removeprefix("- ").casefold().startswith(ANSWER.casefold())
 
 
 async def _calibrated(cycle: Cycle, cases: Sequence[evaluate.Case]) -> judge.Calibration | None:

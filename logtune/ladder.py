@@ -7,7 +7,7 @@ The gap says which adapter is tried first; where it fails and nothing else passe
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 from logtune.config import EvaluateSettings, LadderSettings
@@ -30,6 +30,7 @@ from logtune.runner import Cycle
 from logtune.stages import answer, evaluate
 from logtune.stages import pairs as pairing
 from logtune.stages.prompted import active, in_words
+from logtune.stages.splits import split
 from logtune.stages.train import rank_for
 from logtune.views import pairs_of, prompt_of, rules_by_interaction, signals_of, users_of
 
@@ -65,7 +66,9 @@ def _plans(cycle: Cycle) -> list[Plan]:
     gaps = {g.cluster_id: g for g in cycle.board.all(Gap)}
     groups = cycle.board.all(Cluster)
     wrong = _contradicted(cycle)
-    return [_plan(cycle, group, gaps[group.id], len(groups), wrong) for group in groups if group.id in gaps]
+    drafts = [_draft(cycle, group, gaps[group.id], len(groups), wrong) for group in groups if group.id in gaps]
+    together = _together(drafts)
+    return [_decidable(draft, together) for draft in drafts]
 
 
 def checkpoints(cycle: Cycle, plan: Plan, turn: int) -> list[Adapter]:
@@ -104,10 +107,10 @@ def _contradicted(cycle: Cycle) -> set[str]:
     return pairing.contradicted(pairs, vectors, users_of(cycle), cycle.config.pairs)
 
 
-def _plan(cycle: Cycle, group: Cluster, measured: Gap, clusters: int, wrong: Set[str]) -> Plan:
+def _draft(cycle: Cycle, group: Cluster, measured: Gap, clusters: int, wrong: Set[str]) -> Plan:
     config = cycle.config
     members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
-    sides = evaluate.split(members, config.evaluate, SPLIT_SALT)
+    sides = split(members, config.evaluate.model_copy(update=dict(cycle.shares)), SPLIT_SALT)
     learners = {item.id for item in sides.train}
     pairs = [p for p in pairs_of(cycle, group) if p.interaction_id in learners and p.id not in wrong]
     baseline, worded = _serving(cycle, group), _worded(cycle, learners)
@@ -115,25 +118,58 @@ def _plan(cycle: Cycle, group: Cluster, measured: Gap, clusters: int, wrong: Set
     kinds = _adapters(config.ladder, measured, _kind_of(baseline, group), worded=bool(worded))
     jobs = {kind: _job(cycle, group, kind, pairs, clusters) for kind in kinds}
     blocked = {kind: reason for kind, job in jobs.items() if (reason := _blocked(cycle, job))}
-    cases = _cases(cycle, sides.confirmation)
-    settings = _corrected(config.evaluate, len(jobs) - len(blocked) + len(prompts))
-    voters = len({case.user or case.interaction_id for case in cases})
-    hopeless = evaluate.too_few(voters, len(cases), settings)
     return Plan(
-        cluster=group, baseline=baseline, prompts=prompts, jobs=jobs, hopeless=hopeless,
-        blocked=dict.fromkeys(jobs, hopeless) | blocked if hopeless else blocked,
+        cluster=group, baseline=baseline, prompts=prompts, jobs=jobs, hopeless=None, blocked=blocked,
         trials=Trials(
-            cluster=group, selection=_cases(cycle, sides.selection or sides.confirmation), confirmation=cases,
-            settings=settings, not_tried=not_tried,
+            cluster=group, selection=_cases(cycle, sides.selection or sides.confirmation),
+            confirmation=_cases(cycle, sides.confirmation), settings=config.evaluate, not_tried=not_tried,
         ),
     )  # fmt: skip
 
 
-def _corrected(settings: EvaluateSettings, candidates: int) -> EvaluateSettings:
-    """The gate for each of several candidates: together they may pass by chance as often as one alone (Bonferroni)."""
-    if candidates < 2 or settings.rule == "rate":  # the paper's rule asks for no bound
+# --- the error of a cycle, spent before anything is trained ---
+
+
+def _together(drafts: Sequence[Plan]) -> int:
+    """How many tests share the error of a cycle: those of the clusters that can be decided even so, the largest first.
+
+    What can't be decided is not tested and spends nothing. Sizes alone choose, so no result can.
+    """
+    total = 0
+    for draft in sorted(drafts, key=_voters, reverse=True):
+        if _too_few(draft, total + _tests(draft)) is None:
+            total += _tests(draft)
+    return total
+
+
+def _decidable(draft: Plan, together: int) -> Plan:
+    """The plan with its share of the error; where its users are too few for that, why nothing is tried."""
+    hopeless = _too_few(draft, together)
+    if hopeless is None:
+        settings = _corrected(draft.trials.settings, together)
+        return replace(draft, trials=replace(draft.trials, settings=settings, sharing=together))
+    return replace(draft, hopeless=hopeless, blocked=dict.fromkeys(draft.jobs, hopeless) | dict(draft.blocked))
+
+
+def _too_few(draft: Plan, tests: int) -> str | None:
+    settings = _corrected(draft.trials.settings, max(tests, _tests(draft)))
+    return evaluate.too_few(_voters(draft), len(draft.trials.confirmation), settings)
+
+
+def _tests(draft: Plan) -> int:
+    """Candidates of a cluster that may be put to the test."""
+    return len(draft.jobs) - len(draft.blocked) + len(draft.prompts)
+
+
+def _voters(draft: Plan) -> int:
+    return len({case.user or case.interaction_id for case in draft.trials.confirmation})
+
+
+def _corrected(settings: EvaluateSettings, tests: int) -> EvaluateSettings:
+    """The gate for each of several tests: together they may pass by chance as often as one alone (Bonferroni)."""
+    if tests < 2 or settings.rule == "rate":  # the paper's rule asks for no bound
         return settings
-    return settings.model_copy(update={"confidence": round(1 - (1 - settings.confidence) / candidates, 6)})
+    return settings.model_copy(update={"confidence": round(1 - (1 - settings.confidence) / tests, 6)})
 
 
 def _serving(cycle: Cycle, group: Cluster) -> Contender:

@@ -36,15 +36,15 @@ from logtune.records import (
     new_id,
 )  # fmt: skip
 from logtune.runner import Board, Counts, Cycle, Prompted, Stage, run_stage
-from logtune.served import served_rules
+from logtune.served import accepted_lessons, served_rules
 
 TRAIN = Stage(
     name="train", version=f"2.{PROMPTS}", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False,
     together=1, settings=lambda c: (c.train, c.evaluate), phases=(),
 )  # fmt: skip
 EVALUATE = Stage(
-    name="evaluate", version=f"2.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal), writes=(Evaluation,),
-    together=1, settings=lambda c: (c.evaluate,), phases=(),
+    name="evaluate", version=f"3.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal), writes=(Evaluation,),
+    together=1, settings=lambda c: (c.evaluate, c.guards), phases=(),
 )  # fmt: skip
 STAGES: tuple[Stage, ...] = (
     Stage(name="interactions", version="3", reads=(LogRecord, Feedback), writes=(Interaction,),
@@ -97,7 +97,7 @@ def run_cycle(
     cycle = _cycle(store, tools, config, row, progress)
     counts = asyncio.run(_stages(store, cycle, config, progress))
     receipt = _receipt(store, cycle, row, counts)
-    store.close_cycle(row.id, tools.clock.now(), _as_json(receipt))
+    store.close_cycle(row.id, tools.clock.now(), {**_as_json(receipt), "shares": row.receipt.get("shares") or {}})
     return receipt
 
 
@@ -136,10 +136,21 @@ def _open(store: Store, tools: Tools, config: Config) -> CycleRow:
     }
     finished = [row for row in store.cycles(limit=100) if row.receipt.get("clusters")]
     before = finished[0].receipt["clusters"] if finished else []
-    receipt: dict[str, Json] = {"serving": serving, "prompted": prompted, "before": before}
+    receipt: dict[str, Json] = {
+        "serving": serving, "prompted": prompted, "before": before, "shares": _shares(store, config),
+        "lessons": cast("Json", accepted_lessons(store, config.guards.lesson_checks)),
+    }  # fmt: skip
     row = CycleRow(id=f"cyc-{new_id()}", config_hash=config.config_hash, started_at=now, ended_at=None, receipt=receipt)
     store.open_cycle(row)
     return row
+
+
+def _shares(store: Store, config: Config) -> dict[str, Json]:
+    """The largest shares of users that were ever held out: who confirmed once never trains later."""
+    finished = store.cycles(limit=1)
+    before = cast("dict[str, float]", finished[0].receipt.get("shares") or {}) if finished else {}
+    asked = config.evaluate.model_dump(include={"selection_share", "confirmation_share"})
+    return {name: max(share, before.get(name, 0.0)) for name, share in asked.items()}
 
 
 def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: Callable[[str], None]) -> Cycle:
@@ -154,6 +165,11 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
         id=row.id, config=config, tools=tools, board=Board(), logs={log.id: log for log in store.logs(since)},
         feedback={item.id: item for item in store.feedback()}, serving=serving,
         before=before, progress=progress, prompted=_prompted(store, row),
+        shares=cast("dict[str, float]", row.receipt.get("shares") or {}),
+        lessons={
+            name: tuple(store.load(PreferencePair, ids))
+            for name, ids in cast("dict[str, list[str]]", row.receipt.get("lessons") or {}).items()
+        },
     )  # fmt: skip
 
 

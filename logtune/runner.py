@@ -17,7 +17,17 @@ from logtune.config import Config
 from logtune.config_gateway import Settings
 from logtune.errors import BudgetSpent, LogtuneError, TooManyFailures
 from logtune.ports import ChatCall, ChatReply, Tools
-from logtune.records import CandidateKind, Derived, Failure, Feedback, LogRecord, Rule, digest, identified
+from logtune.records import (
+    CandidateKind,
+    Derived,
+    Failure,
+    Feedback,
+    LogRecord,
+    PreferencePair,
+    Rule,
+    digest,
+    identified,
+)
 
 R = TypeVar("R", bound=Derived)
 BATCH = 64  # units committed in one transaction, and calls of a model under way at once
@@ -77,6 +87,8 @@ class Cycle:
     before: Mapping[str, Derived]  # clusters and adapters of the cycle before, by id
     progress: Callable[[str], None]
     prompted: Mapping[str, Prompted] = field(default_factory=dict)  # cluster name -> what served there without adapter
+    lessons: Mapping[str, tuple[PreferencePair, ...]] = field(default_factory=dict)  # cluster name -> taught earlier
+    shares: Mapping[str, float] = field(default_factory=dict)  # of users held out, the largest that ever held
     replies: dict[ChatCall, ChatReply] = field(default_factory=dict)  # the gate's, so that no call is made twice
     kept: dict[str, object] = field(default_factory=dict)  # what several rows ask for, worked out once
 

@@ -1,11 +1,18 @@
-"""Which rules a deployment puts in the prompt: those that passed its gate, as far as they still hold.
+"""What a deployment was proven with: the rules it puts in the prompt, and the lessons that later candidates keep.
 
 store, Deployment -> Rule*        for the gateway that serves them, and for the gate whose baseline they are
+store -> ids of PreferencePair*   by cluster name: what those that served have learned
 """
 
+from collections import defaultdict
+
 from logtune.edges.store import Store
-from logtune.records import Cluster, Deployment, Evaluation, Rule, Verdict
+from logtune.records import Adapter, Cluster, Deployment, Evaluation, PreferencePair, Rule, Verdict
 from logtune.stages.prompted import ACTIVE, active
+from logtune.statistics import uniform
+
+LESSON_SALT = "logtune-lessons"  # fixed: the same lessons are checked in every cycle
+MOST_DEPLOYMENTS = 10_000  # read back; a weekly deployment of a hundred clusters takes two years to get there
 
 
 def served_rules(store: Store, deployment: Deployment) -> tuple[Rule, ...]:
@@ -39,3 +46,34 @@ def _proven(store: Store, deployment: Deployment) -> tuple[str, ...]:
             return evaluation.rule_ids if isinstance(evaluation, Evaluation) else ()
         row = store.get(row.previous_id or "")
     return ()
+
+
+def accepted_lessons(store: Store, most: int) -> dict[str, list[str]]:
+    """Cluster name -> ids of pairs that its deployments have learned from, at most so many and always the same.
+
+    What was rolled back has taught nothing that must be kept, nor has a rule that was vetoed since.
+    """
+    rows = store.list(Deployment, limit=MOST_DEPLOYMENTS) if most else []
+    revoked = {row.previous_id for row in rows if row.action == "rollback"}
+    taught: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        if row.action == "deploy" and row.id not in revoked:
+            taught[row.cluster_name].update(_taught(store, row))
+    drawn = {name: sorted(ids, key=lambda each: uniform(LESSON_SALT, each))[:most] for name, ids in taught.items()}
+    return {name: [each for each in ids if _holds(store, each)] for name, ids in sorted(drawn.items()) if ids}
+
+
+def _taught(store: Store, row: Deployment) -> set[str]:
+    adapter = store.get(row.adapter_id) if row.adapter_id else None
+    if isinstance(adapter, Adapter):
+        return set(adapter.pair_ids)
+    return {child for rule in _proven(store, row) for child in store.children(rule) if child.startswith("pair-")}
+
+
+def _holds(store: Store, pair_id: str) -> bool:
+    """Whether the pair is still there, and not all of its rules are vetoed."""
+    pair = store.get(pair_id)
+    if not isinstance(pair, PreferencePair):
+        return False
+    rules = [rule for name in pair.rule_ids if isinstance(rule := store.get(name), Rule)]
+    return not rules or any(rule.state != "vetoed" for rule in rules)

@@ -13,17 +13,16 @@ from logtune.records import Interaction, Json
 from logtune.stages.evaluate import (
     Case,
     Guard,
-    Split,
     choose,
     compare,
     degeneration,
     flaw,
     score,
     selection_score,
-    split,
     tally,
     too_few,
 )
+from logtune.stages.splits import Split, split
 
 GATE = EvaluateSettings()
 UNO = build({"preset": "uno"}).evaluate
@@ -81,11 +80,18 @@ def numbers(value: Json) -> dict[str, Json]:
     salt=st.text(max_size=5),
 )
 @settings(max_examples=100, deadline=None)
-def test_nobody_is_on_two_sides_and_nothing_is_lost(owners, salt):
+def test_nobody_is_on_two_sides_and_only_torn_conversations_are_left_out(owners, salt):
     items = [interaction(number, user, session) for number, (user, session) in enumerate(owners)]
     parts = split(items, EvaluateSettings(selection_share=0.3, confirmation_share=0.3), salt)
     sides = (parts.train, parts.selection, parts.confirmation)
-    assert sorted(item.id for side in sides for item in side) == sorted(item.id for item in items)
+    kept = [item.id for side in sides for item in side]
+    assert len(set(kept)) == len(kept)
+    left_out = [item for item in items if item.id not in kept]
+    assert all(item.session for item in left_out)
+    for session in {item.session for item in left_out}:
+        users = {item.user or None for item in items if item.session == session}
+        assert None in users
+        assert len(users) == 2
     units = [{item.user or (item.session and f"s-{item.session}") or item.id for item in side} for side in sides]
     assert sum(map(len, units)) == len(set.union(*units))
 
@@ -101,6 +107,21 @@ def test_a_user_stays_on_his_side_whoever_else_comes():
     assert sides_of(split(items, GATE, "y")) != late
     shares = np.mean([[side == name for name in ("selection", "confirmation")] for side in late.values()], axis=0)
     assert np.abs(shares - 0.15).max() < 0.08
+
+
+def test_a_conversation_that_began_before_its_user_was_known_is_on_one_side_alone():
+    torn = 0
+    for number in range(200):
+        items = [interaction(0, None, f"s{number}"), interaction(1, f"u{number}", f"s{number}")]
+        parts = split(items, EvaluateSettings(selection_share=0.3, confirmation_share=0.3), "x")
+        held = (*parts.selection, *parts.confirmation)
+        assert not (parts.train and held)
+        assert not (parts.selection and parts.confirmation)
+        torn += len(parts.train) + len(held) == 1
+    assert 80 < torn < 170
+    shared = [interaction(n, f"u{n}" if n else None, "default") for n in range(50)]  # no session of one person
+    parts = split(shared, GATE, "x")
+    assert len(parts.train) + len(parts.selection) + len(parts.confirmation) == 50
 
 
 def test_a_changed_share_moves_users_to_or_from_train_alone():
@@ -137,8 +158,9 @@ def test_without_a_reference_nobody_can_say():
         assert score(case(reference=reference), GATE) is None
 
 
-def test_a_judge_has_the_last_word():
-    assert score(case(judged=0.2), GATE) == 0.0
+def test_users_have_the_last_word_and_a_judge_where_they_said_nothing():
+    assert score(case(judged=0.2), GATE) == 1.0
+    assert score(case(judged=0.2, reference=None), GATE) == 0.0
     assert score(case(judged=1.0, reference=None), GATE) == 1.0
     assert score(case(judged=0.5, reference=None), GATE) == 0.5
 
@@ -256,7 +278,7 @@ def test_a_gain_that_chance_can_do_waits_for_more_logs():
 
 
 def test_no_better_and_worse_fail():
-    assert gate(judged([1] * 10 + [0] * 10)).reason.endswith("below the least win rate of 53%")
+    assert "below the least win rate of 53%" in gate(judged([1] * 10 + [0] * 10)).reason
     worse = gate(judged([1] * 2 + [0] * 18))
     assert worse.outcome == "failed"
     assert worse.reason.endswith("worse than the baseline")
@@ -340,3 +362,12 @@ def test_users_of_one_mind_do_not_make_a_null_candidate_pass():
             passed[unit] += gate(judged(scores, users), GATE.model_copy(update={"unit": unit})).outcome == "passed"
     assert passed["user"] <= 100 * 0.08
     assert passed["case"] > 100 * 0.2
+
+
+def test_too_little_power_is_known_before_training():
+    demanding = EvaluateSettings(min_power=0.8)
+    assert too_few(8, 8, GATE) is None
+    told = too_few(8, 8, demanding)
+    assert told is not None
+    assert "at least 12 are needed" in told
+    assert too_few(12, 12, demanding) is None

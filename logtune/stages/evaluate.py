@@ -1,6 +1,5 @@
 """The gate: a candidate against its baseline on users it never learned from. In -> out: cases -> Evaluation.
 
-    split     Interaction*                  -> train, selection, confirmation, by user, for ever
     choose    scores on the selection split -> the checkpoint
     compare   cases of the confirmation     -> passed, failed or not_enough_data, with the reason: done once
 
@@ -13,25 +12,18 @@ independent; the interval is `statistics.win_rate_interval`, whose lower end is 
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from logtune.config import EvaluateSettings
 from logtune.errors import InputError
-from logtune.records import CandidateKind, Evaluation, Interaction, Json, Message, Outcome, identified
+from logtune.records import CandidateKind, Evaluation, Json, Message, Outcome, identified
+from logtune.stages.corrected import FEWEST_BOTH, Counts, pooled, prediction_powered, through_agreement
 from logtune.stages.grading import bleu, degenerate, grade
-from logtune.statistics import Interval, needed_cases, paired_difference, uniform, unit_of, win_rate_interval
+from logtune.stages.guards import Guard as Guard
+from logtune.statistics import Estimate, needed_cases, paired_difference, power, unit_of, win_rate_interval
 
 TIE = 0.02  # grades this close are the same: about what one changed word of fifty moves chrF
 GOOD_WIN_RATE = 0.75  # of a candidate worth waiting for, when the logs are too few to estimate one
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Split:
-    """Interactions by what they are for; no user is on two sides."""
-
-    train: tuple[Interaction, ...]
-    selection: tuple[Interaction, ...]  # chooses the checkpoint; empty under preset uno, which uses `confirmation`
-    confirmation: tuple[Interaction, ...]  # tested once
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,19 +36,17 @@ class Case:
     reference: str | None  # the user's own edit or stated right answer
     baseline_answer: str
     candidate_answer: str
-    judged: float | None = None  # a judge's preference, 0 baseline .. 1 candidate; wins over the reference
+    judged: float | None = None  # a judge's preference, 0 baseline .. 1 candidate; beside a reference it is a check
     rules: str = ""  # what a judge goes by where there is no reference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Guard:
-    """One thing that must not get worse."""
+class Terms:
+    """On which terms a test is held."""
 
-    name: str
-    passed: bool
-    value: float | None  # None: not measured
-    limit: float
-    reason: str
+    judge: str = ""  # what is known of the judge behind the verdicts
+    agreement: Counts | None = None  # its verdicts beside users' elsewhere: same, undecided, other
+    sharing: int = 1  # tests of the cycle that share the error which the settings grant
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,23 +68,6 @@ class Tally:
     def win_rate(self) -> float | None:
         """Ties count half; None without a vote."""
         return (self.wins + self.ties / 2) / self.votes if self.votes else None
-
-
-def split(interactions: Sequence[Interaction], settings: EvaluateSettings, salt: str) -> Split:
-    """Interactions by the salted hash of their user, else session, else id: the same side in every cycle.
-
-    Both held-out sides have their own end of the hash: changing one share moves users to or from `train` alone.
-    Few users may by luck leave a side empty; nothing is moved to mend that, `compare` then says not_enough_data.
-    """
-    if settings.selection_share + settings.confirmation_share >= 1:
-        shares = f"selection_share {settings.selection_share} and confirmation_share {settings.confirmation_share}"
-        raise InputError(f"{shares} leave nothing to train on", "lower them in [evaluate]; the defaults are 0.15 each")
-    sides: dict[str, list[Interaction]] = {"train": [], "selection": [], "confirmation": []}
-    for item in interactions:
-        place = uniform("split", salt, unit_of(item.user, item.session, item.id))
-        held = "confirmation" if place < settings.confirmation_share else "train"
-        sides["selection" if place >= 1 - settings.selection_share else held].append(item)
-    return Split(**{name: tuple(items) for name, items in sides.items()})
 
 
 def flaw(case: Case, settings: EvaluateSettings) -> str | None:
@@ -123,7 +96,7 @@ def score(case: Case, settings: EvaluateSettings) -> float | None:
         return 0.5
     if flaw(case, settings):
         return 0.0
-    if case.judged is not None:
+    if not referenced and case.judged is not None:
         return _sign(case.judged - 0.5)
     reference = case.reference or ""
     return _sign(grade(case.candidate_answer, reference) - grade(case.baseline_answer, reference))
@@ -135,15 +108,29 @@ def _sign(difference: float) -> float:
 
 def tally(cases: Sequence[Case], settings: EvaluateSettings) -> Tally:
     """The votes: with unit "user" the mean over a user's cases is one vote, with "case" each case is."""
+    said, judged = _said_and_judged(cases, settings)
+    values = list((judged | said).values())
+    scored = sum(score(case, settings) is not None for case in cases)
+    wins, losses = values.count(1.0), values.count(0.0)
+    return Tally(wins=wins, losses=losses, ties=len(values) - wins - losses, cases=scored, unscored=len(cases) - scored)
+
+
+def _said_and_judged(cases: Sequence[Case], settings: EvaluateSettings) -> tuple[dict[str, float], dict[str, float]]:
+    """Votes by users' own right answers, and votes as a judge sees the cases: without these answers."""
+    verdicts = [replace(case, reference=None) for case in cases if case.judged is not None]
+    told = [case for case in cases if case.reference and case.reference.strip()]
+    return _votes(told, settings), _votes(verdicts, settings)
+
+
+def _votes(cases: Sequence[Case], settings: EvaluateSettings) -> dict[str, float]:
+    """Voter -> 1, 0.5 or 0."""
     scores: dict[str, list[float]] = {}
     for case in cases:
         value = score(case, settings)
         if value is not None:
             scores.setdefault(_voter(case, settings), []).append(value)
-    means = [math.fsum(values) / len(values) - 0.5 for values in scores.values()]
-    wins, losses = sum(mean > 1e-9 for mean in means), sum(mean < -1e-9 for mean in means)
-    scored = sum(map(len, scores.values()))
-    return Tally(wins=wins, losses=losses, ties=len(means) - wins - losses, cases=scored, unscored=len(cases) - scored)
+    means = {voter: math.fsum(values) / len(values) - 0.5 for voter, values in scores.items()}
+    return {voter: 0.5 if abs(mean) <= 1e-9 else float(mean > 0) for voter, mean in means.items()}
 
 
 def _voter(case: Case, settings: EvaluateSettings) -> str:
@@ -156,7 +143,7 @@ def selection_score(cases: Sequence[Case], settings: EvaluateSettings) -> float 
     grades: dict[str, list[float]] = {}
     for case in cases:
         if case.judged is not None or (case.reference and case.reference.strip()):
-            good = case.judged if case.judged is not None else grade(case.candidate_answer, case.reference or "")
+            good = grade(case.candidate_answer, case.reference) if case.reference else case.judged or 0.0
             grades.setdefault(_voter(case, settings), []).append(0.0 if flaw(case, settings) else good)
     return math.fsum(math.fsum(each) / len(each) for each in grades.values()) / len(grades) if grades else None
 
@@ -178,18 +165,21 @@ def compare(
     baseline: str,
     settings: EvaluateSettings,
     guards: Sequence[Guard] = (),
-    judge: str = "",
+    terms: Terms = Terms(),
 ) -> Evaluation:
-    """The one test on the confirmation split. `guards`: measured elsewhere (retention), each must have passed;
-    `judge`: what is known of the judge behind the verdicts.
+    """The one test on the confirmation split. `guards`: measured elsewhere (retention), each must have passed.
 
-    `cases`, `wins`, `ties`, `win_rate` and the interval count votes; `guards["answers"]` counts the answers behind.
+    `cases`, `wins` and `ties` count votes; `win_rate` and its interval are corrected for the judge's errors where it
+    was asked and users have said enough to know them. `guards["answers"]` counts the answers behind.
     """
     votes = tally(cases, settings)
-    bounds = win_rate_interval(votes.wins, votes.ties, votes.losses, settings.confidence)
+    found, correction = estimate(cases, settings, terms.agreement)
     checked = (degeneration(cases, settings), *guards)
-    outcome, reason = _judge(votes, bounds, checked, settings)
-    told: dict[str, Json] = {"answers": _answers(cases, votes, settings)} | ({"judge": judge} if judge else {})
+    outcome, reason = _judge(votes, found, checked, settings, terms.sharing)
+    reason = f"{reason}; {correction}" if correction else reason
+    told: dict[str, Json] = {"answers": _answers(cases, votes, settings)}
+    told |= {"judge": terms.judge} if terms.judge else {}
+    told |= {"correction": correction} if correction else {}
     return identified(
         Evaluation(
             id="",
@@ -201,14 +191,57 @@ def compare(
             cases=votes.votes,
             wins=votes.wins,
             ties=votes.ties,
-            win_rate=None if votes.win_rate is None else round(votes.win_rate, 6),
-            lower=round(bounds.low, 6) if votes.votes else None,
-            upper=round(bounds.high, 6) if votes.votes else None,
+            win_rate=round(found.mean, 6) if votes.votes else None,
+            lower=round(found.low, 6) if votes.votes else None,
+            upper=round(found.high, 6) if votes.votes else None,
             guards={**{guard.name: asdict(guard) for guard in checked}, **told},
             outcome=outcome,
-            reason=f"{reason}; {judge}" if judge and outcome == "not_enough_data" else reason,
+            reason=f"{reason}; {terms.judge}" if terms.judge and outcome == "not_enough_data" else reason,
         )
     )
+
+
+UNCORRECTED = "the judge's own errors are not in the interval: no user has told enough to know them"
+
+
+def estimate(
+    cases: Sequence[Case], settings: EvaluateSettings, agreement: Counts | None = None
+) -> tuple[Estimate, str]:
+    """The win rate with its interval, and how it was corrected for the judge's errors; "" where no judge was asked.
+
+    Voters with a right answer of their own are users' word; the others' votes are the judge's.
+    """
+    said, judged = _said_and_judged(cases, settings)
+    alone = [vote for voter, vote in judged.items() if voter not in said]
+    both = [(vote, judged[voter]) for voter, vote in said.items() if voter in judged]
+    raw = _exact([*said.values(), *alone], settings.confidence)
+    if not alone or settings.rule == "rate":
+        return raw, ""
+    told = f"by the judge alone {_percent(_mean(alone))} of {len(alone)} votes"
+    if len(both) >= FEWEST_BOTH:
+        found = prediction_powered(both, alone, settings.confidence)
+        return found, f"{told}, corrected by {len(both)} votes that users gave too (prediction-powered)"
+    level = (1 + settings.confidence) / 2
+    through = (
+        through_agreement(_counts(alone), agreement, level if said else settings.confidence) if agreement else None
+    )
+    if agreement is None or through is None:
+        return raw, f"{told}; {UNCORRECTED}"
+    parts = [(through, len(alone)), *([(_exact([*said.values()], level), len(said))] if said else [])]
+    return pooled(parts), f"{told}, corrected by its agreement with {sum(agreement)} of the users' corrections"
+
+
+def _exact(votes: Sequence[float], confidence: float) -> Estimate:
+    bounds = win_rate_interval(*_counts(votes), confidence)
+    return Estimate(_mean(votes), bounds.low, bounds.high)
+
+
+def _counts(votes: Sequence[float]) -> Counts:
+    return votes.count(1.0), votes.count(0.5), votes.count(0.0)
+
+
+def _mean(votes: Sequence[float]) -> float:
+    return math.fsum(votes) / len(votes) if votes else 0.5
 
 
 def _answers(cases: Sequence[Case], votes: Tally, settings: EvaluateSettings) -> dict[str, Json]:
@@ -240,18 +273,20 @@ def degeneration(cases: Sequence[Case], settings: EvaluateSettings) -> Guard:
     )
 
 
-def _judge(votes: Tally, bounds: Interval, guards: Sequence[Guard], settings: EvaluateSettings) -> tuple[Outcome, str]:
+def _judge(
+    votes: Tally, bounds: Estimate, guards: Sequence[Guard], settings: EvaluateSettings, sharing: int
+) -> tuple[Outcome, str]:
     few = too_few(votes.votes, votes.cases, settings)
     broken = [guard.reason for guard in guards if not guard.passed]
-    rate = votes.win_rate
-    if few or rate is None:
+    rate = bounds.mean
+    if few or not votes.votes:
         return "not_enough_data", few or "no case could be judged"
     if broken:
         return "failed", f"a guard was not kept: {'; '.join(broken)}"
     found = (
         f"won {votes.wins}, tied {votes.ties} and lost {votes.losses} of {votes.votes} votes: "
         f"win rate {_percent(rate)}, {_percent(settings.confidence)} interval {_percent(bounds.low)} to "
-        f"{_percent(bounds.high)}"
+        f"{_percent(bounds.high)}{f' (one of {sharing} tests of this cycle)' if sharing > 1 else ''}"
     )
     if rate >= settings.min_win_rate and (settings.rule == "rate" or bounds.low > 0.5):
         return "passed", found
@@ -270,6 +305,9 @@ def too_few(votes: int, cases: int, settings: EvaluateSettings) -> str | None:
     least = settings.min_cases
     if settings.rule == "bound":  # with fewer votes not even all of them being wins is significant
         least = max(least, math.ceil(math.log2(2 / (1 - settings.confidence))))
+        if votes >= least and power(votes, settings.hoped_win_rate, 0.0, settings.confidence) < settings.min_power:
+            least = needed_cases(settings.hoped_win_rate, 0.0, settings.confidence, settings.min_power) or votes + 1
+            least = max(least, votes + 1)
     if votes >= least:
         return None
     likely = needed_cases(GOOD_WIN_RATE, 0.0, settings.confidence, least=settings.min_win_rate) or least

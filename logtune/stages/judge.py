@@ -137,6 +137,7 @@ class Calibration:
     longer_human: float | None  # ... people do
     own_judge: float | None  # of pairs with one answer of its own: it prefers that one
     own_human: float | None  # ... people do
+    verdicts: tuple[int, int, int] = (0, 0, 0)  # on the decided pairs: like people's, undecided, the other way
 
     @property
     def usable(self) -> bool:
@@ -172,6 +173,7 @@ def calibrate(trials: Sequence[Trial], confidence: float = 0.95) -> Calibration:
         ties=_mean([float(call == 0.5) for call in _judged(trials)]),
         longer_judge=_preferred(_judged(unlike), longer), longer_human=_preferred(_human(unlike), longer),
         own_judge=_preferred(_judged(own), mine), own_human=_preferred(_human(own), mine),
+        verdicts=(same.count(1.0), same.count(0.5), same.count(0.0)),
     )  # fmt: skip
 
 
