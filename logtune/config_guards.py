@@ -12,8 +12,7 @@ GuardName = Literal[
 
 
 class GuardSettings(Settings):
-    """What a candidate that would pass must not make worse than the baseline. Each margin is of a test of its own: the
-    upper bound of what got worse has to stay below it."""
+    """What a candidate must not make worse: the upper bound of what got worse stays within each margin."""
 
     skip: tuple[GuardName, ...] = ()
     """Guards that are not applied."""
