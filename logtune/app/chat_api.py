@@ -15,15 +15,25 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
-from logtune.app.asgi import Headers, Request, Send, error_body, parse_object, respond, respond_json
+from logtune.app.asgi import (
+    Headers,
+    Request,
+    Send,
+    begin_answer,
+    end_answer,
+    error_body,
+    parse_object,
+    respond_json,
+)
 from logtune.app.critic import Part, revision, usage_of
 from logtune.app.feedback_api import Answers
 from logtune.app.identity import Identity, identify, last_user_text
-from logtune.app.journal import Journal
+from logtune.app.journal import Journal, Kept
 from logtune.app.redaction import SHOWN_ERROR, Redaction
 from logtune.app.routing import Router
 from logtune.app.rules_prompt import with_rules
 from logtune.app.table import Choice
+from logtune.edges.schema import to_json
 from logtune.edges.sse import LONGEST_LINE, StreamAssembler, event
 from logtune.edges.upstream import BASE, Answer, Backend, UpstreamCall
 from logtune.errors import RequestError
@@ -33,6 +43,17 @@ from logtune.statistics import unit_of
 
 LOG = logging.getLogger(__name__)
 SAFE = re.compile(r"[\w.@:/+~ -]*", re.ASCII)  # values of headers that need no escapes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What a record holds of a request. It is made, and encoded, while the model is at work and nobody waits for it."""
+
+    request: Mapping[str, Json]  # without what is personal
+    encoded: str  # the same as JSON
+    user: str | None
+    session: str | None
+    traces: tuple[str, ...]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -56,7 +77,7 @@ class Exchange:
     overhead_ms: float | None = None  # the gateway's own time until the head of the answer left
     status: int = 0  # of the answer; 0: none was begun
     response: dict[str, Json] | None = None
-    cleaned: Mapping[str, Json] | None = None  # the request as its record holds it; None: not made yet
+    asked_for: "Asked | None" = None  # the request as its record holds it; None: not made yet
     error: str | None = None
     answer_bytes: int = 0
     recorded: bool = False
@@ -66,11 +87,15 @@ class Exchange:
         """Who is drawn into an arm."""
         return unit_of(self.who.user, self.who.session, self.id)
 
-    def clean(self, redaction: Redaction) -> Mapping[str, Json]:
+    def clean(self, redaction: Redaction) -> "Asked":
         """The request without what is personal."""
-        if self.cleaned is None:
-            self.cleaned = redaction.request(self.body)
-        return self.cleaned
+        if self.asked_for is None:
+            request, who = redaction.request(self.body), self.who
+            self.asked_for = Asked(
+                request=request, encoded=to_json(request), user=redaction.maybe_name(who.user),
+                session=redaction.session(who.session, who.session_source), traces=redaction.names(who.traces),
+            )  # fmt: skip
+        return self.asked_for
 
     def begun(self, status: int) -> None:
         """Note when the first byte of the answer came."""
@@ -79,16 +104,15 @@ class Exchange:
 
     def record(self, redaction: Redaction) -> LogRecord:
         """What the store keeps."""
-        who, response = self.who, redaction.response(self.response)
+        asked, who, response = self.clean(redaction), self.who, redaction.response(self.response)
         usage = usage_of(self.parts, (response or {}).get("usage"))
         return LogRecord(
-            id=self.id, request=self.clean(redaction), response=response, at=self.at,
+            id=self.id, request=asked.request, response=response, at=self.at,
             model=redaction.label(self.called or self.requested), adapter=self.choice.adapter, arm=self.choice.arm,
-            cluster=self.choice.cluster, user=redaction.maybe_name(who.user),
-            session=redaction.session(who.session, who.session_source), user_source=who.user_source,
+            cluster=self.choice.cluster, user=asked.user, session=asked.session, user_source=who.user_source,
             session_source=who.session_source, error=redaction.error(self.error),
             route_reason=redaction.label(self.choice.reason), usage=usage,
-            latency_ms=round(1000 * (time.perf_counter() - self.started), 3), traces=redaction.names(who.traces),
+            latency_ms=round(1000 * (time.perf_counter() - self.started), 3), traces=asked.traces,
         )  # fmt: skip
 
     def usage(self) -> dict[str, Json]:
@@ -132,16 +156,14 @@ class ChatApi:
             raise RequestError(what, 503, code="records_full", headers={"retry-after": "5"})
         exchange = begin(raw, request.headers)
         leaving = _Leaving(exchange, asyncio.current_task())
-        gone = asyncio.create_task(request.gone())
-        gone.add_done_callback(leaving)
+        ignore = request.watch(leaving)
         try:
             await self._answer(exchange, send)
         except asyncio.CancelledError:
             if not leaving.ends_work():
                 raise
         finally:
-            gone.remove_done_callback(leaving)
-            gone.cancel()
+            ignore()
 
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         try:
@@ -237,8 +259,13 @@ class ChatApi:
         exchange.upstream_s = time.perf_counter() - exchange.asked
         exchange.answer_bytes = len(body)
         exchange.response, exchange.error = read_answer(answer.status, body)
-        await self._commit(exchange)
-        await respond(send, answer.status, body, answer.content_type, [*_passed(answer), *exchange.headers()])
+        kept = await self._keep(exchange)
+        headers = [*_passed(answer), *exchange.headers()]
+        await begin_answer(
+            send, answer.status, len(body), answer.content_type, headers
+        )  # while the record is committed
+        await kept
+        await end_answer(send, body)
 
     async def _stream(self, exchange: Exchange, answer: Answer, send: Send) -> None:
         """Server-sent events: every chunk leaves as it comes, the one that holds the end after the commit.
@@ -272,11 +299,15 @@ class ChatApi:
     async def _commit(self, exchange: Exchange) -> None:
         """Store the record, once; the answer goes on when the store fails, and /readyz says so."""
         if not exchange.recorded:
-            exchange.recorded = True
-            self._answers.note(exchange.response, exchange.id, exchange.who.traces)
-            size = len(exchange.raw) + exchange.answer_bytes
-            record = await self._redaction.made(size, lambda: exchange.record(self._redaction))
-            await self._journal.commit(record)
+            await (await self._keep(exchange))
+
+    async def _keep(self, exchange: Exchange) -> "asyncio.Future[Kept]":
+        """Make the record and begin to store it; the answer's end waits for what this returns."""
+        exchange.recorded = True
+        self._answers.note(exchange.response, exchange.id, exchange.who.traces)
+        size = len(exchange.raw) + exchange.answer_bytes
+        record = await self._redaction.made(size, lambda: exchange.record(self._redaction))
+        return self._journal.commit(record, exchange.clean(self._redaction).encoded)
 
 
 class _Leaving:
@@ -287,9 +318,9 @@ class _Leaving:
         self._work = work
         self._left = False
 
-    def __call__(self, gone: "asyncio.Task[None]") -> None:
+    def __call__(self) -> None:
         """The client has gone."""
-        if self._work is not None and not gone.cancelled() and not self._exchange.recorded:
+        if self._work is not None and not self._work.done() and not self._exchange.recorded:
             self._exchange.error, self._left = "the client went away", True
             self._work.cancel()
 

@@ -18,7 +18,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from logtune.app.asgi import error_body
+from logtune.app.asgi import GONE, Scope, error_body
 from logtune.errors import RequestError
 
 LINGER_S = 2.0  # a refused client may still be sending; closing at once would reset the connection under its answer
@@ -56,6 +56,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self._ended_here = False  # a request ended in the chunk that is being read
         self._ending = False  # refused
         self._timer: asyncio.TimerHandle | None = None
+        self._hears: Callable[[], None] | None = None  # who is told when the client goes before its answer is complete
 
     # the connection
 
@@ -68,9 +69,12 @@ class GatewayProtocol(HttpToolsProtocol):
             self._refuse("too_many_connections", error, linger=False)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop waiting."""
+        """Stop waiting; nobody is left to answer."""
         self._stop_waiting()
+        hears, self._hears = self._hears, None
         super().connection_lost(exc)
+        if hears is not None:
+            hears()
 
     def data_received(self, data: bytes) -> None:
         """Read on; what comes after a refusal is thrown away."""
@@ -130,7 +134,11 @@ class GatewayProtocol(HttpToolsProtocol):
         elif fault := self._fault():
             self._refuse("ambiguous", fault)
         else:
+            cast("Scope", self.scope)["extensions"] = {GONE: self._hear}
             super().on_headers_complete()
+
+    def _hear(self, gone: Callable[[], None] | None) -> None:
+        self._hears = gone
 
     def on_body(self, body: bytes) -> None:
         """Part of a body."""

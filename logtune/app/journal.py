@@ -114,10 +114,13 @@ class Journal:
         await self._adopt()
         self._tasks["tend"] = asyncio.create_task(self._tend())
 
-    def commit(self, record: LogRecord | Feedback) -> "asyncio.Future[Kept]":
-        """Keep a record; the future says where it is, as soon as it is safe there or can be nowhere better."""
+    def commit(self, record: LogRecord | Feedback, request: str | None = None) -> "asyncio.Future[Kept]":
+        """Keep a record; the future says where it is, as soon as it is safe there or can be nowhere better.
+
+        `request`: that of a log record as JSON, where it was encoded before.
+        """
         loop = asyncio.get_running_loop()
-        made = entry(record)
+        made = entry(record, request)
         ticket = _Ticket(made, made.size, loop.create_future(), loop.time() + self._wait_s)
         if not self._down and self._is_full():
             self._fall("the store is slow: the queue is full")

@@ -27,6 +27,7 @@ import numpy as np
 from logtune.config import Config
 from logtune.edges.static_vectors import INVENTED, StaticVectors, make, table_folder, tokenizer_file
 from logtune.edges.store import Store
+from logtune.edges.turned_vectors import TurnedVectors
 from logtune.edges.weights import ModelFolder, embedder_model
 from logtune.errors import LogtuneError, ModelError
 from logtune.ports import Embedder
@@ -67,14 +68,14 @@ class StaticRouter:
         self._run = run or in_child
         self._clusters: tuple[Cluster, ...] | None = None  # that were looked for
         self._routes: StaticRoutes | None = None
-        self._vectors: StaticVectors | None = None
+        self._vectors: TurnedVectors | None = None
         self._making: asyncio.Task[None] | None = None
 
     def nearest(self, clusters: tuple[Cluster, ...], text: str) -> Routed | None:
         """The cluster of a query among these; None: the embedder has to answer."""
         if self._routes is None or self._vectors is None or self._routes.clusters is not clusters:
             return None
-        return self._routes.nearest(self._vectors.vector(text))
+        return self._routes.place(self._vectors.direction(text))
 
     async def look(self, clusters: tuple[Cluster, ...], store: Store) -> None:
         """Find what these clusters need, or begin to make it; does nothing when it was asked for already."""
@@ -130,7 +131,8 @@ class StaticRouter:
             raise ModelError(
                 "no deployed cluster was made with this embedder", "run a cycle, or set embedder.model back"
             )
-        self._routes, self._vectors = StaticRoutes(clusters, _read(path, len(clusters))), vectors
+        found = _read(path, len(clusters))
+        self._routes, self._vectors = StaticRoutes(clusters, found), TurnedVectors(vectors, found.turn)
         return True
 
 

@@ -57,7 +57,7 @@ class StaticVectors:
         self._unknown = _unknown(self._tokenizer)
         try:
             self._table = np.asarray(np.load(folder / "table.npy", mmap_mode="r"))
-            self._shift: Row = np.load(folder / "shift.npy")
+            self.shift: Row = np.load(folder / "shift.npy")
         except (OSError, ValueError) as error:
             raise ModelError(f"the token table in {folder} cannot be read: {error}", f"rm -r {folder}") from error
         self._words: dict[str, list[int]] = {}
@@ -67,12 +67,16 @@ class StaticVectors:
         """D, the embedder's own."""
         return int(self._table.shape[1])
 
+    def row(self, token: int) -> Row:
+        """The vector (D,) of a token, weighted, as it is summed."""
+        return cast("Row", self._table[token])
+
     def vector(self, text: str) -> Row:
         """Unit vector (D,) of a text; zeros for a text without a known token."""
         tokens = self.tokens(text)
         if not tokens:
             return np.zeros(self.dimension, np.float32)
-        row = self._table.take(tokens, axis=0).sum(axis=0) / math.sqrt(len(tokens)) + self._shift
+        row = self._table.take(tokens, axis=0).sum(axis=0) / math.sqrt(len(tokens)) + self.shift
         return cast("Row", row / max(float(np.linalg.norm(row)), 1e-12))
 
     def embed(self, texts: Sequence[str]) -> Vectors:

@@ -78,9 +78,8 @@ def is_secret(name: str, value: str) -> bool:
 def _shaped(text: str) -> Spans:
     """Most texts hold no long word, and what looks for keys in the long words alone is fast."""
     long = " ".join([word for word in text.split() if len(word) >= LEAST])
-    for prefix, shape in SHAPES.items() if long else ():
-        if prefix in long:
-            yield from (match.span() for match in shape.finditer(text))
+    for prefix in filter(long.__contains__, SHAPES) if long else ():
+        yield from (match.span() for match in SHAPES[prefix].finditer(text))
 
 
 def named(text: str) -> Spans:
@@ -88,7 +87,7 @@ def named(text: str) -> Spans:
     lower = text.lower()
     if len(lower) != len(text):  # some letters have a longer lower form
         lower = text
-    for word in WORDS:
+    for word in filter(lower.__contains__, WORDS):
         at = lower.find(word)
         while at >= 0:
             match = ASSIGNED.match(text, at) if word != "key" or BEFORE_KEY.search(text, max(0, at - 12), at) else None

@@ -211,9 +211,12 @@ class Redactor:
         telling, names = _telling(field), None if field in NAMELESS else self.names
         if telling and "key" in self.kinds and is_secret(field, text) and text.lower() not in self.keep:
             return "[key]"
+        plain = names is None and is_plain(text)
+        if plain and field not in DATA_FIELDS:  # a data URL has a colon, so it is not plain
+            return text
         if self.files:
             text = _without_files(text, field)
-        if names is None and is_plain(text):
+        if plain:
             return text
         if text[:1] in "{[ \n" and text.lstrip()[:1] in ("{", "["):
             text = self._inner(text, depth)

@@ -6,6 +6,7 @@ Cheap vectors blur what the embedder tells apart, so two things are learned from
 linear correction, and for each cluster the radius at which its decisions agree best with the embedder's.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -43,8 +44,11 @@ class StaticRoutes:
 
     def nearest(self, vector: npt.NDArray[np.float32]) -> Routed:
         """The cluster of a query by its cheap unit vector, shape (D,); None beyond its radius, and for zeros."""
-        corrected = self._turn @ vector
-        length = float(np.sqrt(corrected @ corrected))
+        return self.place(self._turn @ vector)
+
+    def place(self, corrected: npt.NDArray[np.float32]) -> Routed:
+        """The same by the corrected vector, of whatever length."""
+        length = math.sqrt(float(corrected @ corrected))
         if not length or not len(self._owner):
             return Routed(None, 0.0 if len(self._owner) else -1.0)
         similarities = self._centroids @ corrected
