@@ -30,7 +30,7 @@ from logtune.records import (
     identified,
 )
 from logtune.runner import Cycle
-from logtune.stages import answer, evaluate, guards, judge
+from logtune.stages import answer, evaluate, gate_guards, judge
 from logtune.stages.distill import ANSWER
 from logtune.stages.pairs import USERS_OWN
 from logtune.views import max_tokens
@@ -97,7 +97,7 @@ def gate(
         result = _compared(trials, cases, best, baseline, found)
         if result.outcome == "passed":  # guards cost answers, so what fails anyway is spared them
             seen = await evidence(cycle, trials.cluster, cases, _side(cycle, best), _side(cycle, baseline))
-            kept = guards.checked(seen, cycle.config.guards)
+            kept = gate_guards.checked(seen, cycle.config.guards)
             result = _compared(trials, cases, best, baseline, found, kept)
         return [_completed(result, best, _cost(ours, theirs), trials.not_tried)]
 
@@ -106,7 +106,7 @@ def gate(
 
 def _compared(
     trials: Trials, cases: Sequence[evaluate.Case], best: Contender, baseline: Contender,
-    found: judge.Calibration | None, kept: Sequence[guards.Guard] = (),
+    found: judge.Calibration | None, kept: Sequence[gate_guards.Guard] = (),
 ) -> Evaluation:  # fmt: skip
     return evaluate.compare(
         cases,

@@ -23,7 +23,7 @@ from logtune.runner import Cycle
 from logtune.stages.cluster import Routes
 from logtune.stages.evaluate import Case
 from logtune.stages.grading import normalise
-from logtune.stages.guards import Evidence, Exchange, Lesson
+from logtune.stages.gate_guards import Evidence, Exchange, Lesson
 from logtune.statistics import unit_of
 
 SPOKEN_HERE = 0.2  # share of the held-out requests from which a language is probed

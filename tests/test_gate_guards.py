@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from logtune.config import build
 from logtune.config_guards import GuardSettings
-from logtune.stages.guards import Bad, Evidence, Exchange, Guard, Lesson, checked, noninferior
+from logtune.stages.gate_guards import Bad, Evidence, Exchange, Guard, Lesson, checked, noninferior
 
 SETTINGS = GuardSettings()
 TEXT = "The parcel is on its way and will be with you on Monday at the latest."
