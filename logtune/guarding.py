@@ -22,8 +22,8 @@ from logtune.records import Cluster, Interaction, Json, Message
 from logtune.runner import Cycle
 from logtune.stages.cluster import Routes
 from logtune.stages.evaluate import Case
-from logtune.stages.grading import normalise
 from logtune.stages.gate_guards import Evidence, Exchange, Lesson
+from logtune.stages.grading import normalise
 from logtune.statistics import unit_of
 
 SPOKEN_HERE = 0.2  # share of the held-out requests from which a language is probed

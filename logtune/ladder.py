@@ -29,8 +29,8 @@ from logtune.records import (
 from logtune.runner import Cycle
 from logtune.stages import answer, evaluate
 from logtune.stages import pairs as pairing
+from logtune.stages.held_out import split
 from logtune.stages.prompted import active, in_words
-from logtune.stages.splits import split
 from logtune.stages.train import rank_for
 from logtune.views import pairs_of, prompt_of, rules_by_interaction, signals_of, users_of
 

@@ -22,7 +22,7 @@ from logtune.stages.evaluate import (
     tally,
     too_few,
 )
-from logtune.stages.splits import Split, split
+from logtune.stages.held_out import Split, split
 
 GATE = EvaluateSettings()
 UNO = build({"preset": "uno"}).evaluate

@@ -18,8 +18,8 @@ from logtune.config import EvaluateSettings
 from logtune.errors import InputError
 from logtune.records import CandidateKind, Evaluation, Json, Message, Outcome, identified
 from logtune.stages.corrected import FEWEST_BOTH, Counts, pooled, prediction_powered, through_agreement
-from logtune.stages.grading import bleu, degenerate, grade
 from logtune.stages.gate_guards import Guard as Guard
+from logtune.stages.grading import bleu, degenerate, grade
 from logtune.statistics import Estimate, needed_cases, paired_difference, power, unit_of, win_rate_interval
 
 TIE = 0.02  # grades this close are the same: about what one changed word of fifty moves chrF
