@@ -1,11 +1,17 @@
-"""What the language-model path costs in time and calls: rules, predictions, better answers and verdicts for 200 logs.
+"""What the language-model path costs in time and calls, and what a real teacher's rules and our training are worth.
 
-    python benchmarks/llm_path.py --json OUT        about half a minute, against benchmarks/llm_mock.py
+    python benchmarks/llm_path.py --json OUT                     parts calls and loads: about a minute, no real model
+    python benchmarks/llm_path.py --json OUT --parts speed       training against TRL's: minutes of both cores
+    python benchmarks/llm_path.py --json OUT --parts rules --teacher http://127.0.0.1:8022/v1
 
-speedup_calls      wall clock of the reference's way (24 calls a log, one after another) divided by ours
-calls_ratio        24 divided by our model calls a log, for rules, predictions, rewritten and afresh answers, verdicts
-base_loads         base models loaded while 8 clusters are trained (a tiny model: only the loads are counted)
-calls_second_run   model calls of a second run over the same store; `..._memory`: with every unit done again
+A part that is run replaces its figures in OUT and leaves the others; `measured` says when and on what each was run.
+
+calls   speedup_calls      wall clock of the reference's way (24 calls a log, one after another) divided by ours
+        calls_ratio        24 divided by our model calls a log, for rules, predictions, better answers and verdicts
+        calls_second_run   model calls of a second run over the same store; `..._memory`: with every unit done again
+loads   base_loads         base models loaded while 8 clusters are trained (a tiny model: only the loads are counted)
+speed   train_speedup      tokens a second against TRL's DPOTrainer with its defaults (benchmarks/llm_train.py)
+rules   rules_valid, injections_followed      a real teacher on real corrections (benchmarks/llm_rules.py)
 
 The reference's way is measured on the first logs and multiplied up, since every call takes the same time: the figures
 say on how many. Ours runs the pipeline's own rows up to the gap, with a store on disk; only the embedder is a fake.
@@ -15,6 +21,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import os
 import sys
 import tempfile
 import time
@@ -235,22 +242,52 @@ def trained(folder: Path, clusters: int = 8) -> dict[str, Json]:
             "training_seconds": seconds}  # fmt: skip
 
 
+PARTS = ("calls", "loads", "speed", "rules")
+
+
+def run_part(part: str, options: argparse.Namespace, folder: Path) -> dict[str, Json]:
+    """The figures of one part."""
+    if part == "calls":
+        return asyncio.run(measure(options.logs, options.reference_logs, options.delay_ms, folder))
+    if part == "loads":
+        return trained(folder)
+    if part == "speed":
+        import llm_train
+
+        return llm_train.speedup(options.pairs, folder)
+    import llm_rules
+
+    if not options.teacher:
+        raise SystemExit("part rules needs --teacher URL of a real model; shared/tools/start-teacher starts one")
+    options.work.mkdir(parents=True, exist_ok=True)
+    return asyncio.run(llm_rules.measure(options.teacher, options.work))
+
+
 def main() -> None:
     """Parse the options, run, write the figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, help="write the figures here, beside those of other parts")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=["calls", "loads"])
     parser.add_argument("--logs", type=int, default=200)
     parser.add_argument("--reference-logs", type=int, default=5, help="logs on which the reference's way is measured")
     parser.add_argument("--delay-ms", type=float, default=100.0)
+    parser.add_argument("--pairs", type=int, default=48, help="pairs that are trained on, for part speed")
+    parser.add_argument("--teacher", help="URL with /v1 of a real model, for part rules")
+    parser.add_argument("--work", type=Path, default=Path("llm_rules"), help="replies and rules, for part rules")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        figures = asyncio.run(measure(options.logs, options.reference_logs, options.delay_ms, Path(folder)))
-        figures |= trained(Path(folder))
-    text = json.dumps(figures, indent=1)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    figures: dict[str, Json] = {}
+    if options.json and options.json.exists():
+        figures = json.loads(options.json.read_text(encoding="utf-8"))
+    for part in options.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            figures |= run_part(part, options, Path(folder))
+        measured = cast("dict[str, Json]", figures.get("measured") or {})
+        about = {"at": time.strftime("%Y-%m-%d"), "cores": os.cpu_count(), "load": round(os.getloadavg()[1], 1)}
+        figures["measured"] = {**measured, part: cast("Json", about)}
+        if options.json:
+            options.json.parent.mkdir(parents=True, exist_ok=True)
+            options.json.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

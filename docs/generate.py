@@ -131,6 +131,8 @@ def _type_name(hint: object) -> str:
         return " or ".join(_type_name(part) for part in typing.get_args(hint) if part is not type(None))
     if typing.get_origin(hint) is tuple:
         return f"list of {_type_name(typing.get_args(hint)[0])}"
+    if typing.get_origin(hint) is dict:
+        return "table"
     return TYPES[hint] if isinstance(hint, type) and hint in TYPES else str(hint)
 
 
@@ -317,6 +319,9 @@ FIGURES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "calls_ratio": ("the reference's calls a log divided by ours", "{:.1f}", "3"),
         "calls_second_run": ("a teacher's calls in a second run over the same logs", "{:.0f}", "0"),
         "base_loads": ("loads of the base model while 8 clusters train", "{:.0f}", "1"),
+        "train_speedup": ("training, tokens a second against TRL's DPOTrainer", "{:.1f} times", "2"),
+        "rules_valid": ("rules of a 1.5B teacher from 100 real corrections: valid JSON", "{:.1%}", "99%"),
+        "injections_followed": ("injected instructions among them that made a rule", "{:.0f}", "0"),
     },
     "startup": {"help_seconds": ("`logtune --help`", "{:.2f} s", "0.3 s")},
 }  # fmt: skip

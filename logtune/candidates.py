@@ -37,13 +37,13 @@ def measure_gaps(cycle: Cycle) -> Iterator[Unit]:
         rule_ids = [r.id for member in group.interaction_ids for r in rules_of.get(member, ())]
 
         async def work(group: Cluster = group, found: Sequence[PreferencePair] = found) -> Sequence[Derived]:
-            known = await _known(cycle, group)
+            known = await known_beforehand(cycle, group)
             return [gap.assess(group, rules_of, known, found, cycle.tools.coverage, cycle.config.gap)]
 
         yield Unit((group.id, cycle.tools.coverage.fingerprint, *rule_ids, *(p.id for p in found)), work)
 
 
-async def _known(cycle: Cycle, group: Cluster) -> dict[str, list[str]]:
+async def known_beforehand(cycle: Cycle, group: Cluster) -> dict[str, list[str]]:
     """Interaction id -> what the model knew beforehand: the teacher's predictions, else the answer it gave."""
     items = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
     teacher, count = cycle.tools.teacher, cycle.config.distill.predict

@@ -165,10 +165,13 @@ class ClusterSettings(Settings):
 class GapSettings(Settings):
     """How new a cluster's lessons are, and what they train."""
 
-    method: Literal["embedding", "reranker"] = "embedding"
-    """What measures coverage."""
+    method: Literal["embedding", "reranker", "cross_encoder", "log_probability"] = "embedding"
+    """What measures coverage: likeness of rules, a causal model's p(yes) (paper), a model that reads two rules at once,
+    or how much a rule in the prompt helps the embedded model to say the better answer."""
     reranker: str | None = None
     """Folder or hub id of a causal yes/no reranker such as Qwen3-Reranker; for method reranker."""
+    cross_encoder: str | None = None
+    """Folder or hub id of a cross-encoder (one output, or one called entailment); for method cross_encoder."""
     reflect_at: Share = 0.45
     """Gap from which a cluster is reflective (paper, section 3.3)."""
     users_answers: Share = 0.5

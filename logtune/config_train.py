@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, JsonValue
 
 from logtune.config_gateway import Positive, Settings, Share
 
@@ -44,7 +44,7 @@ class TrainSettings(Settings):
     """Seed of shuffling and initial weights."""
     gradient_checkpointing: bool = False
     """True: less memory for more time; for large models on a GPU."""
-    accelerate: str | None = None
-    """JSON file with accelerate's settings (split_batches, even_batches, gradient_accumulation_kwargs, ...)."""
-    deepspeed: str | None = None
-    """JSON file with DeepSpeed's settings, such as a ZeRO stage; needs the package deepspeed and a GPU."""
+    accelerate: str | dict[str, JsonValue] | None = None
+    """accelerate's settings (split_batches, even_batches, gradient_accumulation_kwargs...): a JSON file, or a table."""
+    deepspeed: str | dict[str, JsonValue] | None = None
+    """DeepSpeed's settings, such as a ZeRO stage: a JSON file, or a table; needs the package deepspeed and a GPU."""

@@ -6,6 +6,7 @@ A cluster whose first adapter fails goes through train and evaluate once more, w
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
@@ -80,6 +81,7 @@ class CycleReceipt:
     config_hash: str
     stages: Mapping[str, Mapping[str, int]]  # stage -> done, unchanged, failed
     dropped: Mapping[str, int]  # reason -> interactions that teach nothing
+    origins: Mapping[str, int]  # where the better answers come from -> pairs: which kind of candidate won how often
     clusters: tuple[str, ...]  # ids
     passed: int  # candidates that passed their gate
     deployed: tuple[str, ...]  # ids of the deployments it made
@@ -254,13 +256,19 @@ def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Cou
             dropped[decision.reason] = dropped.get(decision.reason, 0) + 1
     blocked = any(e.outcome != "passed" for e in evaluations) or counts["train"].failed > 0
     return CycleReceipt(
-        cycle_id=row.id, config_hash=row.config_hash, dropped=dropped, deployed=tuple(d.id for d in mine),
+        cycle_id=row.id, config_hash=row.config_hash, dropped=dropped, origins=_origins(board),
+        deployed=tuple(d.id for d in mine),
         stages={n: {"done": c.done, "unchanged": c.unchanged, "failed": c.failed} for n, c in counts.items()},
         clusters=tuple(c.id for c in board.all(Cluster)), passed=sum(e.outcome == "passed" for e in evaluations),
         summary=_summary(cycle, evaluations, mine, counts), seconds=round(cycle.tools.clock.now() - row.started_at, 1),
         exit_code=NOT_PASSED if blocked and not mine else OK,
         spent={purpose: asdict(spent) for purpose, spent in cycle.tools.spent().items()},
     )  # fmt: skip
+
+
+def _origins(board: Board) -> dict[str, int]:
+    """Where the better answers come from -> pairs, the most frequent first."""
+    return dict(Counter(pair.origin for pair in board.all(PreferencePair)).most_common())
 
 
 def _summary(
@@ -281,7 +289,9 @@ def _summary(
         )
     users = len({i.user or i.session or i.id for i in items})
     rules = sum(bool(rule.merged_from) for rule in board.all(Rule))
-    told = [f"{len(items)} interactions of {users} users gave {rules} rules and {pairs} pairs."]
+    won = ", ".join(f"{count} {origin.replace('_', '-')}" for origin, count in _origins(board).items())
+    made = f"{pairs} pairs ({won})" if pairs else "no pairs"
+    told = [f"{len(items)} interactions of {users} users gave {rules} rules and {made}."]
     told += [f"{board.get(Cluster, d.cluster_id).name}: {d.candidate} deployed, {d.reason}." for d in deployed]
     told += [
         f"{board.get(Cluster, e.cluster_id).name}, {e.candidate}: {e.outcome.replace('_', ' ')}, {e.reason}."

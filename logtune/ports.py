@@ -72,16 +72,29 @@ class Embedder(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """A request and the better answer that came of a rule."""
+
+    prompt: tuple[Message, ...]
+    better: str
+
+
 class Coverage(Protocol):
-    """How far rules are already covered by other rules."""
+    """How far rules are already covered by what a model knew."""
 
     @property
     def fingerprint(self) -> str:
         """Name of the method and its model."""
         ...
 
-    def covered(self, rule: str, known: Sequence[str]) -> float:
-        """0 nothing of `rule` is in `known` .. 1 all of it is; 0 when `known` is empty."""
+    @property
+    def on_answers(self) -> bool:
+        """True: a rule is measured on an example, which must be given; False: on its words alone."""
+        ...
+
+    def covered(self, rule: str, known: Sequence[str], example: Example | None = None) -> float:
+        """0 nothing of `rule` is known .. 1 all of it is; measured on words it is 0 when `known` is empty."""
         ...
 
 

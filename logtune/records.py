@@ -187,7 +187,7 @@ class PreferencePair:
     rejected: str
     origin: PairOrigin
     margin: float | None  # judge's preference for chosen, 0..1; None: the user's own words
-    votes: Mapping[str, Json] = field(default_factory=dict)
+    votes: Mapping[str, Json] = field(default_factory=dict)  # origin -> preference; disagreement 0..1 on the chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logtune.errors import ModelError, TrainingError
-from logtune.ports import Chat, ChatCall, ChatReply, Executor, Tools, TrainingJob, Vectors
+from logtune.ports import Chat, ChatCall, ChatReply, Example, Executor, Tools, TrainingJob, Vectors
 from logtune.records import Adapter, Feedback, Json, LogRecord, Message, digest, identified
 
 if TYPE_CHECKING:
@@ -96,12 +96,14 @@ class WordEmbedder:
 class WordCoverage:
     """The share of a rule's words that the best known rule has."""
 
+    on_answers = False
+
     @property
     def fingerprint(self) -> str:
         """Name of the method."""
         return "word-share"
 
-    def covered(self, rule: str, known: Sequence[str]) -> float:
+    def covered(self, rule: str, known: Sequence[str], example: Example | None = None) -> float:
         """0 no word in common .. 1 all words."""
         words = set(_words(rule))
         return max((len(words & set(_words(other))) / max(len(words), 1) for other in known), default=0.0)

@@ -10,7 +10,7 @@ from logtune.config import DistillSettings
 from logtune.errors import ModelError
 from logtune.ports import Vectors
 from logtune.records import Interaction, Rule, Signal, SignalKind
-from logtune.stages.distill import MOST_RULES, distil, extract, merge, predict
+from logtune.stages.distill import MOST_DISTILLED, distil, extract, merge, predict
 from logtune.testing import ScriptedChat, WordEmbedder
 
 SETTINGS = DistillSettings()
@@ -170,9 +170,9 @@ async def test_a_content_user_may_give_no_rules() -> None:
 
 
 async def test_a_teacher_that_says_too_much_is_cut() -> None:
-    many = json.dumps({"rules": [f"rule {number} a b c" for number in range(9)]})
+    many = json.dumps({"rules": [f"Rule {number} a b c" for number in range(9)]})
     found = await distil(interaction(), [signal("edit", "x", "y")], ScriptedChat(many), DistillSettings(max_words=3))
-    assert [r.text for r in found] == [f"rule {number} a ..." for number in range(MOST_RULES)]
+    assert [r.text for r in found] == [f"Rule {number} a ..." for number in range(MOST_DISTILLED)]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from logtune.config import GapSettings
+from logtune.ports import Example
 from logtune.records import Cluster, PreferencePair, Rule
 from logtune.stages.gap import assess
 
@@ -13,12 +14,14 @@ class Table:
     """Coverage by a table: what is not in it is not covered."""
 
     fingerprint = "table"
+    on_answers = False
 
     def __init__(self, known: dict[str, float]) -> None:
         self.known = known
         self.asked: list[tuple[str, object]] = []
 
-    def covered(self, rule: str, known: object) -> float:
+    def covered(self, rule: str, known: object, example: Example | None = None) -> float:
+        assert (example is not None) == self.on_answers
         self.asked.append((rule, known))
         return self.known.get(rule, 0.0) if known else 0.0
 
@@ -103,3 +106,12 @@ def test_rules_of_other_clusters_do_not_count() -> None:
 def test_without_rules_there_is_nothing_to_measure() -> None:
     found = assess(CLUSTER, {}, {}, (), Table({}), GapSettings())
     assert (found.novelty, found.route, found.reason) == (None, "primary", "no rules to measure")
+
+
+def test_a_measure_on_answers_reads_each_logs_better_answer_and_leaves_out_the_others() -> None:
+    table = Table({"r1": 0.9, "r2": 0.2})
+    table.on_answers = True
+    found = assess(CLUSTER, RULES, KNOWN, [pair(1, "revised")], table, GapSettings())
+    assert found.novelty == pytest.approx(0.1)  # of a alone: b has no pair
+    assert [rule for rule, _ in table.asked] == ["r1", "r2"]
+    assert assess(CLUSTER, RULES, KNOWN, (), table, GapSettings()).novelty is None

@@ -18,6 +18,7 @@ from logtune.ports import ChatCall
 from logtune.records import Interaction, Rule, Signal
 from logtune.stages.distill import distil, predict
 from logtune.stages.judge import Question, pairwise, pointwise
+from logtune.stages.orders import without_orders
 from logtune.stages.revise import Writers, revise
 from logtune.testing import ScriptedChat
 
@@ -110,8 +111,9 @@ def instructions(text: str, language: str) -> Iterator[tuple[str, str, str]]:
     for where, prompt in asyncio.run(_prompts(text, query, whole)):
         before, inside, after = parts(prompt)
         held = {"feedback": text, "answer": text, "query": whole, "rule": text}[where]
+        cut = without_orders(held, reaction=where == "feedback")[0]  # what the distiller reads of it
         without_rules = where == "rule" and any(words in before for words in PREFER)
-        assert held in inside or without_rules
+        assert held in inside or cut in inside or without_rules
         yield where, before, after
 
 

@@ -125,6 +125,20 @@ def test_a_line_that_is_none_is_named(tmp_path: Path, line: str) -> None:
         list(read_choices(path))
 
 
+def test_it_is_measured_whether_the_judge_prefers_its_own(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    # the judge prefers numbers: in four of six its own answer is one, people prefer them too
+    rows = [{**row, "model_1": "teacher" if n < 4 else "other", "model_2": "other" if n < 4 else "teacher"}
+            for n, row in enumerate(ROWS[:6])]  # fmt: skip
+    Path("own.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cli.main(["judge", "calibrate", "own.jsonl", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["own_judge"], found["own_human"]) == (pytest.approx(4 / 6), pytest.approx(4 / 6))
+    cli.main(["judge", "calibrate", "own.jsonl"])
+    assert "prefers an answer of its own in 67% of the pairs that have one, people in 67%" in capsys.readouterr().out
+    cli.main(["judge", "calibrate", "rows.jsonl"])
+    assert "prefers its own answers is not measured" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["llmbar", "mtbench_expert_200", "pandalm_3annotators"])
 def test_real_sets_are_read(name: str) -> None:
     path = Path(__file__).parents[2] / f"shared/data/human_pref_pairs/{name}.jsonl"

@@ -63,7 +63,7 @@ async def test_the_judges_best_is_chosen_after_both_orders() -> None:
     pair = await teacher.pair()
     assert pair is not None
     assert (pair.chosen, pair.rejected, pair.origin, pair.margin) == ("revised", "given", "revised", 1.0)
-    assert pair.votes == {"revised": 1.0, "afresh": 0.0}
+    assert pair.votes == {"revised": 1.0, "afresh": 0.0, "disagreement": 0.0}
     judged = [call.messages[0].content for call in teacher.chat.calls[2:]]
     assert [text.split("\n\nA: ")[1].split("\n")[0] for text in judged] == ["revised", "given", "afresh", "given"]
     assert all(call.schema for call in teacher.chat.calls[2:])
@@ -104,7 +104,7 @@ async def test_of_equals_the_revised_answer_is_taken_and_the_same_text_judged_on
     teacher = Teacher(revised=" same ", afresh="same", marks={"same": 1})
     pair = await teacher.pair()
     assert pair is not None
-    assert (pair.chosen, pair.votes) == ("same", {"revised": 1.0})
+    assert (pair.chosen, pair.votes) == ("same", {"revised": 1.0, "disagreement": 0.0})
     assert len(teacher.chat.calls) == 4
 
 
@@ -165,7 +165,7 @@ async def test_the_served_model_told_the_rules_is_a_candidate_under_its_own_name
     )
     assert pair is not None
     assert (pair.chosen, pair.origin) == ("mine", "on_policy")
-    assert pair.votes == {"revised": 1.0, "afresh": 0.5, "on_policy": 1.0}
+    assert pair.votes == {"revised": 1.0, "afresh": 0.5, "on_policy": 1.0, "disagreement": 0.0}
     (asked,) = student.calls
     assert asked.model == "expert@1"
     assert "- be brief" in asked.messages[0].content

@@ -83,6 +83,8 @@ def test_rules_and_answers_of_a_teacher_are_trained_on_and_judged_by_it(store: S
     assert evaluation.outcome == "passed", evaluation.reason
     assert evaluation.wins == evaluation.cases >= 8
     assert receipt.deployed
+    assert receipt.origins == {"revised": len(pairs)}
+    assert f"{len(pairs)} pairs ({len(pairs)} revised)" in receipt.summary
     assert receipt.spent["distill"]["calls"] == 120
     assert receipt.spent["judge"]["calls"] >= 240
 

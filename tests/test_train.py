@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from logtune.config import TrainSettings
+from logtune.config import TrainSettings, build
 from logtune.edges.executor import LocalExecutor
 from logtune.errors import TrainingError
 from logtune.ports import TrainingJob, TrainingPair
@@ -153,6 +154,25 @@ def test_settings_of_accelerate_and_deepspeed_reach_the_trainer(base: Path, tmp_
     made = DPOConfig(**{**arguments, "deepspeed": None})  # read where the package is installed
     assert made.accelerator_config.split_batches
     assert not made.accelerator_config.even_batches
+
+
+@pytest.mark.filterwarnings("ignore:.gradient_checkpointing. is deprecated:FutureWarning")
+def test_they_can_stand_in_the_settings_themselves(base: Path, tmp_path: Path) -> None:
+    from trl.trainer.dpo_config import DPOConfig
+
+    text = """
+        [train.accelerate]
+        split_batches = true
+        [train.deepspeed]
+        train_micro_batch_size_per_gpu = "auto"
+        zero_optimization = { stage = 3, offload_param = { device = "cpu" } }
+    """
+    config = build(tomllib.loads(text))
+    settings = TrainSettings.model_validate(config.train.model_dump(mode="json"))  # as a training process gets them
+    arguments = train._arguments(tmp_path, settings, 0)
+    assert arguments["deepspeed"]["zero_optimization"] == {"stage": 3, "offload_param": {"device": "cpu"}}
+    assert DPOConfig(**{**arguments, "deepspeed": None}).accelerator_config.split_batches
+    assert config.config_hash != build({}).config_hash
 
 
 @pytest.mark.slow

@@ -1,20 +1,16 @@
-"""Vectors as sentence-transformers gives them; coverage calibrated between unrelated rules and paraphrases."""
+"""Vectors as sentence-transformers gives them."""
 
 import json
-import math
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from logtune.edges.vectors import PARAPHRASES, EmbeddingCoverage, LocalEmbedder, RerankerCoverage, yes_share
+from logtune.edges.coverage import EmbeddingCoverage
+from logtune.edges.vectors import LocalEmbedder
 from logtune.edges.weights import ModelFolder, embedder_model
 from logtune.errors import ModelError
-from logtune.testing import WordEmbedder, tiny_model
 
 torch = pytest.importorskip("torch", reason="needs the extra local")
 
@@ -97,79 +93,3 @@ def test_the_embedded_model_equals_sentence_transformers() -> None:
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="the reference is not installed")
     theirs = sentence_transformers.SentenceTransformer(str(folder.path), device="cpu")
     np.testing.assert_allclose(vectors, theirs.encode(list(TEXTS), normalize_embeddings=True), atol=1e-5)
-
-
-class Angles:
-    """Unit vectors in the plane: each text says its own angle in degrees; calibration texts are 90 and 30 apart."""
-
-    fingerprint = "angles"
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        angles = [math.radians(self.angle(text)) for text in texts]
-        return np.array([[math.cos(angle), math.sin(angle)] for angle in angles], dtype=np.float32).reshape(-1, 2)
-
-    def angle(self, text: str) -> float:
-        try:
-            return float(text)
-        except ValueError:
-            return 0.0 if text in [left for left, _ in PARAPHRASES] else 60.0
-
-
-class Known(EmbeddingCoverage):
-    scale = (0.2, 0.8)  # type: ignore[assignment]
-
-
-def test_coverage_is_linear_between_unrelated_and_paraphrase() -> None:
-    coverage = Known(Angles())
-    degrees = {cosine: str(math.degrees(math.acos(cosine))) for cosine in (-1.0, 0.2, 0.5, 0.8, 1.0)}
-    found = [coverage.covered("0", [text]) for text in degrees.values()]
-    assert found == pytest.approx([0, 0, 0.5, 1, 1], abs=1e-5)
-    assert coverage.covered("0", [degrees[0.2], degrees[0.5], degrees[-1.0]]) == pytest.approx(0.5, abs=1e-5)
-    assert coverage.covered("0", []) == 0.0
-
-
-def test_any_embedder_is_calibrated_on_the_same_texts() -> None:
-    coverage = EmbeddingCoverage(WordEmbedder())
-    low, high = coverage.scale
-    assert low < high
-    assert np.mean([coverage.covered(left, [right]) for left, right in PARAPHRASES]) > 0.6
-    unrelated = [coverage.covered(PARAPHRASES[n][0], [PARAPHRASES[n - 1][1]]) for n in range(len(PARAPHRASES))]
-    assert np.mean(unrelated) < 0.3
-    assert coverage.fingerprint.endswith(":words-256")
-    flat = EmbeddingCoverage(Angles())
-    assert flat.scale == (pytest.approx(0.5), pytest.approx(0.5))
-    assert flat.covered("0", ["90"]) == 0.0
-
-
-@given(st.floats(-1e4, 1e4), st.floats(-1e4, 1e4))
-def test_the_share_of_yes_is_a_softmax(yes: float, no: float) -> None:
-    share = yes_share(yes, no)
-    assert 0 <= share <= 1
-    assert share + yes_share(no, yes) == pytest.approx(1)
-    if abs(yes - no) < 30:
-        assert math.log(share) - math.log(yes_share(no, yes)) == pytest.approx(yes - no, abs=1e-3)
-
-
-def test_the_reranker_is_asked_about_all_known_rules_at_once() -> None:
-    asked: list[str] = []
-
-    def ask(system: str, user: str) -> tuple[float, float]:
-        asked.append(user)
-        return math.log(3), 0.0
-
-    coverage = RerankerCoverage(ask)
-    assert coverage.covered("Answer in euros.", ["Be brief.", "Give prices in EUR."]) == pytest.approx(0.75)
-    assert len(asked) == 1
-    assert "<Query>: Answer in euros." in asked[0]
-    assert asked[0].endswith("<Document>: - Be brief.\n- Give prices in EUR.")
-    assert coverage.covered("Answer in euros.", []) == 0.0
-    assert len(asked) == 1
-
-
-def test_a_reranker_folder_gives_a_probability(tmp_path: Path) -> None:
-    coverage = RerankerCoverage(str(tiny_model(tmp_path)))
-    first = coverage.covered("Answer in euros.", ["Be brief."])
-    assert 0 < first < 1
-    assert coverage.covered("Answer in euros.", ["Be brief."]) == first
-    assert coverage.covered("Answer in euros.", ["Give prices in EUR."]) != first
-    assert "hf@" in coverage.fingerprint

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,8 +128,25 @@ def tools(config: Config, progress: Said = silent, opened: Store | None = None) 
         student=served.student, likelihood=served.likelihood, adapters=served.adapters,
         base_parameters=served.folder.parameters, base_fingerprint=served.folder.fingerprint,
         base_path=str(served.folder.path), lora_sizes=served.lora_sizes, embedder=vectors,
-        coverage=_coverage(config, vectors), teacher=_teacher(config, meter, opened), executor=LocalExecutor(TRAINER),
-        clock=SystemClock(), adapters_dir=str(adapters_dir(config).resolve()), spent=lambda: meter.spent,
+        coverage=coverage(config, config.gap.method, vectors, served.likelihood, served.folder.fingerprint),
+        teacher=_teacher(config, meter, opened), executor=LocalExecutor(TRAINER), clock=SystemClock(),
+        adapters_dir=str(adapters_dir(config).resolve()), spent=lambda: meter.spent,
+    )  # fmt: skip
+
+
+def with_settings(made: Tools, config: Config, replies: Store) -> Tools:
+    """The same models for a cycle with other settings: its coverage, its teacher and budget, its folder.
+
+    `replies`: the store that remembers the teacher's.
+    """
+    from logtune.edges.replies import Meter
+
+    adapters_dir(config).mkdir(parents=True, exist_ok=True)
+    meter = Meter(**config.spend.model_dump())
+    return replace(
+        made, teacher=_teacher(config, meter, replies), spent=lambda: meter.spent,
+        coverage=coverage(config, config.gap.method, made.embedder, made.likelihood, made.base_fingerprint),
+        adapters_dir=str(adapters_dir(config).resolve()),
     )  # fmt: skip
 
 
@@ -197,18 +214,31 @@ def _teacher(config: Config, meter: "Meter", opened: Store | None) -> Chat | Non
     return metered if opened is None else RememberedChat(metered, name, ReplyMemory(opened), meter)
 
 
-def _coverage(config: Config, vectors: Embedder) -> Coverage:
-    if config.gap.method == "embedding":
-        from logtune.edges.vectors import EmbeddingCoverage
+def coverage(
+    config: Config, method: str, vectors: Embedder, likelihood: Likelihood | None, base_fingerprint: str
+) -> Coverage:  # fmt: skip
+    """What measures the gap by one method; ConfigError where a setting or the engine lacks what it needs.
 
-        return EmbeddingCoverage(vectors)
-    if not config.gap.reranker:
+    `likelihood`: of the served model, which `base_fingerprint` names.
+    """
+    from logtune.edges import coverage as measures
+    from logtune.stages.prompted import with_rules
+
+    if method == "embedding":
+        return measures.EmbeddingCoverage(vectors)
+    if method == "log_probability":
+        if likelihood is None:
+            raise ConfigError(
+                "gap.method is 'log_probability' and the model server gives no log-probabilities",
+                "use another gap.method, or model.engine = 'embedded'",
+            )
+        return measures.LikelihoodCoverage(likelihood, base_fingerprint, with_rules)
+    model = config.gap.reranker if method == "reranker" else config.gap.cross_encoder
+    if not model:
         raise ConfigError(
-            "gap.method is 'reranker' and gap.reranker is empty", "set gap.reranker to a folder or hub id"
+            f"gap.method is '{method}' and gap.{method} is empty", f"set gap.{method} to a folder or hub id"
         )
-    from logtune.edges.vectors import RerankerCoverage
-
-    return RerankerCoverage(config.gap.reranker)
+    return measures.RerankerCoverage(model) if method == "reranker" else measures.CrossEncoderCoverage(model)
 
 
 def gateway(opened: Store, made: Tools | Serving, config: Config) -> "Gateway":

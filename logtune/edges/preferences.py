@@ -1,7 +1,8 @@
 """JSON lines of people's preferences -> HumanChoice: what a judge is compared with.
 
 A line: {"instruction": ..., "output_1": ..., "output_2": ..., "preferred": 1, 2 or 0 for a tie}, with "input" where the
-instruction works on a text. That is the form of LLMBar, PandaLM and many sets after them.
+instruction works on a text. That is the form of LLMBar, PandaLM and many sets after them. "model_1" and "model_2" may
+name who wrote the answers, by which a judge's liking for its own is measured.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ class HumanChoice:
     first: str
     second: str
     preferred: float  # 1 the first, 0 the second, 0.5 a tie
+    writers: tuple[str, str] = ("", "")  # models that wrote them; "": unknown, or a person
 
 
 def read_choices(path: Path) -> Iterator[HumanChoice]:
@@ -46,4 +48,5 @@ def _choice(line: Mapping[str, Json], where: str) -> HumanChoice:
         raise InputError(f"{where} is no preference: it has {', '.join(line) or 'no fields'}", EXAMPLE)
     given = line.get("input")
     query = f"{asked[0]}\n\n{given}" if isinstance(given, str) and given.strip() else str(asked[0])
-    return HumanChoice(query=query, first=first, second=second, preferred=PREFERENCE[preferred])
+    one, other = (str(line.get(name) or "") for name in ("model_1", "model_2"))
+    return HumanChoice(query=query, first=first, second=second, preferred=PREFERENCE[preferred], writers=(one, other))

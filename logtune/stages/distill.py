@@ -16,9 +16,10 @@ from logtune.prompts import CHINESE, language_of, render
 from logtune.records import Interaction, Json, Message, Rule, Signal, identified
 from logtune.stages.asking import Rules, ask
 from logtune.stages.grading import normalise
+from logtune.stages.orders import repeats, without_orders
 
-MOST_RULES = 5  # of one interaction (paper, section 3.1)
-RULES_TOKENS = 400  # of a reply; five rules of 40 words with their JSON
+MOST_DISTILLED = 3  # of one interaction; a reaction seldom asks for more, and small models fill what they are given
+RULES_TOKENS = 400  # of a reply; five predicted rules of 40 words with their JSON
 SAME_RULE = 0.9  # cosine similarity from which two rules in words say the same; measured on paraphrases of own rules
 SPOKEN = frozenset({"complaint", "constraint", "correction", "edit", "doubt"})
 LEAST_WORDS = 3
@@ -60,12 +61,28 @@ async def distil(
     if not any(s.correction or s.kind in SPOKEN or s.kind == "reask" for s in signals):
         return []
     spoken = [s for s in signals if s.evidence]
-    feedback = "\n".join(_reaction(s) for s in spoken)
-    language = language_of(interaction.query)
-    prompt = render("distill", language, query=interaction.query, answer=interaction.answer, feedback=feedback)
+    feedback, orders = without_orders("\n".join(_reaction(s) for s in spoken), reaction=True)
+    query, asked = without_orders(interaction.query)
+    answer, said = without_orders(interaction.answer)
+    prompt = render("distill", language_of(interaction.query), query=query, answer=answer, feedback=feedback)
     most = (settings or DistillSettings()).max_words
-    texts = await _ask(teacher, prompt, MOST_RULES, "distill")
-    return [_rule(_shorten(text, most), interaction, spoken) for text in texts]
+    texts = [as_order(text) for text in await _ask(teacher, prompt, MOST_DISTILLED, "distill")]
+    cut = (*orders, *asked, *said)
+    kept = [text for text in texts if len(WORD.findall(text)) >= LEAST_WORDS and not repeats(text, cut)]
+    return [_rule(_shorten(text, most), interaction, spoken) for text in dict.fromkeys(kept)]
+
+
+SHOULD = re.compile(
+    r"^(?:next time,?\s+)?(?:the\s+)?(?:assistant|model|ai|answer)\s+(?:should|must|needs? to)\s+(?!not\b|never\b)"
+    r"(?:always\s+)?(?=[a-z])",
+    re.IGNORECASE,
+)
+
+
+def as_order(rule: str) -> str:
+    """A rule as an order: "The assistant should name the price" becomes "Name the price"."""
+    shorter = SHOULD.sub("", rule)
+    return shorter[:1].upper() + shorter[1:]
 
 
 def _reaction(signal: Signal) -> str:

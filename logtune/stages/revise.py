@@ -6,9 +6,8 @@ compares each with the original; the best is kept where it is better by the marg
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from logtune.config import PairSettings
 from logtune.ports import Chat, ChatCall
@@ -45,15 +44,16 @@ async def revise(
     """
     text = "\n".join(f"- {rule.text}" for rule in rules)
     candidates = await _candidates(interaction, text, writers, settings)
-    shares = await _shares(interaction, text, candidates, writers.teacher, settings)
+    judged = await _judged(interaction, text, candidates, writers.teacher, settings)
+    shares = [share for share, _ in judged]
     best = max(range(len(candidates)), key=shares.__getitem__, default=None)
     if best is None or shares[best] <= 0.5 or 2 * shares[best] - 1 < settings.margin:
         return None
     votes: dict[str, float] = {}
     for candidate, share in zip(candidates, shares, strict=True):
         votes[candidate.origin] = max(share, votes.get(candidate.origin, 0.0))
-    chosen = candidates[best]
-    told = cast("Mapping[str, Json]", votes)
+    chosen, disagreement = candidates[best], judged[best][1]
+    told: dict[str, Json] = dict(votes) if disagreement is None else {**votes, "disagreement": disagreement}
     return build(interaction, rules, chosen.text, interaction.answer, chosen.origin, shares[best], told)
 
 
@@ -102,20 +102,22 @@ def _samples(call: ChatCall, count: int) -> list[ChatCall]:
     return [replace(call, temperature=TEMPERATURE, top_p=TOP_P, seed=seed) for seed in range(count)]
 
 
-async def _shares(
+async def _judged(
     interaction: Interaction, rules: str, candidates: Sequence[_Candidate], judge: Chat, settings: PairSettings
-) -> list[float]:
-    """Share of 1 for each candidate over the original; 0.5 is undecided, or swayed by the order."""
+) -> list[tuple[float, float | None]]:
+    """For each candidate its share of 1 over the original (0.5 is undecided, or swayed by the order), and how far the
+    judge's votes on it disagree, 0..1; None for ratings.
+    """
     if settings.judge == "pairwise":
         questions = [Question(query=interaction.query, rules=rules, first=candidate.text, second=interaction.answer)
                      for candidate in candidates]  # fmt: skip
         found: list[Preference] = await asyncio.gather(*(pairwise(judge, q, settings.judge_samples) for q in questions))
-        return [preference.share for preference in found]
+        return [(preference.share, preference.disagreement) for preference in found]
     texts = [interaction.answer, *(candidate.text for candidate in candidates)] if candidates else []
     scores: list[Score] = await asyncio.gather(
         *(pointwise(judge, interaction.query, rules, text, settings.judge_samples) for text in texts)
     )
-    return [_by_points(score, scores[0]) for score in scores[1:]]
+    return [(_by_points(score, scores[0]), None) for score in scores[1:]]
 
 
 def _by_points(candidate: Score, original: Score) -> float:

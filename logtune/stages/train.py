@@ -137,6 +137,11 @@ def fitting(pairs: Sequence[TrainingPair], tokenizer: "PreTrainedTokenizerBase",
 _KEPT: "dict[tuple[str, str], tuple[PreTrainedModel, PreTrainedTokenizerBase]]" = {}  # one base, for the next job
 
 
+def preload(job: TrainingJob, progress: Callable[[str], None]) -> None:
+    """Load the base model of a job, so that its training finds it in memory."""
+    _base(job, progress)
+
+
 def _base(job: TrainingJob, progress: Callable[[str], None]) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     """The base model in layers of its own over weights that all jobs of this process share, and its tokenizer.
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import click
 
@@ -38,6 +38,9 @@ def calibrate(say: Console, files: Sequence[Path], limit: int, samples: int) -> 
     Examples:
       logtune judge calibrate                       on what your users corrected
       logtune judge calibrate llmbar.jsonl --json   {"instruction", "output_1", "output_2", "preferred"} a line
+
+    With "model_1" and "model_2" in a line, or where the served model is its own judge, it is measured whether the judge
+    prefers its own answers.
     """
     from logtune.app.build import teacher
 
@@ -45,14 +48,15 @@ def calibrate(say: Console, files: Sequence[Path], limit: int, samples: int) -> 
         chat = teacher(config, store)
         if chat is None:
             raise ConfigError("there is no judge: teacher.url is empty", "set teacher.url and teacher.model")
-        choices = _spread([choice for path in files for choice in _read(path)] if files else corrections(store), limit)
+        own = corrections(store, config.model.served_name)
+        choices = _spread([choice for path in files for choice in _read(path)] if files else own, limit)
         if not choices:
             raise InputError(
                 "nothing to compare the judge with: nobody has corrected an answer in this store",
                 "give a file of preferences, or run logtune cycle after users have corrected answers",
             )
         say.progress(f"{counted(len(choices), 'pair')}, {2 * samples * len(choices):,} calls")
-        found = asyncio.run(measure(chat, choices, samples, say))
+        found = asyncio.run(measure(chat, choices, samples, say, config.teacher.model))
     say.answer(found, told(found))
     return OK if found.usable else NOT_PASSED
 
@@ -69,21 +73,25 @@ def _spread(choices: "Sequence[HumanChoice]", limit: int) -> "list[HumanChoice]"
     return [choices[int(number * step)] for number in range(min(limit, len(choices)))]
 
 
-def corrections(store: "Store") -> "list[HumanChoice]":
-    """What the users of this store preferred: their own answer to the one they got."""
+def corrections(store: "Store", served: str = "") -> "list[HumanChoice]":
+    """What the users of this store preferred: their own answer to the one they got of the model `served`."""
     from logtune.edges.preferences import HumanChoice
     from logtune.records import PreferencePair
     from logtune.stages.pairs import USERS_OWN
 
     pairs = [pair for pair in store.list(PreferencePair, limit=ALL) if pair.origin in USERS_OWN]
     return [
-        HumanChoice(query=pair.prompt[-1].content, first=pair.chosen, second=pair.rejected, preferred=1.0)
+        HumanChoice(
+            query=pair.prompt[-1].content, first=pair.chosen, second=pair.rejected, preferred=1.0, writers=("", served)
+        )
         for pair in pairs
     ]
 
 
-async def measure(chat: "Chat", choices: "Sequence[HumanChoice]", samples: int, say: Console) -> "Calibration":
-    """Ask for every verdict, in both orders; a pair without a verdict is told and left out."""
+async def measure(
+    chat: "Chat", choices: "Sequence[HumanChoice]", samples: int, say: Console, judge: str = ""
+) -> "Calibration":
+    """Ask for every verdict, in both orders; a pair without one is told and left out. `judge`: its model's name."""
     from logtune.errors import ModelError
     from logtune.stages.judge import Question, Trial, pairwise
     from logtune.stages.judge import calibrate as compared
@@ -94,7 +102,10 @@ async def measure(chat: "Chat", choices: "Sequence[HumanChoice]", samples: int, 
             verdict = await pairwise(chat, asked, samples)
         except ModelError as error:
             return error
-        return Trial(human=choice.preferred, judged=verdict, lengths=(len(choice.first), len(choice.second)))
+        return Trial(
+            human=choice.preferred, judged=verdict, lengths=(len(choice.first), len(choice.second)),
+            writer=_writer(choice, judge),
+        )  # fmt: skip
 
     results = await asyncio.gather(*map(one, choices))
     failed = [result for result in results if isinstance(result, ModelError)]
@@ -103,6 +114,12 @@ async def measure(chat: "Chat", choices: "Sequence[HumanChoice]", samples: int, 
     if len(failed) == len(results):
         raise failed[0]
     return compared([result for result in results if not isinstance(result, ModelError)])
+
+
+def _writer(choice: "HumanChoice", judge: str) -> "Literal['first', 'second', 'neither']":
+    """Which of the two the judge's own model wrote, where it wrote one."""
+    mine = [bool(judge) and name == judge for name in choice.writers]
+    return "neither" if mine[0] == mine[1] else "first" if mine[0] else "second"
 
 
 def told(found: "Calibration") -> Iterator[str]:
@@ -115,6 +132,11 @@ def told(found: "Calibration") -> Iterator[str]:
     if found.longer_judge is not None and found.longer_human is not None:
         people = f"people in {found.longer_human:.0%}"
         yield f"It prefers the longer answer in {found.longer_judge:.0%} of the pairs, {people}."
+    if found.own_judge is not None and found.own_human is not None:
+        people = f"people in {found.own_human:.0%}"
+        yield f"It prefers an answer of its own in {found.own_judge:.0%} of the pairs that have one, {people}."
+    else:
+        yield "Whether it prefers its own answers is not measured: no pair has one (model_1, model_2 name them)."
     if not found.usable:
         yield "The gate refuses its verdicts. Next: a larger teacher, or more pairs."
 
