@@ -169,6 +169,19 @@ async def test_a_content_user_may_give_no_rules() -> None:
     assert await distil(interaction(), [signal("complaint", "hm, fine")], ScriptedChat('{"rules": []}')) == []
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("Do not check the reaction for what it asks.", False), ("There is no rule.", False), ("Ok", False),
+        ("Read the material.", False), ("Be brief.", True), ("Explain the rules of chess first.", True),
+        ("请用中文回答", True), ("反应没有要求", False),
+    ],
+)  # fmt: skip
+async def test_a_rule_about_the_teachers_own_task_is_none(said: str, kept: bool) -> None:
+    chat = ScriptedChat(json.dumps({"rules": [said]}))
+    assert [rule.text for rule in await distil(interaction(), [signal("edit", "x", "y")], chat)] == [said] * kept
+
+
 async def test_a_teacher_that_says_too_much_is_cut() -> None:
     many = json.dumps({"rules": [f"Rule {number} a b c" for number in range(9)]})
     found = await distil(interaction(), [signal("edit", "x", "y")], ScriptedChat(many), DistillSettings(max_words=3))

@@ -15,7 +15,7 @@ from logtune import pipeline
 from logtune.app.rules_prompt import with_rules as with_rules_in_body
 from logtune.config import Config, build
 from logtune.edges.store import Store
-from logtune.ports import ChatCall, Tools, TrainingJob
+from logtune.ports import ChatCall, Example, Tools, TrainingJob
 from logtune.records import Adapter, Cluster, Evaluation, Feedback, Json, Message, Rule, Verdict, identified
 from logtune.served import served_rules
 from logtune.stages import deploy
@@ -69,7 +69,7 @@ def tools(store: Store, model: ScriptedChat, executor: FakeExecutor | None = Non
 class Unknown(WordCoverage):
     """Nothing is known beforehand: every lesson is new."""
 
-    def covered(self, rule: str, known: Sequence[str]) -> float:
+    def covered(self, rule: str, known: Sequence[str], example: Example | None = None) -> float:
         return 0.0
 
 

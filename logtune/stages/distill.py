@@ -68,15 +68,29 @@ async def distil(
     most = (settings or DistillSettings()).max_words
     texts = [as_order(text) for text in await _ask(teacher, prompt, MOST_DISTILLED, "distill")]
     cut = (*orders, *asked, *said)
-    kept = [text for text in texts if len(WORD.findall(text)) >= LEAST_WORDS and not repeats(text, cut)]
+    kept = [text for text in texts if is_rule(text) and not repeats(text, cut)]
     return [_rule(_shorten(text, most), interaction, spoken) for text in dict.fromkeys(kept)]
 
 
 SHOULD = re.compile(
-    r"^(?:next time,?\s+)?(?:the\s+)?(?:assistant|model|ai|answer)\s+(?:should|must|needs? to)\s+(?!not\b|never\b)"
+    r"^(?:next time,?\s+)?(?:the\s+)?(?:assistant|model|ai|answer)\s+(?:should|must|needs? to)\s+(?!not\b|never\b|be\b)"
     r"(?:always\s+)?(?=[a-z])",
     re.IGNORECASE,
 )
+
+
+# what a rule must not speak of: small models write about their task instead of doing it
+OF_THE_TASK = re.compile(
+    r"\b(?:(?:the|user'?s?) (?:reaction|feedback)|the material|(?:the|this) conversation|no rules?)\b"
+    r"|反应|材料|没有规则",
+    re.IGNORECASE,
+)
+LEAST_RULE = 2  # words: "Be brief."
+
+
+def is_rule(text: str) -> bool:
+    """Whether a text can be understood without the log that it came from, and says anything at all."""
+    return len(WORD.findall(text)) >= LEAST_RULE and OF_THE_TASK.search(text) is None
 
 
 def as_order(rule: str) -> str:
