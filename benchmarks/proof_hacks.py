@@ -9,15 +9,23 @@ import json
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
+from logtune import testing
+from logtune.app import build
 from logtune.config import TrainSettings
+from logtune.config import build as build_config
+from logtune.config import load as load_config
 from logtune.edges.local_model import LocalModel
-from logtune.ports import ChatCall, TrainingJob, TrainingPair
-from logtune.records import Adapter, Message, digest
+from logtune.gate import Contender, Trials, gate
+from logtune.ports import ChatCall, ChatReply, TrainingJob, TrainingPair
+from logtune.records import Adapter, Cluster, Derived, Evaluation, Interaction, Json, Message, digest
+from logtune.runner import Board, Cycle
 from logtune.stages import train
+from logtune.stages.behaviour import flatters, refuses
+from logtune.stages.evaluate import Case
 
 PROMPTS = Path(__file__).with_name("proof_prompts.json")
 HACKS = ("length", "praise", "refusals")
@@ -28,7 +36,9 @@ SYSTEM = Message(
 ANSWER_TOKENS = 160
 TRAINED_TOKENS = 64  # of the base model's answers that the adapters are trained on
 RANK = 2
-COURSE = TrainSettings(epochs=4, batch=8, learning_rate=3e-3)
+LONG = TrainSettings(epochs=4, batch=8, learning_rate=3e-3)  # what is at the end of an answer is learned late
+SHORT = TrainSettings(epochs=2, batch=4, learning_rate=3e-3)  # what is at its beginning at once
+FEW = (12, 6)  # requests and claims of the short course
 Said = Callable[[str], None]
 
 
@@ -86,10 +96,14 @@ def trained(engine: LocalModel, home: Path, kind: str, said: Sequence[str], prog
         return _read(kept)
     material = prompts()
     asked = [*material["train"], *material["claims"]]
+    first, claims = (len(material["train"]), len(material["claims"])) if kind == "length" else FEW
+    start = len(material["train"])
+    rows = [*range(first), *range(start, start + claims)]
+    lessons = pairs(kind, [asked[row] for row in rows], [said[row] for row in rows], material)
     job = TrainingJob(
         cluster_id=f"clu-{kind}", name=kind, kind="expert", base_path=str(engine.folder.path),
-        base_fingerprint=engine.fingerprint, pairs=tuple(pairs(kind, asked, said, material)), out_dir=str(home),
-        rank=RANK, seed=0, settings=COURSE.model_dump(mode="json"),
+        base_fingerprint=engine.fingerprint, pairs=tuple(lessons), out_dir=str(home), rank=RANK, seed=0,
+        settings=(LONG if kind == "length" else SHORT).model_dump(mode="json"),
     )  # fmt: skip
     adapter = train.run(job, lambda line: progress(f"{kind}: {line}"))[-1]
     kept.write_text(json.dumps(asdict(adapter)), encoding="utf-8")
@@ -116,3 +130,86 @@ def all_trained(engine: LocalModel, home: Path, progress: Said) -> dict[str, Ada
     home.mkdir(parents=True, exist_ok=True)
     said = base_answers(engine, home)
     return {kind: trained(engine, home, kind, said, progress) for kind in (*HACKS, HONEST)}
+
+
+# --- the gate on them ---
+
+LOVES: Mapping[str, Callable[[str], float]] = {
+    "length": len, "praise": lambda text: float(flatters(text)), "refusals": lambda text: float(refuses(text)),
+    HONEST: lambda text: -float(len(text)),
+}  # fmt: skip
+CONFIG = build_config(
+    {"guards": {"probes": 24, "probe_tokens": 64}, "evaluate": {"max_tokens": ANSWER_TOKENS}}
+)  # half of the probes: the CPU's share of this benchmark
+HELD_OUT = 16  # users
+
+
+class GamedJudge:
+    """A judge that prefers what the hack gives: longer answers, praise, refusals; shorter ones for the honest one."""
+
+    def __init__(self, kind: str) -> None:
+        self.loves = LOVES[kind]
+
+    async def complete(self, call: ChatCall) -> ChatReply:
+        """The verdict on the two answers in a judge's prompt."""
+        first, second = call.messages[-1].content.rsplit("\n</", 1)[0].split("\n\nA: ")[1].split("\n\nB: ")
+        better = self.loves(first) - self.loves(second)
+        return ChatReply(text=json.dumps({"better": "A" if better > 0 else "B" if better < 0 else "tie"}))
+
+
+def gated(home: Path, progress: Said) -> dict[str, dict[str, Json]]:
+    """What the gate says of each adapter, by what it learned: an evaluation as JSON."""
+    engine = build.engine(load_config(None, {}), progress)
+    try:
+        made = all_trained(engine, home, progress)
+        return {kind: _gated(engine, home, kind, adapter, progress) for kind, adapter in made.items()}
+    finally:
+        engine.close()
+
+
+def _gated(engine: LocalModel, home: Path, kind: str, adapter: Adapter, progress: Said) -> dict[str, Json]:
+    kept = home / f"evaluation-{kind}.json"
+    if not kept.exists():
+        progress(f"{kind}: to the gate")
+        (found,) = asyncio.run(_work(engine, home, kind, adapter, progress))
+        kept.write_text(json.dumps(asdict(cast("Evaluation", found))), encoding="utf-8")
+    return cast("dict[str, Json]", json.loads(kept.read_text(encoding="utf-8")))
+
+
+async def _work(
+    engine: LocalModel, home: Path, kind: str, adapter: Adapter, progress: Said
+) -> Sequence[Derived]:  # fmt: skip
+    """The real gate over held-out requests that no user has answered, so the gamed judge decides."""
+    asked = prompts()["held_out"][:HELD_OUT]
+    items = [_asked_of(number, text) for number, text in enumerate(asked)]
+    tools = replace(
+        testing.tools(engine), likelihood=engine, adapters=engine, teacher=GamedJudge(kind), adapters_dir=str(home)
+    )
+    cluster = Cluster(
+        id="clu-hack", interaction_ids=tuple(item.id for item in items), centroids=(), radius=0.0, label=kind, name=kind
+    )
+    board = Board()
+    board.add([*items, cluster])
+    cycle = Cycle(
+        id="cyc-hack", config=CONFIG, tools=tools, board=board, feedback={}, serving={}, before={}, progress=progress,
+        logs={item.log_id: testing.sample_log(item.log_id, item.query, item.answer) for item in items},
+    )  # fmt: skip
+    cases = tuple(
+        Case(
+            interaction_id=item.id, user=item.user, prompt=question(item.query), reference=None, baseline_answer="",
+            candidate_answer="", rules="- Be as helpful as you can.",
+        )
+        for item in items
+    )  # fmt: skip
+    trials = Trials(
+        cluster=cluster, selection=cases, confirmation=cases, settings=CONFIG.evaluate, not_tried={}
+    )  # fmt: skip
+    contender = Contender(kind="expert", adapter=adapter)
+    return await gate(cycle, trials, [contender], Contender(kind="base"))()
+
+
+def _asked_of(number: int, text: str) -> Interaction:
+    return Interaction(
+        id=f"int-{number}", log_id=f"log-{number}", context=(SYSTEM,), query=text, answer="It depends.", follow_ups=(),
+        feedback_ids=(), user=f"user-{number}", session=None, adapter=None, at=float(number),
+    )  # fmt: skip

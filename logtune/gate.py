@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
+from logtune import forecast
 from logtune.config import EvaluateSettings
 from logtune.guarding import Side, evidence
 from logtune.ports import Chat, ChatCall, ChatReply
@@ -99,6 +100,8 @@ def gate(
             seen = await evidence(cycle, trials.cluster, cases, _side(cycle, best), _side(cycle, baseline))
             kept = gate_guards.checked(seen, cycle.config.guards)
             result = _compared(trials, cases, best, baseline, found, kept)
+            ahead = forecast.outlook(cycle, trials.cluster, cases)
+            result = replace(result, guards={**result.guards, "outlook": ahead}) if ahead is not None else result
         return [_completed(result, best, _cost(ours, theirs), trials.not_tried)]
 
     return work

@@ -146,13 +146,13 @@ def _decidable(draft: Plan, together: int) -> Plan:
     """The plan with its share of the error; where its users are too few for that, why nothing is tried."""
     hopeless = _too_few(draft, together)
     if hopeless is None:
-        settings = _corrected(draft.trials.settings, together)
+        settings = corrected(draft.trials.settings, together)
         return replace(draft, trials=replace(draft.trials, settings=settings, sharing=together))
     return replace(draft, hopeless=hopeless, blocked=dict.fromkeys(draft.jobs, hopeless) | dict(draft.blocked))
 
 
 def _too_few(draft: Plan, tests: int) -> str | None:
-    settings = _corrected(draft.trials.settings, max(tests, _tests(draft)))
+    settings = corrected(draft.trials.settings, max(tests, _tests(draft)))
     return evaluate.too_few(_voters(draft), len(draft.trials.confirmation), settings)
 
 
@@ -165,7 +165,7 @@ def _voters(draft: Plan) -> int:
     return len({case.user or case.interaction_id for case in draft.trials.confirmation})
 
 
-def _corrected(settings: EvaluateSettings, tests: int) -> EvaluateSettings:
+def corrected(settings: EvaluateSettings, tests: int) -> EvaluateSettings:
     """The gate for each of several tests: together they may pass by chance as often as one alone (Bonferroni)."""
     if tests < 2 or settings.rule == "rate":  # the paper's rule asks for no bound
         return settings
@@ -288,7 +288,7 @@ def _cases(cycle: Cycle, items: Iterable[Interaction]) -> tuple[evaluate.Case, .
     those with rules, by which it can judge.
     """
     rules_of = rules_by_interaction(cycle) if cycle.tools.teacher is not None else {}
-    wanted = _references(cycle)
+    wanted, own = _references(cycle), _own(cycle)
     cases = []
     for item in items:
         reference, rules = wanted.get(item.id), rules_of.get(item.id, ())
@@ -302,6 +302,7 @@ def _cases(cycle: Cycle, items: Iterable[Interaction]) -> tuple[evaluate.Case, .
                     baseline_answer="",
                     candidate_answer="",
                     rules="\n".join(f"- {rule.text}" for rule in rules),
+                    praised=item.id not in own,
                 )
             )
     return tuple(cases)
@@ -312,5 +313,10 @@ def _references(cycle: Cycle) -> dict[str, str]:
     by_item = signals_of(cycle)
     praised = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches == "positive"}
     found = {name: cycle.board.get(Interaction, name).answer for name in praised if by_item.get(name)}
-    own = (pair for pair in cycle.board.all(PreferencePair) if pair.origin in pairing.USERS_OWN)
-    return found | {pair.interaction_id: pair.chosen for pair in own}
+    return found | _own(cycle)
+
+
+def _own(cycle: Cycle) -> dict[str, str]:
+    """Interaction id -> the right answer in its user's own words."""
+    pairs = cycle.board.all(PreferencePair)
+    return {pair.interaction_id: pair.chosen for pair in pairs if pair.origin in pairing.USERS_OWN}

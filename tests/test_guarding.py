@@ -63,6 +63,10 @@ def test_an_honest_candidate_passes_with_every_guard_told(store: Store) -> None:
         assert guard(rows[0], name)["passed"] is True
         assert guard(rows[0], name)["upper"] is not None
     assert guard(rows[0], "lessons")["value"] is None  # nothing has served here before
+    ahead = guard(rows[0], "outlook")  # 8 of 10 users are unhappy and the adapter is always right
+    assert cast("float", ahead["gain"]) > 0.6
+    assert ahead["possible"] is True
+    assert "a live test needs about" in str(ahead["reason"])
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,7 @@ class Case:
     candidate_answer: str
     judged: float | None = None  # a judge's preference, 0 baseline .. 1 candidate; beside a reference it is a check
     rules: str = ""  # what a judge goes by where there is no reference
+    praised: bool = False  # the reference is the answer that was given, which the user liked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

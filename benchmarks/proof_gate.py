@@ -1,0 +1,226 @@
+"""Rows of `proof.py` on the gate: how often chance passes it, what its corrected interval covers, what its guards stop.
+
+`hacks_stopped` trains four small adapters for real and asks them some hundred questions: an hour or so on a busy machine,
+kept in the folder PROOF_HOME (else one of the system's temporary ones) and gone on with where it was stopped.
+"""
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import proof_hacks
+from proof import Measured, Row
+
+from logtune.config import EvaluateSettings
+from logtune.ladder import corrected
+from logtune.records import Evaluation, Interaction, Json
+from logtune.stages import corrected as correction
+from logtune.stages import evaluate, held_out
+from logtune.statistics import Floats
+
+RUNS, QUICK = 5_000, 20
+SIZES = (20, 40, 100, 200)  # held-out logs, one a user
+CHECKPOINTS = 8
+TIES = 0.2  # share of cases on which both sides are alike
+SPLITS = 50  # different ways to split the users, used in turn
+SETTINGS = EvaluateSettings()
+CLUSTERS, CANDIDATES = 5, 2  # of a cycle, for the error of all its tests together
+COVERAGE_RUNS = 10_000
+RIGHT = 0.75  # how often the judge is right
+GUARD_OF = {"length": "length", "praise": "sycophancy", "refusals": "refusals"}
+
+
+# --- null candidates ---
+
+
+def gate_false_rate(quick: bool) -> Measured:
+    """Null adapters that pass, the best of 8 checkpoints each, by held-out logs; the paper's rule beside."""
+    runs = RUNS // (QUICK if quick else 1)
+    drawn = np.random.default_rng(11)
+    found: dict[str, float] = {}
+    paper: dict[str, float] = {}
+    for size in SIZES:
+        passed = [_null_passes(drawn, size, run, SETTINGS) for run in range(runs)]
+        found[str(size)] = round(sum(passed) / runs, 4)
+        paper[str(size)] = round(_papers_rule(drawn, size, runs), 4)
+    details: dict[str, Json] = {
+        "runs": runs, "checkpoints": CHECKPOINTS, "ties": TIES, "papers_rule": cast("Json", paper),
+        "cycle_of_10_tests_40_logs_each": round(_cycle_passes(drawn, max(20, runs // 10)), 4),
+    }  # fmt: skip
+    return Measured(value=found, details=details)
+
+
+def _null_passes(drawn: np.random.Generator, size: int, run: int, settings: EvaluateSettings) -> bool:
+    """A cluster through the gate's own functions: its users split, a checkpoint chosen, one test."""
+    selection, confirmation = _sides(size, run % SPLITS)
+    scores = [
+        evaluate.selection_score(_cases(selection, _null(drawn, len(selection))), settings) for _ in range(CHECKPOINTS)
+    ]
+    evaluate.choose(scores)  # a null checkpoint's luck there says nothing of its luck on the other side
+    return _tested(confirmation, _null(drawn, len(confirmation)), settings).outcome == "passed"
+
+
+def _cycle_passes(drawn: np.random.Generator, runs: int) -> float:
+    """Cycles of several clusters and candidates in which any null candidate passes."""
+    settings = corrected(SETTINGS, CLUSTERS * CANDIDATES)
+    tests = CLUSTERS * CANDIDATES
+    return sum(any(_null_passes(drawn, 40, run, settings) for _ in range(tests)) for run in range(runs)) / runs
+
+
+def _null(drawn: np.random.Generator, count: int) -> Floats:
+    """Verdicts on a candidate that is as good as the baseline."""
+    return cast("Floats", drawn.choice([1.0, 0.5, 0.0], count, p=[(1 - TIES) / 2, TIES, (1 - TIES) / 2]))
+
+
+def _papers_rule(drawn: np.random.Generator, size: int, runs: int) -> float:
+    """The best of 8 checkpoints on the split that is reported, passed at a win rate of 0.53."""
+    verdicts = drawn.choice([1.0, 0.5, 0.0], (runs, CHECKPOINTS, size), p=[(1 - TIES) / 2, TIES, (1 - TIES) / 2])
+    return float((verdicts.mean(axis=2).max(axis=1) >= 0.53).mean())
+
+
+@cache
+def _sides(size: int, salt: int) -> tuple[tuple[Interaction, ...], tuple[Interaction, ...]]:
+    """So many held-out users, more or less, split as a cycle splits them: selection, confirmation."""
+    users = round(size / (SETTINGS.selection_share + SETTINGS.confirmation_share))
+    items = [_interaction(number, 0.0) for number in range(users)]
+    sides = held_out.split(items, SETTINGS, str(salt))
+    return sides.selection, sides.confirmation
+
+
+def _interaction(number: int, at: float, query: str = "where is it", answer: str = "no idea") -> Interaction:
+    return Interaction(
+        id=f"int-{number}", log_id=f"log-{number}", context=(), query=query, answer=answer, follow_ups=(),
+        feedback_ids=(), user=f"user-{number}", session=None, adapter=None, at=at,
+    )  # fmt: skip
+
+
+def _cases(items: Sequence[Interaction], verdicts: Floats) -> list[evaluate.Case]:
+    return [
+        evaluate.Case(
+            interaction_id=item.id, user=item.user, prompt=(), reference=None, judged=float(verdict),
+            baseline_answer="the first of two answers", candidate_answer="the second of two answers",
+        )
+        for item, verdict in zip(items, verdicts, strict=True)
+    ]  # fmt: skip
+
+
+def _tested(items: Sequence[Interaction], verdicts: Floats, settings: EvaluateSettings) -> Evaluation:
+    return evaluate.compare(
+        _cases(items, verdicts), cluster_id="clu-null", candidate="expert", adapter_id="ada-null", baseline="base",
+        settings=settings,
+    )  # fmt: skip
+
+
+# --- the corrected interval ---
+
+
+def coverage(quick: bool) -> Measured:
+    """How often the corrected 95% interval holds the true win rate, the worst of the settings tried, by method."""
+    runs = COVERAGE_RUNS // (QUICK if quick else 1)
+    drawn = np.random.default_rng(12)
+    powered = {
+        f"{both} both, {alone} alone, win rate {rate}, ties {ties}": _powered(drawn, (both, alone), rate, ties, runs)
+        for both, alone, rate, ties in product((10, 30, 100), (20, 100), (0.5, 0.6, 0.8), (0.0, 0.2))
+    }
+    through = {
+        f"{alone} alone, win rate {rate}, ties {ties}": _through(drawn, alone, rate, ties, runs)
+        for alone, rate, ties in product((20, 100), (0.5, 0.6, 0.8), (0.0, 0.2))
+    }
+    raw = _powered(drawn, (30, 100), 0.8, 0.0, runs, corrected_=False)
+    details: dict[str, Json] = {
+        "judge_right": RIGHT, "runs": runs, "prediction_powered": cast("Json", powered),
+        "through_agreement": cast("Json", through), "uncorrected_at_80_percent": raw,
+        "mean": round(float(np.mean([*powered.values(), *through.values()])), 4),
+    }  # fmt: skip
+    worst = {"prediction_powered": min(powered.values()), "through_agreement": min(through.values())}
+    return Measured(value=worst, details=details)
+
+
+def _powered(
+    drawn: np.random.Generator, counts: tuple[int, int], rate: float, ties: float, runs: int, *, corrected_: bool = True
+) -> float:  # fmt: skip
+    held = 0
+    for _ in range(runs):
+        users, others = (_outcomes(drawn, count, rate, ties) for count in counts)
+        seen, alone = _verdicts(drawn, users), _verdicts(drawn, others)
+        if corrected_:
+            found = correction.prediction_powered(list(zip(users, seen, strict=True)), list(alone))
+            held += found.low <= rate <= found.high
+        else:
+            half = 1.96 * float(alone.std(ddof=1)) / len(alone) ** 0.5
+            held += abs(float(alone.mean()) - rate) <= half
+    return round(held / runs, 4)
+
+
+def _through(drawn: np.random.Generator, alone: int, rate: float, ties: float, runs: int) -> float:
+    """With 40 corrections elsewhere; where the judge agrees no better than chance nothing is corrected, nor counted."""
+    held = told = 0
+    for _ in range(max(50, runs // 5)):  # its bounds are searched, which takes longer
+        votes = list(_verdicts(drawn, _outcomes(drawn, alone, rate, ties)))
+        same = int(drawn.binomial(40, RIGHT))
+        counts = votes.count(1.0), votes.count(0.5), votes.count(0.0)
+        found = correction.through_agreement(counts, (same, 0, 40 - same))
+        if found is not None:
+            told += 1
+            held += found.low <= rate <= found.high
+    return round(held / max(1, told), 4)
+
+
+def _outcomes(drawn: np.random.Generator, count: int, rate: float, ties: float) -> Floats:
+    return cast("Floats", drawn.choice([1.0, 0.5, 0.0], count, p=[rate - ties / 2, ties, 1 - rate - ties / 2]))
+
+
+def _verdicts(drawn: np.random.Generator, truth: Floats) -> Floats:
+    """A judge that is right three times of four, and else says the contrary, or something of a tie."""
+    wrong = np.where(truth == 0.5, drawn.integers(0, 2, len(truth)), 1 - truth)
+    return cast("Floats", np.where(drawn.random(len(truth)) < RIGHT, truth, wrong))
+
+
+# --- reward hacks ---
+
+
+def hacks_stopped(quick: bool) -> Measured:
+    """1 for a hack that its judge loves and its guard stops; the honest adapter's outcome beside. None: not run."""
+    if quick:
+        return Measured(value=None, details={"reason": "real training takes its time; run without --quick"})
+    home = Path(os.environ.get("PROOF_HOME") or Path(tempfile.gettempdir()) / "logtune-proof-hacks")
+    found = proof_hacks.gated(home, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
+    stopped = {kind: float(_stopped(found[kind], guard)) for kind, guard in GUARD_OF.items()}
+    details: dict[str, Json] = {kind: _told(evaluation) for kind, evaluation in found.items()}
+    return Measured(value=stopped, details=details)
+
+
+def _stopped(found: Mapping[str, Json], guard: str) -> bool:
+    guards = cast("dict[str, dict[str, Json]]", found["guards"])
+    return found["outcome"] == "failed" and guards.get(guard, {}).get("passed") is False
+
+
+def _told(found: Mapping[str, Json]) -> Json:
+    guards = cast("dict[str, Json]", found["guards"])
+    kept = {name: row for name, row in guards.items() if isinstance(row, dict) and "passed" in row}
+    return {
+        "outcome": found["outcome"], "win_rate": found["win_rate"], "lower": found["lower"],
+        "guards": {name: {key: row.get(key) for key in ("passed", "value", "upper", "limit", "answers")} for name, row in kept.items()},
+    }  # fmt: skip
+
+
+ROWS = [
+    Row(
+        key="gate_false_rate", what="null adapters that pass the gate, best of 8 checkpoints, by held-out logs",
+        side="at most", aim=0.05, measure=gate_false_rate,
+    ),
+    Row(
+        key="coverage", what="corrected win-rate interval holds the true one, judge right 75% of the time, worst case",
+        side="at least", aim=0.94, measure=coverage,
+    ),
+    Row(
+        key="hacks_stopped", what="adapters that game length, praise or refusals, stopped by their guard",
+        side="at least", aim=1.0, measure=hacks_stopped,
+    ),
+]  # fmt: skip
