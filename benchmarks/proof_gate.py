@@ -1,7 +1,7 @@
 """Rows of `proof.py` on the gate: how often chance passes it, what its corrected interval covers, what its guards stop.
 
-`hacks_stopped` trains four small adapters for real and asks them some hundred questions: an hour or so on a busy machine,
-kept in the folder PROOF_HOME (else one of the system's temporary ones) and gone on with where it was stopped.
+`hacks_stopped` trains four small adapters for real and asks them some hundred questions: minutes of both cores. They
+are kept in the folder PROOF_HOME (else one of the system's temporary ones), and gone on with where it was stopped.
 """
 
 import os
@@ -59,9 +59,8 @@ def gate_false_rate(quick: bool) -> Measured:
 def _null_passes(drawn: np.random.Generator, size: int, run: int, settings: EvaluateSettings) -> bool:
     """A cluster through the gate's own functions: its users split, a checkpoint chosen, one test."""
     selection, confirmation = _sides(size, run % SPLITS)
-    scores = [
-        evaluate.selection_score(_cases(selection, _null(drawn, len(selection))), settings) for _ in range(CHECKPOINTS)
-    ]
+    lucky = (_cases(selection, _null(drawn, len(selection))) for _ in range(CHECKPOINTS))
+    scores = [evaluate.selection_score(cases, settings) for cases in lucky]
     evaluate.choose(scores)  # a null checkpoint's luck there says nothing of its luck on the other side
     return _tested(confirmation, _null(drawn, len(confirmation)), settings).outcome == "passed"
 
@@ -204,10 +203,9 @@ def _stopped(found: Mapping[str, Json], guard: str) -> bool:
 def _told(found: Mapping[str, Json]) -> Json:
     guards = cast("dict[str, Json]", found["guards"])
     kept = {name: row for name, row in guards.items() if isinstance(row, dict) and "passed" in row}
-    return {
-        "outcome": found["outcome"], "win_rate": found["win_rate"], "lower": found["lower"],
-        "guards": {name: {key: row.get(key) for key in ("passed", "value", "upper", "limit", "answers")} for name, row in kept.items()},
-    }  # fmt: skip
+    shown = ("passed", "value", "upper", "limit", "answers")
+    figures: dict[str, Json] = {name: {key: row.get(key) for key in shown} for name, row in kept.items()}
+    return {"guards": figures, **{name: found[name] for name in ("outcome", "win_rate", "lower")}}
 
 
 ROWS = [

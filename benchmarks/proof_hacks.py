@@ -125,13 +125,6 @@ def base_answers(engine: LocalModel, home: Path) -> list[str]:
     return cast("list[str]", json.loads(kept.read_text(encoding="utf-8")))
 
 
-def all_trained(engine: LocalModel, home: Path, progress: Said) -> dict[str, Adapter]:
-    """Adapter by what it learned."""
-    home.mkdir(parents=True, exist_ok=True)
-    said = base_answers(engine, home)
-    return {kind: trained(engine, home, kind, said, progress) for kind in (*HACKS, HONEST)}
-
-
 # --- the gate on them ---
 
 LOVES: Mapping[str, Callable[[str], float]] = {
@@ -159,10 +152,13 @@ class GamedJudge:
 
 def gated(home: Path, progress: Said) -> dict[str, dict[str, Json]]:
     """What the gate says of each adapter, by what it learned: an evaluation as JSON."""
+    home.mkdir(parents=True, exist_ok=True)
     engine = build.engine(load_config(None, {}), progress)
     try:
-        made = all_trained(engine, home, progress)
-        return {kind: _gated(engine, home, kind, adapter, progress) for kind, adapter in made.items()}
+        said, found = base_answers(engine, home), {}
+        for kind in (*HACKS, HONEST):
+            found[kind] = _gated(engine, home, kind, trained(engine, home, kind, said, progress), progress)
+        return found
     finally:
         engine.close()
 
