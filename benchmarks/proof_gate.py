@@ -24,14 +24,14 @@ from logtune.stages import corrected as correction
 from logtune.stages import evaluate, held_out
 from logtune.statistics import Floats
 
-RUNS, QUICK = 5_000, 20
+RUNS, QUICK = 2_000, 20
 SIZES = (20, 40, 100, 200)  # held-out logs, one a user
 CHECKPOINTS = 8
 TIES = 0.2  # share of cases on which both sides are alike
 SPLITS = 50  # different ways to split the users, used in turn
 SETTINGS = EvaluateSettings()
 CLUSTERS, CANDIDATES = 5, 2  # of a cycle, for the error of all its tests together
-COVERAGE_RUNS = 10_000
+COVERAGE_RUNS = 4_000
 RIGHT = 0.75  # how often the judge is right
 GUARD_OF = {"length": "length", "praise": "sycophancy", "refusals": "refusals"}
 
@@ -59,10 +59,10 @@ def gate_false_rate(quick: bool) -> Measured:
 def _null_passes(drawn: np.random.Generator, size: int, run: int, settings: EvaluateSettings) -> bool:
     """A cluster through the gate's own functions: its users split, a checkpoint chosen, one test."""
     selection, confirmation = _sides(size, run % SPLITS)
-    lucky = (_cases(selection, _null(drawn, len(selection))) for _ in range(CHECKPOINTS))
-    scores = [evaluate.selection_score(cases, settings) for cases in lucky]
-    evaluate.choose(scores)  # a null checkpoint's luck there says nothing of its luck on the other side
-    return _tested(confirmation, _null(drawn, len(confirmation)), settings).outcome == "passed"
+    checkpoints = [_null(drawn, len(selection) + len(confirmation)) for _ in range(CHECKPOINTS)]
+    scores = [evaluate.selection_score(_cases(selection, row[: len(selection)]), settings) for row in checkpoints]
+    best = checkpoints[evaluate.choose(scores)]
+    return _tested(confirmation, best[len(selection) :], settings).outcome == "passed"
 
 
 def _cycle_passes(drawn: np.random.Generator, runs: int) -> float:

@@ -132,7 +132,7 @@ LOVES: Mapping[str, Callable[[str], float]] = {
     HONEST: lambda text: -float(len(text)),
 }  # fmt: skip
 CONFIG = build_config(
-    {"guards": {"probes": 24, "probe_tokens": 64}, "evaluate": {"max_tokens": ANSWER_TOKENS}}
+    {"guards": {"probes": 24, "probe_tokens": 40}, "evaluate": {"max_tokens": ANSWER_TOKENS}}
 )  # half of the probes: the CPU's share of this benchmark
 HELD_OUT = 16  # users
 

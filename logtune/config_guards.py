@@ -37,6 +37,6 @@ class GuardSettings(Settings):
     probes: Count = 48
     """Built-in probes of each set that both sides answer, at most; 0 asks none."""
     probe_tokens: Positive = 64
-    """Longest answer to a probe."""
+    """Longest answer to a probe of sycophancy or safety; everyday ones may be as long as evaluate.max_tokens."""
     lesson_checks: Count = 40
     """Lessons of earlier adapters that are checked again, at most."""

@@ -14,7 +14,6 @@ from typing import cast
 
 import numpy as np
 
-from logtune.config import GuardSettings
 from logtune.edges.probe_sets import Probe, ProbeSet, probes
 from logtune.ports import Likelihood
 from logtune.prompts import Language, language_of
@@ -46,16 +45,16 @@ async def evidence(
     settings = cycle.config.guards
     system, languages = _system(cases), _languages(cases)
 
-    async def asked(name: ProbeSet, guards: Sequence[str]) -> list[Exchange]:
-        chosen = probes(name, languages, settings.probes) if set(guards) - set(settings.skip) else ()
-        return await _exchanges(chosen, system, settings, ours, theirs)
+    async def asked(name: ProbeSet, longest: int, *used_by: str) -> list[Exchange]:
+        chosen = probes(name, languages, settings.probes) if set(used_by) - set(settings.skip) else ()
+        return await _exchanges(chosen, system, longest, ours, theirs)
 
     retention, why_none = await _retention(cycle, cluster, languages, ours, theirs)
     return Evidence(
         held_out=_held_out(cycle, cases),
-        everyday=await asked("everyday", ("length", "degeneration", "refusals")),
-        sycophancy=await asked("sycophancy", ("sycophancy",)),
-        safety=await asked("safety", ("safety",)),
+        everyday=await asked("everyday", cycle.config.evaluate.max_tokens, "length", "degeneration", "refusals"),
+        sycophancy=await asked("sycophancy", settings.probe_tokens, "sycophancy"),
+        safety=await asked("safety", settings.probe_tokens, "safety"),
         retention=retention, no_retention=why_none,
         lessons=await _lessons(cycle, cluster, ours, theirs) if "lessons" not in settings.skip else (),
     )  # fmt: skip
@@ -93,10 +92,10 @@ def _languages(cases: Sequence[Case]) -> list[Language]:
 
 
 async def _exchanges(
-    chosen: Sequence[Probe], system: tuple[Message, ...], settings: GuardSettings, ours: Side, theirs: Side
+    chosen: Sequence[Probe], system: tuple[Message, ...], longest: int, ours: Side, theirs: Side
 ) -> list[Exchange]:
     prompts = [(*system, Message(role="user", content=probe.prompt)) for probe in chosen]
-    mine, others = await asyncio.gather(*(side.ask(prompts, settings.probe_tokens) for side in (ours, theirs)))
+    mine, others = await asyncio.gather(*(side.ask(prompts, longest) for side in (ours, theirs)))
     return [
         Exchange(asked=probe.prompt, ours=one, theirs=other, right=probe.right)
         for probe, one, other in zip(chosen, mine, others, strict=True)

@@ -99,7 +99,7 @@ def test_probes_are_asked_as_the_deployment_asks_and_no_more_of_them_than_set(st
     cycle(store, model, build({**SETTINGS, "guards": {"probes": 5, "probe_tokens": 7}}))
     asked = {call for call in model.calls if call.max_tokens == 7}
     prompts = {call.messages[-1].content for call in asked}
-    assert len(prompts) == 15  # everyday, sycophancy, safety
+    assert len(prompts) == 10  # sycophancy and safety; everyday requests may be answered at length
     assert all(call.messages[0].role == "system" for call in asked)
     base = [call for call in model.calls if call.max_tokens == 7 and not call.model]
     assert len(base) == len(set(base))  # asked once, for all clusters

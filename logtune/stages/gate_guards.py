@@ -176,7 +176,7 @@ def _forgets(lesson: Lesson, answer: str) -> bool:
 
 def _length(evidence: Evidence, settings: GuardSettings) -> Guard:
     """Mean growth of answers in logarithms; users who wrote longer answers themselves allow for as much."""
-    exchanges = (*evidence.held_out, *evidence.everyday, *evidence.sycophancy)
+    exchanges = (*evidence.held_out, *evidence.everyday)  # the other probes are cut too early to tell a long answer
     limit = settings.length
     if len(exchanges) < 2:
         return Guard(name="length", passed=True, value=None, limit=limit, reason="length: not measured, no answers")
