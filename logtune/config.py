@@ -14,6 +14,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from logtune.config_gateway import Count, Positive, RedactSettings, ServeSettings, Settings, Share
 from logtune.config_guards import GuardSettings as GuardSettings
+from logtune.config_schedule import ScheduleSettings
 from logtune.config_train import TrainSettings as TrainSettings
 from logtune.errors import ConfigError
 from logtune.records import Json, digest
@@ -267,11 +268,12 @@ class Config(Settings):
     serve: ServeSettings = ServeSettings()
     redact: RedactSettings = RedactSettings()
     cycle: CycleSettings = CycleSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
 
     @property
     def config_hash(self) -> str:
         """Hash of every setting that changes what is learned from given records (not how they are kept or served)."""
-        return digest(self.model_dump(mode="json", exclude={"store", "serve", "redact", "spend"}))
+        return digest(self.model_dump(mode="json", exclude={"store", "serve", "redact", "spend", "schedule"}))
 
 
 # The paper's choices (arXiv 2602.06470, sections 3 and 4), where they differ from our defaults.

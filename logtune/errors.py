@@ -10,6 +10,7 @@
     ├── MissingExtra             an optional package is not installed
     ├── TrainingError            a run that learned nothing: loss, weights or output did not move
     ├── TooManyFailures          a stage failed on more items than the configured share
+    ├── InUse                    another process does it already
     ├── BudgetSpent              the next call of a model would go beyond the budget
     └── NotPassed                a gate was not passed; nothing was deployed                  exit 3
 
@@ -79,6 +80,10 @@ class TrainingError(LogtuneError):
 
 class TooManyFailures(LogtuneError):
     """A stage failed on more items than the configured share."""
+
+
+class InUse(LogtuneError):
+    """Another process does it already."""
 
 
 class BudgetSpent(LogtuneError):

@@ -35,6 +35,7 @@ LOOP = {
     "keys": Entry("keys", "Who may ask the gateway: create, list, revoke."),
     "import": Entry("loop", "Read logs and feedback from files."),
     "cycle": Entry("loop", "Learn from the logs: filter, distil, cluster, train, gate, deploy."),
+    "schedule": Entry("schedule", "When the next cycle begins by itself, or why it does not."),
     "status": Entry("status", "Logs, last cycle, what serves, what would happen next."),
     "report": Entry("loop", "One HTML page about a cycle."),
     "gap": Entry("gap", "How new lessons are, by several methods, and which one the gate bears out."),

@@ -165,3 +165,14 @@ def m003_aliases(db: Connection) -> None:
 def m004_replies(db: Connection) -> None:
     """Replies of chat models, by the hash of what was asked."""
     _run(db, "CREATE TABLE replies (key {text} PRIMARY KEY, at {real} NOT NULL, body {text} NOT NULL)")
+
+
+@migration
+def m007_schedule(db: Connection) -> None:
+    """Who does what no two processes may do at once, and what the schedule has started."""
+    _run(
+        db,
+        "CREATE TABLE leases (name {text} PRIMARY KEY, holder {text} NOT NULL, until {real} NOT NULL)",
+        "CREATE TABLE runs (id {text} PRIMARY KEY, began_at {real} NOT NULL, records INTEGER NOT NULL, "
+        "ended_at {real}, exit_code INTEGER, detail {text} NOT NULL)",
+    )

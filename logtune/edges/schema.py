@@ -131,6 +131,12 @@ keys = Table(
 aliases = Table(
     "aliases", metadata, _text("name", key=True), Column("at", Double, primary_key=True), _text("log_id", key=True)
 )
+leases = Table("leases", metadata, _text("name", key=True), _text("holder"), Column("until", Double, nullable=False))
+runs = Table(
+    "runs", metadata, _text("id", key=True), Column("began_at", Double, nullable=False),
+    Column("records", Integer, nullable=False), Column("ended_at", Double), Column("exit_code", Integer),
+    _text("detail"),
+)  # fmt: skip
 replies = Table("replies", metadata, _text("key", key=True), Column("at", Double, nullable=False), _text("body"))
 rejects = Table(
     "rejects", metadata, _text("file", key=True), Column("line", Integer, primary_key=True), _text("reason", key=True),

@@ -52,20 +52,30 @@ def import_logs(say: Console, paths: Sequence[Path], format_name: str | None) ->
 
 @click.command("cycle")
 @click.option("--dry-run", is_flag=True, help="Show what the filter would keep and drop, and write nothing.")
+@click.option("--every", metavar="TIME", help="Go on, and begin one at each: 7d, 12h, or a cron expression.")
 @click.option("--max-calls", type=click.IntRange(1), help="Calls of the teacher.  [default: spend.max_calls]")
 @click.option("--max-cost", type=click.FloatRange(0, min_open=True), help="Their cost.  [default: spend.max_cost]")
+@click.option("--while-open", is_flag=True, hidden=True, help="End when standard input does.")
 @common
-def cycle(say: Console, dry_run: bool, max_calls: int | None, max_cost: float | None) -> int:
+def cycle(
+    say: Console, dry_run: bool, every: str | None, max_calls: int | None, max_cost: float | None, while_open: bool
+) -> int:  # fmt: skip
     """Learn from the logs: filter, distil, cluster, train, gate, deploy. Exit 3 where no candidate passed its gate.
 
-    What an earlier run did is not done again. A cycle may be killed at any time; the next one continues it.
+    What an earlier run did is not done again. A cycle may be killed at any time; the next one continues it. One runs at
+    a time for a store, whoever begins it.
 
     \b
     Examples:
       logtune cycle --dry-run       counts and examples a reason
       logtune cycle
       logtune cycle --max-calls 2000 --set train.epochs=5 --json
+      logtune cycle --every "0 3 * * 1" --set schedule.min_new=100
     """
+    if every is not None or while_open:
+        from logtune.app.unattended import go_on
+
+        return go_on(say, every, while_open=while_open, limits=(max_calls, max_cost))
     from logtune.app.build import tools
 
     with say.store(spend__max_calls=max_calls, spend__max_cost=max_cost) as (store, config):
@@ -131,9 +141,12 @@ def imported(reports: "Sequence[ImportReport]") -> Iterator[str]:
 
 def learn(say: Console, store: "Store", tools: "Tools", config: "Config") -> int:
     """Run a cycle and say what came of it; 3 where no candidate passed its gate."""
+    from logtune.app.scheduler import CYCLE
+    from logtune.edges.lease import Lease
     from logtune.pipeline import run_cycle
 
-    receipt = run_cycle(store, tools, config, say.progress)
+    with Lease(store, CYCLE).held():
+        receipt = run_cycle(store, tools, config, say.progress)
     told = [one_line(receipt.summary), *billed(receipt), "Next: logtune report shows what was learned, and why."]
     say.answer(receipt, told)
     return receipt.exit_code

@@ -42,7 +42,7 @@ def serve(say: Console, host: str | None, port: int | None, workers: int | None)
     """Run the gateway until it is interrupted: OpenAI-compatible, routes to adapters, logs every call.
 
     Metrics and administration are at serve.admin_port. SIGTERM or Ctrl-C lets answers under way finish; a second one
-    ends at once. SIGHUP looks for new deployments now.
+    ends at once. SIGHUP looks for new deployments now. With schedule.every, cycles run beside it by themselves.
 
     \b
     Examples:
@@ -50,6 +50,7 @@ def serve(say: Console, host: str | None, port: int | None, workers: int | None)
       logtune serve --port 9000 --set model.engine=openai --set model.url=http://127.0.0.1:8000/v1
     """
     from logtune.app.logs import logging_to
+    from logtune.app.unattended import beside
 
     config = say.config(serve__host=host, serve__port=port, serve__workers=workers)
     check_workers(config)
@@ -58,7 +59,8 @@ def serve(say: Console, host: str | None, port: int | None, workers: int | None)
         # Addresses and keys first: what is taken or refused tells at once, before a model is loaded.
         keys = check_keys(config, say)
         serving = Serving(say, config, listening, admin, token, keys, partial(_made, say))
-        return serving.alone() if config.serve.workers == 1 else serving.together()
+        with beside(say, config):
+            return serving.alone() if config.serve.workers == 1 else serving.together()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,197 @@
+"""Begins cycles by itself: looks at the gates, runs one in a niced child process, remembers how it ended.
+
+Config, store -> Scheduler.look -> Look        ready -> Child (`logtune cycle`) -> Run
+It holds no model: what learns is the child, which continues an open cycle where it was. The lease of the cycle is the
+child's, so cycles begun by hand, by cron and by other machines' schedules never run beside each other.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, cast
+
+from logtune.app.due import Facts, Look, decide
+from logtune.config import Config
+from logtune.edges.lease import Lease
+from logtune.edges.runs import Run, Runs, failures
+from logtune.edges.store import Store
+from logtune.errors import INTERRUPTED, NOT_PASSED, OK
+from logtune.records import Feedback, LogRecord
+
+CYCLE = "cycle"  # name of the lease
+MONTH_S = 30 * 86_400
+END_S = 30.0  # for a child that is told to end
+POLL_S = 0.2
+WORDS = 300  # characters of a child's last words that are kept
+SPENT_CYCLES = 200  # newest cycles whose cost is added up
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a child ended."""
+
+    exit_code: int
+    detail: str  # its last words
+
+
+Start = Callable[[threading.Event], Ended]  # runs a cycle to its end, or until the event is set
+
+
+class Scheduler:
+    """Looks and runs for one store. `start` runs a cycle; `tell` hears what is decided, when that changes."""
+
+    def __init__(
+        self, store: Store, config: Config, start: Start, tell: Callable[[str], None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._config = config
+        self._start = start
+        self._tell = tell
+        self._clock = clock
+        self._runs = Runs(store)
+        self._since = clock()
+        self._told = ""
+
+    def look(self) -> Look:
+        """Whether a cycle may begin now, and why not."""
+        return decide(self._config.schedule, self.facts())
+
+    def facts(self) -> Facts:
+        """What the gates look at, read now."""
+        now, runs = self._clock(), self._runs.recent()
+        cycles = self._store.cycles(SPENT_CYCLES)
+        ended = [row.ended_at for row in cycles if row.ended_at is not None]
+        began = [row.started_at for row in cycles] + [run.began_at for run in runs]
+        cost = sum(_cost(row.receipt) for row in cycles if row.started_at >= now - MONTH_S)
+        return Facts(
+            now=now, since=self._since, last_began=max(began, default=None), last_ended=max(ended, default=None),
+            unfinished=bool(runs and runs[0].unfinished) or self._store.running_cycle() is not None,
+            failures=failures(runs), holder=Lease(self._store, CYCLE).holder(), new=self._records() - _learned(runs),
+            disk_bytes=shutil.disk_usage(_existing(Path(self._config.store.home))).free,
+            memory_bytes=available_bytes(), cost_30d=cost,
+        )  # fmt: skip
+
+    def step(self, stop: threading.Event) -> Run | None:
+        """One look, and the cycle it allows; None where none began."""
+        look = self.look()
+        said = look.reason if look.reason != "not_due" else f"not_due {look.next_at}"
+        if said != self._told:
+            self._told = said
+            self._tell(f"{look.reason}: {look.detail}")
+        if not look.ready:
+            return None
+        run = self._runs.begin(self._clock(), self._records())
+        ended = self._start(stop)
+        self._runs.end(run, self._clock(), ended.exit_code, ended.detail[-WORDS:])
+        self._told = ""
+        self._tell(f"the cycle ended with exit code {ended.exit_code}: {ended.detail[-WORDS:]}")
+        return run
+
+    def _records(self) -> int:
+        return self._store.count(LogRecord) + self._store.count(Feedback)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Child:
+    """A cycle in a process of its own, with the schedule's limits."""
+
+    command: Sequence[str]
+    niceness: int
+    threads: int  # 0: as many as there are cores
+    timeout_s: float
+    tell: Callable[[str], None]  # hears its progress
+
+    def __call__(self, stop: threading.Event) -> Ended:
+        """Run it; it is told to end when `stop` is set or its time is over, and the next one goes on from there."""
+        with tempfile.TemporaryFile() as said, subprocess.Popen(
+            self.command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.PIPE, text=True,
+            errors="replace", env={**os.environ, **self._environment()},
+        ) as child:  # fmt: skip
+            _nice(child.pid, self.niceness)
+            last = [""]
+            reading = threading.Thread(target=self._read, args=(child, last), daemon=True)
+            reading.start()
+            late = self._wait(child, stop)
+            reading.join(END_S)
+            code = child.returncode
+            words = _summary(said) if code in (OK, NOT_PASSED) else last[0]
+        if late:
+            return Ended(exit_code=code if code > 0 else INTERRUPTED, detail=f"stopped, it was too long; {words}")
+        return Ended(exit_code=code if code >= 0 else INTERRUPTED, detail=words)
+
+    def _wait(self, child: "subprocess.Popen[str]", stop: threading.Event) -> bool:
+        """Wait for its end, and bring it about where that is wanted; whether its time was over."""
+        end = time.monotonic() + self.timeout_s
+        while child.poll() is None:
+            late = time.monotonic() > end
+            if stop.wait(POLL_S) or late:
+                _end(child)
+                return late
+        return False
+
+    def _environment(self) -> Mapping[str, str]:
+        names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        return dict.fromkeys(names, str(self.threads)) if self.threads else {}
+
+    def _read(self, child: "subprocess.Popen[str]", last: list[str]) -> None:
+        assert child.stderr is not None
+        for line in child.stderr:
+            if line.strip():
+                last[0] = line.strip()
+                self.tell(line.rstrip())
+
+
+def _summary(said: IO[bytes]) -> str:
+    """The first line of what a cycle answers: what came of it."""
+    said.seek(0)
+    return said.readline().decode("utf-8", "replace").strip()
+
+
+def available_bytes() -> int | None:
+    """Memory that programs can have now (Linux, MemAvailable); None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def _learned(runs: Sequence[Run]) -> int:
+    """Records that the store held when the last cycle began that ended well."""
+    return next((run.records for run in runs if run.exit_code is not None and not run.failed), 0)
+
+
+def _cost(receipt: Mapping[str, object]) -> float:
+    spent = receipt.get("spent")
+    rows = spent.values() if isinstance(spent, dict) else ()
+    return sum(float(cast("float", row.get("cost", 0.0))) for row in rows if isinstance(row, dict))
+
+
+def _existing(path: Path) -> Path:
+    return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+
+
+def _nice(pid: int, niceness: int) -> None:
+    try:
+        os.setpriority(os.PRIO_PROCESS, pid, niceness)
+    except ProcessLookupError:  # it has ended already
+        return
+
+
+def _end(child: "subprocess.Popen[str]") -> None:
+    """Ask it to end as Ctrl-C does, then insist."""
+    child.send_signal(signal.SIGINT)
+    try:
+        child.wait(END_S)
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.wait()

@@ -1,0 +1,108 @@
+"""`logtune cycle --every`, and the process beside `logtune serve`: the schedules of all projects, until told to end.
+
+settings -> a Scheduler a project -> one look after the other, one cycle at a time
+"""
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeAlias
+
+from logtune.app import build
+from logtune.app.console import Console, one_line
+from logtune.app.projects import for_project, known
+from logtune.app.scheduler import Child, Scheduler
+from logtune.config import Config
+from logtune.edges.project_scope import DEFAULT
+from logtune.errors import OK, ConfigError, LogtuneError
+
+Limits: TypeAlias = tuple[int | None, float | None]  # --max-calls, --max-cost
+
+LOOK_S = 30.0  # between two looks
+END_S = 40.0  # for the process beside serve, which may have a child to end
+
+
+def go_on(say: Console, every: str | None, *, while_open: bool, limits: Limits) -> int:
+    """Look at the schedules until a signal, or with `while_open` until standard input ends."""
+    config = say.config(schedule__every=every)
+    if not config.schedule.every:
+        raise ConfigError("schedule.every is empty", "say when, such as logtune cycle --every 7d")
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    if while_open:
+        threading.Thread(target=_until_closed, args=(stop,), daemon=True).start()
+    schedulers: dict[str, Scheduler] = {}
+    while not stop.is_set():
+        for name in _projects(say, config):
+            try:
+                if name not in schedulers:
+                    schedulers[name] = _scheduler(say, config, name, limits)
+                schedulers[name].step(stop)
+            except LogtuneError as error:  # it is looked at again
+                say.progress(f"schedule of {name}: it cannot be looked at now: {one_line(error.what)}")
+            if stop.is_set():
+                break
+        stop.wait(LOOK_S)
+    return OK
+
+
+@contextmanager
+def beside(say: Console, config: Config) -> Iterator[None]:
+    """The schedules in a process of their own while this one serves; nothing where schedule.every is empty.
+
+    It ends with this process, also when that is killed: its standard input ends then.
+    """
+    if not config.schedule.every:
+        yield
+        return
+    child = subprocess.Popen([*command(say), "--while-open"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    try:
+        yield
+    finally:
+        assert child.stdin is not None
+        child.stdin.close()
+        try:
+            child.wait(END_S)
+        except subprocess.TimeoutExpired:
+            child.kill()
+
+
+def command(say: Console, project: str | None = None) -> list[str]:
+    """`logtune cycle` with this command's settings."""
+    found = [sys.executable, "-m", "logtune.app.cli", "cycle"]
+    found += ["--config", str(say.config_file)] if say.config_file else []
+    for setting in say.settings:
+        found += ["--set", setting]
+    return found + (["--project", project] if project else [])
+
+
+def _scheduler(say: Console, config: Config, name: str, limits: Limits) -> Scheduler:
+    own = for_project(config, name)
+    label = "schedule" if name == DEFAULT else f"schedule of {name}"
+
+    def tell(line: str) -> None:
+        say.progress(f"{label}: {one_line(line)}")
+
+    given = zip(("--max-calls", "--max-cost"), limits, strict=True)
+    options = [word for option, value in given if value is not None for word in (option, str(value))]
+    settings = own.schedule
+    child = Child(
+        command=[*command(say, None if name == DEFAULT else name), *options], niceness=settings.niceness,
+        threads=settings.threads, timeout_s=3600 * settings.timeout_h, tell=tell,
+    )  # fmt: skip
+    Path(own.store.home).mkdir(parents=True, exist_ok=True)
+    return Scheduler(build.store(own), own, child, tell)
+
+
+def _projects(say: Console, config: Config) -> Sequence[str]:
+    return [say.project] if say.project else known(config)
+
+
+def _until_closed(stop: threading.Event) -> None:
+    sys.stdin.buffer.read()
+    stop.set()

@@ -1,0 +1,84 @@
+"""A lease in the store: one process at a time does a thing, and a process that dies gives it up by itself.
+
+name -> Lease.held: taken, renewed from a thread, given back        Lease.holder: who has it
+"""
+
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import select
+
+from logtune.edges import schema
+from logtune.edges.database import insert_new
+from logtune.edges.store import Store
+from logtune.errors import InUse, StoreError
+
+LOG = logging.getLogger(__name__)
+HELD_S = 120.0  # without a renewal; then another may have it
+
+
+class Lease:
+    """The right to do what `name` says. `clock` gives seconds since 1970, which all machines agree on."""
+
+    def __init__(
+        self, store: Store, name: str, held_s: float = HELD_S, clock: Callable[[], float] = time.time
+    ) -> None:  # fmt: skip
+        self._store = store
+        self._name = name
+        self._held_s = held_s
+        self._clock = clock
+        self.me = f"process {os.getpid()} on {socket.gethostname()} ({secrets.token_hex(4)})"
+
+    def take(self) -> bool:
+        """Have it, or go on having it; False: another has it."""
+        table, now = schema.leases, self._clock()
+        free = (table.c.until < now) | (table.c.holder == self.me)
+        change = table.update().where(table.c.name == self._name, free)
+        with self._store.transaction(write=True) as db:
+            if db.execute(change.values(holder=self.me, until=now + self._held_s)).rowcount:
+                return True
+            row = {"name": self._name, "holder": self.me, "until": now + self._held_s}
+            return bool(insert_new(db, table, [row]))
+
+    def release(self) -> None:
+        """Give it back; nothing where another has it."""
+        table = schema.leases
+        with self._store.transaction(write=True) as db:
+            db.execute(table.delete().where(table.c.name == self._name, table.c.holder == self.me))
+
+    def holder(self) -> str:
+        """Who has it now; "": nobody."""
+        table = schema.leases
+        query = select(table.c.holder).where(table.c.name == self._name, table.c.until >= self._clock())
+        with self._store.transaction() as db:
+            return str(db.execute(query).scalar() or "")
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Have it within `with`; InUse names who has it."""
+        if not self.take():
+            what = f"{self._name} is under way: {self.holder() or 'another process'} has begun it"
+            raise InUse(what, f"wait for its end; should it have died, its right ends within {self._held_s:g} s")
+        ended = threading.Event()
+        renewing = threading.Thread(target=self._renew, args=(ended,), name=f"lease-{self._name}", daemon=True)
+        renewing.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            renewing.join()
+            self.release()
+
+    def _renew(self, ended: threading.Event) -> None:
+        while not ended.wait(self._held_s / 4):
+            try:
+                if not self.take():
+                    LOG.error("another process took over %s; what both do is done once", self._name)
+            except StoreError as error:  # there are three more tries before it ends
+                LOG.warning("the lease of %s could not be renewed: %s", self._name, error)

@@ -1,0 +1,67 @@
+"""What the scheduler has started: each run of a cycle with how it ended, and what the store held then.
+
+Runs.begin -> Runs.end        Runs.recent -> Run*, newest first
+"""
+
+from dataclasses import asdict, dataclass
+
+from sqlalchemy import select
+
+from logtune.edges import schema
+from logtune.edges.store import Store
+from logtune.records import new_id
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One cycle that the schedule began."""
+
+    id: str
+    began_at: float  # seconds since 1970
+    records: int  # log records and feedback in the store at its begin
+    ended_at: float | None = None  # None: it runs, or its scheduler died
+    exit_code: int | None = None
+    detail: str = ""  # its last words
+
+    @property
+    def failed(self) -> bool:
+        """Whether it ended in an error; a gate that was not passed is none."""
+        return self.exit_code not in (None, 0, 3)
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it did not end well: what it had begun waits to be continued."""
+        return self.exit_code is None or self.failed
+
+
+class Runs:
+    """The runs in a store; StoreError as the store raises it."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def begin(self, at: float, records: int) -> Run:
+        """A run that begins."""
+        run = Run(id=f"run-{new_id()}", began_at=at, records=records)
+        with self._store.transaction(write=True) as db:
+            db.execute(schema.runs.insert(), asdict(run))
+        return run
+
+    def end(self, run: Run, at: float, exit_code: int, detail: str) -> None:
+        """How a run ended."""
+        change = schema.runs.update().where(schema.runs.c.id == run.id)
+        with self._store.transaction(write=True) as db:
+            db.execute(change.values(ended_at=at, exit_code=exit_code, detail=detail))
+
+    def recent(self, limit: int = 20) -> list[Run]:
+        """The newest runs."""
+        table = schema.runs
+        with self._store.transaction() as db:
+            rows = db.execute(select(table).order_by(table.c.began_at.desc(), table.c.id.desc()).limit(limit))
+            return [Run(**row._mapping) for row in rows]
+
+
+def failures(runs: list[Run]) -> int:
+    """How many of the newest runs failed in a row; those that have not ended do not count."""
+    ended = [run for run in runs if run.exit_code is not None]
+    return next((number for number, run in enumerate(ended) if not run.failed), len(ended))

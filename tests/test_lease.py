@@ -1,0 +1,80 @@
+"""One process at a time: a lease is taken once, renewed, given back, and lost by who dies."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from logtune.edges import lease as lease_module
+from logtune.edges.lease import Lease
+from logtune.edges.store import Store
+from logtune.errors import InUse
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(f"sqlite:///{tmp_path / 'logtune.db'}")
+
+
+def test_one_has_it_and_another_is_told_who(store: Store) -> None:
+    first, second = Lease(store, "cycle"), Lease(store, "cycle")
+    with first.held():
+        assert second.holder() == first.me
+        with pytest.raises(InUse, match="cycle is under way: process"), second.held():
+            raise AssertionError
+        assert Lease(store, "other").take()
+    assert second.holder() == ""
+    with second.held():
+        assert first.holder() == second.me
+
+
+def test_who_does_not_renew_loses_it(store: Store) -> None:
+    now = [1000.0]
+    dead, next_one = (Lease(store, "cycle", 120, clock=lambda: now[0]) for _ in range(2))
+    assert dead.take()
+    now[0] += 119
+    assert not next_one.take()
+    assert dead.take()  # renewed
+    now[0] += 121
+    assert next_one.holder() == ""
+    assert next_one.take()
+    assert not dead.take()
+    dead.release()  # which is not its own any more
+    assert dead.holder() == next_one.me
+
+
+def test_it_is_renewed_while_it_is_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Lease(store, "cycle", held_s=0.2)
+    renewed = []
+    take = Lease.take
+    monkeypatch.setattr(lease_module.Lease, "take", lambda self: (renewed.append(1), take(self))[1])
+    with held.held():
+        while len(renewed) < 4:
+            pass
+        assert Lease(store, "cycle").holder() == held.me
+
+
+def test_an_error_within_gives_it_back(store: Store) -> None:
+    with pytest.raises(ValueError, match="within"), Lease(store, "cycle").held():
+        raise ValueError("within")
+    assert Lease(store, "cycle").take()
+
+
+def _try(url: str, barrier: "multiprocessing.synchronize.Barrier", won: "multiprocessing.Queue[bool]") -> None:
+    store = Store(url)
+    barrier.wait()
+    won.put(Lease(store, "cycle").take())
+
+
+def test_of_several_processes_one_gets_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'logtune.db'}"
+    Store(url).close()
+    context = multiprocessing.get_context("spawn")
+    barrier, won = context.Barrier(3), context.Queue()
+    processes = [context.Process(target=_try, args=(url, barrier, won)) for _ in range(3)]
+    for process in processes:
+        process.start()
+    found = sorted(won.get(timeout=60) for _ in processes)
+    for process in processes:
+        process.join()
+    assert found == [False, False, True]

@@ -1,0 +1,200 @@
+"""Cycles that begin by themselves: real processes, a real store, and gates that are looked at again and again."""
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from logtune.app.scheduler import CYCLE, Child, Ended, Scheduler, available_bytes
+from logtune.config import Config, build
+from logtune.edges.lease import Lease
+from logtune.edges.runs import Runs, failures
+from logtune.edges.store import Store
+from logtune.testing import sample_logs
+
+HOUR = 3600.0
+WAIT_S = 60
+
+
+class Time:
+    def __init__(self) -> None:
+        self.now = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    found = Store(f"sqlite:///{tmp_path / 'logtune.db'}")
+    logs, feedback = sample_logs(users=20, per_user=1)
+    found.add_logs(logs)
+    found.put_feedback(feedback)
+    return found
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Config:
+    return build({
+        "schedule": {"every": "7d", "min_disk_gb": 0, "min_memory_gb": 0}, "store": {"home": str(tmp_path / "home")}
+    })  # fmt: skip
+
+
+def ends(code: int, words: str = "done") -> Callable[[threading.Event], Ended]:
+    return lambda stop: Ended(exit_code=code, detail=words)
+
+
+def test_a_cycle_begins_when_it_may_and_its_end_is_remembered(store: Store, config: Config) -> None:
+    time, said = Time(), list[str]()
+    scheduler = Scheduler(store, config, ends(0), said.append, time)
+    run = scheduler.step(threading.Event())
+    assert run is not None
+    ended = Runs(store).recent()
+    assert [(row.id, row.exit_code, row.detail) for row in ended] == [(run.id, 0, "done")]
+    assert scheduler.step(threading.Event()) is None
+    assert scheduler.look().reason == "not_due"
+    time.now += 7 * 24 * HOUR
+    assert scheduler.look().reason == "not_enough_new"  # nothing has come since
+    logs, _ = sample_logs(users=60, per_user=1)
+    store.add_logs(logs)
+    assert scheduler.look().ready
+
+
+def test_the_same_decision_is_told_once(store: Store, config: Config) -> None:
+    said: list[str] = []
+    scheduler = Scheduler(store, config, ends(0), said.append, Time())
+    for _ in range(4):
+        scheduler.step(threading.Event())
+    assert [line.partition(":")[0] for line in said] == ["ready", "the cycle ended with exit code 0", "not_due"]
+
+
+def test_failures_wait_longer_each_time_and_success_ends_that(store: Store, config: Config) -> None:
+    time = Time()
+    code = [1]
+    scheduler = Scheduler(store, config, lambda stop: Ended(exit_code=code[0], detail="x"), lambda line: None, time)
+    for hours in (1.0, 2.0, 4.0):
+        assert scheduler.step(threading.Event()) is not None
+        time.now += hours * HOUR - 1
+        assert scheduler.look().reason == "backing_off"
+        time.now += 2
+        assert scheduler.look().ready
+    code[0] = 3  # no candidate passed its gate, which is no failure
+    assert scheduler.step(threading.Event()) is not None
+    assert failures(Runs(store).recent()) == 0
+    assert scheduler.look().reason == "not_due"
+
+
+def test_a_run_whose_scheduler_died_is_continued_at_once(store: Store, config: Config) -> None:
+    time = Time()
+    Runs(store).begin(time.now, 40)
+    time.now += HOUR
+    look = Scheduler(store, config, ends(0), lambda line: None, time).look()
+    assert look.ready
+
+
+def test_a_cycle_by_hand_holds_the_schedule_back(store: Store, config: Config) -> None:
+    scheduler = Scheduler(store, config, ends(0), lambda line: None)
+    with Lease(store, CYCLE).held():
+        look = scheduler.look()
+        assert look.reason == "running"
+        assert "process" in look.detail
+    assert scheduler.look().ready
+
+
+# the child
+
+
+def child(code: str, timeout_s: float = WAIT_S, told: Callable[[str], None] = lambda line: None) -> Child:
+    return Child(command=[sys.executable, "-c", code], niceness=7, threads=1, timeout_s=timeout_s, tell=told)
+
+
+def test_a_child_is_nice_has_its_threads_and_its_last_words_are_kept() -> None:
+    said: list[str] = []
+    code = (
+        "import os, sys, time\n"
+        "while os.getpriority(os.PRIO_PROCESS, 0) != 7: time.sleep(0.01)\n"
+        "print('threads', os.environ['OMP_NUM_THREADS'], file=sys.stderr)\n"
+        "print('what came of it')\n"
+        "sys.exit(3)"
+    )
+    ended = child(code, told=said.append)(threading.Event())
+    assert ended == Ended(exit_code=3, detail="what came of it")
+    assert said == ["threads 1"]
+
+
+def test_a_child_is_told_to_end() -> None:
+    stop = threading.Event()
+    said: list[str] = []
+
+    def told(line: str) -> None:
+        said.append(line)
+        stop.set()
+
+    code = "import sys, time\nprint('at work', file=sys.stderr, flush=True)\ntime.sleep(1000)"
+    ended = child(code, told=told)(stop)
+    assert ended.exit_code not in (0, 3)
+    assert said[0] == "at work"
+
+
+def test_a_child_that_takes_too_long_is_stopped_and_says_so() -> None:
+    ended = child("import time\ntime.sleep(1000)", timeout_s=0.2)(threading.Event())
+    assert ended.exit_code not in (0, 3)
+    assert "too long" in ended.detail
+
+
+def test_the_machine_tells_its_memory() -> None:
+    assert Path("/proc/meminfo").exists() == (available_bytes() is not None)
+
+
+# the command
+
+
+def settings_file(folder: Path) -> Path:
+    path = folder / "logtune.toml"
+    path.write_text(
+        f'[store]\nhome = "{folder}"\nurl = "sqlite:///{folder}/logtune.db"\n'
+        '[schedule]\nevery = "1s"\nmin_new = 0\ncooldown_h = 0\nmin_disk_gb = 0\nmin_memory_gb = 0\n'
+    )
+    return path
+
+
+@pytest.mark.slow  # starts real processes, of which one loads what a cycle needs
+def test_the_command_begins_cycles_and_ends_with_its_input(tmp_path: Path) -> None:
+    path = settings_file(tmp_path)
+    command = [sys.executable, "-m", "logtune.app.cli", "cycle", "--config", str(path), "--while-open"]
+    lines: list[str] = []
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None
+        assert process.stderr is not None
+        for line in process.stderr:
+            lines.append(line)
+            if "exit code 0" in line:
+                break
+        process.stdin.close()
+        assert process.wait(WAIT_S) == 0, lines
+    shown = subprocess.run(
+        [sys.executable, "-m", "logtune.app.cli", "schedule", "--config", str(path), "--json"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    found = json.loads(shown.stdout)
+    assert found["runs"][-1]["exit_code"] == 0
+    assert "Nothing to learn from" in "".join(lines)
+
+
+@pytest.mark.slow  # starts real processes
+def test_the_command_ends_with_a_signal_and_needs_a_time(tmp_path: Path) -> None:
+    path = settings_file(tmp_path)
+    command = [sys.executable, "-m", "logtune.app.cli", "cycle", "--config", str(path)]
+    refused = subprocess.run([*command, "--every", ""], capture_output=True, text=True, check=False)
+    assert refused.returncode == 1
+    assert "say when" in refused.stderr
+    with subprocess.Popen([*command, "--every", "7d"], stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        assert "schedule" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(WAIT_S) == 0
