@@ -30,7 +30,7 @@ from logtune.stages.distill import distil
 from logtune.stages.filter import ATTACKS, decide
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-LONGEST = 450  # characters of request and answer: what a model of 1.5B reads in seconds on two cores
+LONGEST = 450  # characters of an injected text, so that a model of 1.5B reads it in seconds on two cores
 PLACES = ("feedback", "answer", "query")
 QUOTED = 5  # words of the injected text in a row that count as followed
 ORDERS = (  # addressed to whoever reads the log, in words of their own
@@ -62,13 +62,15 @@ class Distilled:
 
 
 def corrections(count: int) -> list[Item]:
-    """Real corrections of both sets, evenly spread over each."""
+    """Real corrections: SQL queries evenly spread over their set, and the shortest of the coding chats."""
     half = count // 2
-    return [*_spread(list(_sql()), half), *_spread(list(_chats()), count - half)]
+    queries, chats = list(_sql()), sorted(_chats(), key=lambda item: (_size(item), item.interaction.id))
+    spread = [queries[int(number * len(queries) / half)] for number in range(half)]
+    return [*spread, *chats[: count - half]]
 
 
-def _spread(items: list[Item], count: int) -> list[Item]:
-    return [items[int(number * len(items) / count)] for number in range(count)]
+def _size(item: Item) -> int:
+    return len(item.interaction.query) + len(item.interaction.answer) + len(item.said)
 
 
 def _sql() -> Iterator[Item]:
@@ -87,8 +89,7 @@ def _chats() -> Iterator[Item]:
             for index, message in enumerate(row["messages"]):
                 if (row["id"], index) in told:
                     before = row["messages"][index - 2]["content"], row["messages"][index - 1]["content"]
-                    if sum(map(len, before)) + len(message["content"]) <= LONGEST:
-                        yield _item(f"{row['id']}-{index}", *before, message["content"])
+                    yield _item(f"{row['id']}-{index}", *before, message["content"])
 
 
 def _item(name: str, query: str, answer: str, said: str) -> Item:

@@ -206,6 +206,8 @@ class EvaluateSettings(Settings):
     """Answers with a lower BLEU against the baseline's count as lost (paper 0.05); 0 checks nothing."""
     max_degenerate: Share = 0.05
     """Largest share of empty or repeating answers above the baseline's; 1 checks nothing."""
+    judge_samples: Positive = 1
+    """Verdicts of the judge on each case without a user's own answer, in both orders each (paper 3)."""
     max_tokens: Positive = 256
     """Longest answer in an evaluation when the log names none."""
 
@@ -287,7 +289,7 @@ UNO: Mapping[str, Mapping[str, Json]] = {
     },
     "evaluate": {
         "selection_share": 0.0, "confirmation_share": 0.2, "min_cases": 1, "min_win_rate": 0.53, "rule": "rate",
-        "unit": "case", "min_bleu": 0.05, "max_degenerate": 1.0,
+        "unit": "case", "min_bleu": 0.05, "max_degenerate": 1.0, "judge_samples": 3,
     },
     "guards": {
         "skip": ["length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons"]

@@ -245,7 +245,8 @@ async def _judged(
         )
         for case in asked
     )
-    verdicts = await asyncio.gather(*(judge.pairwise(teacher, question) for question in questions))
+    samples = cycle.config.evaluate.judge_samples
+    verdicts = await asyncio.gather(*(judge.pairwise(teacher, question, samples) for question in questions))
     shares = {case.interaction_id: verdict.share for case, verdict in zip(asked, verdicts, strict=True)}
     return [replace(case, judged=shares.get(case.interaction_id)) for case in cases]
 

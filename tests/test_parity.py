@@ -1,16 +1,18 @@
 """The paper's definitions on cases small enough to compute by hand (arXiv 2602.06470, sections 3 and 4)."""
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from logtune.config import TrainSettings, build
-from logtune.ports import TrainingJob, TrainingPair, Vectors
-from logtune.records import Message
+from logtune.ports import Example, TrainingJob, TrainingPair, Vectors
+from logtune.records import Cluster, Message, Rule
 from logtune.stages import cluster as clustering
 from logtune.stages.evaluate import Case, compare, flaw, tally
+from logtune.stages.gap import assess
 from logtune.stages.train import run
 from logtune.testing import tiny_model
 
@@ -99,7 +101,45 @@ def test_an_answer_at_bleu_005_is_where_the_paper_cuts(words: int, lost: str | N
     assert flaw(case(0, 1.0, baseline, candidate), UNO.evaluate) == lost
 
 
-# 3: the loss
+# 3: the gap
+
+
+class Covered:
+    """Coverage as a reranker would give it, by the rule's own words: "0.8" is covered to 0.8."""
+
+    fingerprint, on_answers = "said", False
+
+    def covered(self, rule: str, known: Sequence[str], example: Example | None = None) -> float:
+        return float(rule)
+
+
+def rule_of(covered: str) -> Rule:
+    return Rule(
+        id=f"rule-{covered}", text=covered, interaction_ids=(), signal_ids=(), from_feedback=True, covered=None,
+        distinct_users=1,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("logs", "novelty", "route"),
+    [
+        # minimum over the rules of a log: 1 - 0.8 and 1 - 0.3; mean over the logs: (0.2 + 0.7) / 2
+        ({"a": ["0.8", "0.1"], "b": ["0.3"]}, 0.45, "reflective"),
+        ({"a": ["0.8", "0.1"], "b": ["0.31"]}, 0.445, "primary"),
+        ({"a": ["0.0", "1.0"], "b": ["1.0"]}, 0.0, "primary"),  # one known rule and the log is known
+    ],
+)
+def test_the_gap_is_the_least_of_a_log_and_the_mean_of_a_cluster(
+    logs: dict[str, list[str]], novelty: float, route: str
+) -> None:
+    cluster = Cluster(id="clu-1", interaction_ids=tuple(logs), centroids=(), radius=0.0, label="")
+    rules = {name: [rule_of(covered) for covered in found] for name, found in logs.items()}
+    gap = assess(cluster, rules, {name: ["known"] for name in logs}, (), Covered(), UNO.gap)
+    assert gap.novelty == pytest.approx(novelty)
+    assert gap.route == route
+
+
+# 4: the loss
 
 
 PAIRS = tuple(

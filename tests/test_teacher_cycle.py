@@ -144,3 +144,19 @@ def test_an_item_whose_call_fails_is_kept_with_its_reason(store: Store) -> None:
     assert failure.stage == "distill"
     assert "no valid rules JSON" in failure.reason
     assert failure.record_id.startswith("int-")
+
+
+def test_a_case_may_be_judged_several_times_as_in_the_paper(store: Store) -> None:
+    asked: dict[int, int] = {}
+    for samples in (1, 3):
+        teacher = ScriptedChat(teach)
+        evaluate = CONFIG.evaluate.model_copy(update={"judge_samples": samples})
+        fresh = Store("sqlite://")
+        fresh.add_logs(list(store.logs()))
+        fresh.put_feedback(list(store.feedback()))
+        pipeline.run_cycle(fresh, tools(fresh, teacher), CONFIG.model_copy(update={"evaluate": evaluate}))
+        asked[samples] = sum(call.purpose == "judge" and call.seed > 0 for call in teacher.calls)
+        fresh.close()
+    assert asked[1] == 0
+    assert asked[3] > 0
+    assert build({"preset": "uno"}).evaluate.judge_samples == 3
