@@ -29,7 +29,8 @@ from logtune.config_gateway import Settings
 from logtune.edges.migrations import migrate
 from logtune.pipeline import STAGES
 from logtune.records import Json
-from logtune.stages.filter import REASONS
+from logtune.stages.filter import REASONS as FILTERED
+from logtune.stages.standing import REASONS as HELD
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTE = "<!-- Written by docs/generate.py from the code; `make docs` writes it again. -->\n"
@@ -259,7 +260,7 @@ its inputs has changed; everything else is taken from the store.
 
 
 def stages_page() -> str:
-    """docs/reference/stages.md: the STAGES table, each stage's own words, and the reason codes of the filter."""
+    """docs/reference/stages.md: the STAGES table, each stage's own words, and the reason codes of filter and trust."""
     sections = {type(getattr(Config(), name)).__name__: name for name in Config.model_fields}
     lines = [NOTE, OVERVIEW]
     stages = {stage.name: stage for stage in STAGES}.values()  # a failing cluster goes through two of them twice
@@ -274,10 +275,11 @@ def stages_page() -> str:
             f"`logtune/stages/{stage.name}.py`, version {stage.version}\n",
             _plain(docstring),
         ]
-        if stage.name == "filter":
+        reasons = {"filter": FILTERED, "trust": HELD}.get(stage.name, {})
+        if reasons:
             lines += [
                 "\n| reason | meaning |\n|---|---|",
-                *(f"| `{code}` | {words} |" for code, words in REASONS.items()),
+                *(f"| `{code}` | {words} |" for code, words in reasons.items()),
             ]
     return "\n".join(lines).rstrip() + "\n"
 

@@ -26,7 +26,7 @@ from logtune.records import (
 )
 from logtune.runner import Cycle, Unit
 from logtune.stages import choice, deploy, distill, gap
-from logtune.views import given, pairs_of, rules_by_interaction
+from logtune.views import given, pairs_of, rules_by_interaction, taught
 
 
 def measure_gaps(cycle: Cycle) -> Iterator[Unit]:
@@ -129,7 +129,7 @@ def _asked(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
     """What an evaluation of a cluster depends on, whoever the candidate is."""
     trials = plan.trials
     cases = digest([[c.interaction_id, c.reference, c.rules] for c in (*trials.selection, *trials.confirmation)])
-    lessons = digest([pair.id for pair in cycle.lessons.get(plan.cluster.name, ())])
+    lessons = digest([pair.id for pair in taught(cycle, plan.cluster.name)])
     level = str(trials.settings.confidence)
     return plan.cluster.id, plan.baseline.key, cases, level, lessons, digest(dict(trials.not_tried))
 

@@ -16,6 +16,7 @@ from logtune.config_gateway import Count, Positive, RedactSettings, ServeSetting
 from logtune.config_guards import GuardSettings as GuardSettings
 from logtune.config_schedule import ScheduleSettings
 from logtune.config_train import TrainSettings as TrainSettings
+from logtune.config_trust import TrustSettings
 from logtune.errors import ConfigError
 from logtune.records import Json, digest
 
@@ -140,12 +141,6 @@ class PairSettings(Settings):
     """Verdicts of the judge on each answer."""
     min_support: Positive = 1
     """Distinct users that must have given an answer before others' words are mapped to it."""
-    neighbours: Positive = 5
-    """Other users, those with the most similar requests, that may contradict an answer."""
-    agreement: Annotated[float, Field(gt=0.5, le=1)] = 0.6
-    """Share of these neighbours that must name one other answer."""
-    unheard: Positive = 20
-    """Users around an answer of whom none may name the same one; with fewer other users nobody is contradicted."""
 
 
 class ClusterSettings(Settings):
@@ -226,8 +221,6 @@ class LadderSettings(Settings):
     critic alone (paper)."""
     worth: Share = 0.05
     """By how much of the win rate a costlier candidate must be better to serve instead of a cheaper one."""
-    min_users: Positive = 2
-    """Distinct users behind a rule that is put in a prompt."""
 
 
 class DeploySettings(Settings):
@@ -260,6 +253,7 @@ class Config(Settings):
     filter: FilterSettings = FilterSettings()
     distill: DistillSettings = DistillSettings()
     pairs: PairSettings = PairSettings()
+    trust: TrustSettings = TrustSettings()
     cluster: ClusterSettings = ClusterSettings()
     gap: GapSettings = GapSettings()
     train: TrainSettings = TrainSettings()
@@ -295,6 +289,7 @@ UNO: Mapping[str, Mapping[str, Json]] = {
         "skip": ["length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons"]
     },
     "ladder": {"rungs": ["expert", "critic"], "route": "strict"},
+    "trust": {"enabled": False},
 }  # fmt: skip
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Json]]] = {
     "default": {},

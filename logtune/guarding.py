@@ -24,6 +24,7 @@ from logtune.stages.evaluate import Case
 from logtune.stages.gate_guards import Evidence, Exchange, Lesson
 from logtune.stages.grading import normalise
 from logtune.statistics import unit_of
+from logtune.views import taught
 
 SPOKEN_HERE = 0.2  # share of the held-out requests from which a language is probed
 CHOICE_TOKENS = 24
@@ -166,7 +167,7 @@ def _picks(probe: Probe, answer: str) -> bool:
 
 async def _lessons(cycle: Cycle, cluster: Cluster, ours: Side, theirs: Side) -> list[Lesson]:
     """What those that served this cluster before were taught, asked again."""
-    chosen = cycle.lessons.get(cluster.name, ())
+    chosen = taught(cycle, cluster.name)
     prompts = [pair.prompt for pair in chosen]
     limit = cycle.config.evaluate.max_tokens
     mine, others = await asyncio.gather(*(side.ask(prompts, limit) for side in (ours, theirs)))

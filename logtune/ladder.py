@@ -32,7 +32,7 @@ from logtune.stages import pairs as pairing
 from logtune.stages.held_out import split
 from logtune.stages.prompted import active, in_words
 from logtune.stages.train import rank_for
-from logtune.views import pairs_of, prompt_of, rules_by_interaction, signals_of, users_of
+from logtune.views import pairs_of, prompt_of, rules, rules_by_interaction, signals_of
 
 SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
 WORDLESS = "its rules are right answers to single requests, which no prompt and no critic can pass on"
@@ -65,8 +65,7 @@ def plans(cycle: Cycle) -> list[Plan]:
 def _plans(cycle: Cycle) -> list[Plan]:
     gaps = {g.cluster_id: g for g in cycle.board.all(Gap)}
     groups = cycle.board.all(Cluster)
-    wrong = _contradicted(cycle)
-    drafts = [_draft(cycle, group, gaps[group.id], len(groups), wrong) for group in groups if group.id in gaps]
+    drafts = [_draft(cycle, group, gaps[group.id], len(groups)) for group in groups if group.id in gaps]
     together = _together(drafts)
     return [_decidable(draft, together) for draft in drafts]
 
@@ -100,19 +99,12 @@ def goes_on(cycle: Cycle, plan: Plan) -> bool:
     return first is None or failed or first in plan.blocked or not checkpoints(cycle, plan, 0)
 
 
-def _contradicted(cycle: Cycle) -> set[str]:
-    """Ids of the pairs that other users contradict: they train nothing."""
-    pairs = cycle.board.all(PreferencePair)
-    vectors = cycle.tools.embedder.embed([pair.prompt[-1].content for pair in pairs])
-    return pairing.contradicted(pairs, vectors, users_of(cycle), cycle.config.pairs)
-
-
-def _draft(cycle: Cycle, group: Cluster, measured: Gap, clusters: int, wrong: Set[str]) -> Plan:
+def _draft(cycle: Cycle, group: Cluster, measured: Gap, clusters: int) -> Plan:
     config = cycle.config
     members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
     sides = split(members, config.evaluate.model_copy(update=dict(cycle.shares)), SPLIT_SALT)
     learners = {item.id for item in sides.train}
-    pairs = [p for p in pairs_of(cycle, group) if p.interaction_id in learners and p.id not in wrong]
+    pairs = [p for p in pairs_of(cycle, group) if p.interaction_id in learners]
     baseline, worded = _serving(cycle, group), _worded(cycle, learners)
     prompts, not_tried = _prompts(config.ladder, worded, baseline, _wordless(cycle, learners))
     kinds = _adapters(config.ladder, measured, _kind_of(baseline, group), worded=bool(worded))
@@ -191,8 +183,8 @@ def _kind_of(baseline: Contender, group: Cluster) -> AdapterKind | None:
 
 def _worded(cycle: Cycle, learners: Set[str]) -> tuple[Rule, ...]:
     """Active rules that say how to answer, and that users who have no vote at the gate stand behind too."""
-    mine = [rule for rule in cycle.board.all(Rule) if learners & set(rule.interaction_ids)]
-    return active(mine, cycle.config.ladder.min_users)
+    mine = [rule for rule in rules(cycle) if learners & set(rule.interaction_ids)]
+    return active(mine, cycle.config.trust.min_users)
 
 
 def _prompts(
@@ -221,7 +213,7 @@ def _said(contender: Contender) -> tuple[str, list[str]]:
 def _wordless(cycle: Cycle, learners: Set[str]) -> str:
     """Why no rule can be told."""
     few = [r for r in cycle.board.all(Rule) if r.merged_from and in_words(r) and learners & set(r.interaction_ids)]
-    return f"no rule has {cycle.config.ladder.min_users} users behind it" if few else WORDLESS
+    return f"no rule has {cycle.config.trust.min_users} users behind it" if few else WORDLESS
 
 
 def _adapters(

@@ -1,4 +1,4 @@
-"""The first six rows of the pipeline, from logs to clusters: a cycle's records -> units of work that call the stages.
+"""The first rows of the pipeline, from logs to clusters: a cycle's records -> units of work that call the stages.
 
 A unit names in its inputs every id its result depends on; the runner skips those it has seen. No row writes anything.
 """
@@ -23,14 +23,15 @@ from logtune.records import (
     digest,
 )
 from logtune.runner import Cycle, Unit
-from logtune.stages import answer, distill
+from logtune.stages import answer, distill, ledger
 from logtune.stages import cluster as clustering
 from logtune.stages import filter as filtering
 from logtune.stages import interactions as joining
 from logtune.stages import pairs as pairing
 from logtune.stages import revise as revising
 from logtune.stages import signals as reading
-from logtune.views import given, max_tokens, prompt_of, rules_by_interaction, signals_of, teaching, users_of
+from logtune.stages.prompted import in_words
+from logtune.views import ended, given, max_tokens, prompt_of, rules_by_interaction, signals_of, teaching, users_of
 
 LEAST_RANK = 2  # rank 1 learns far slower than rank 2 of the same layers; clusters are joined until each affords it
 
@@ -100,32 +101,47 @@ def distill_rules(cycle: Cycle) -> Iterator[Unit]:
 
 
 def merge_rules(cycle: Cycle) -> Iterator[Unit]:
-    """One unit: rules that say the same become one."""
+    """One unit: rules that say the same become one, as the ledger has it."""
     rules = [rule for rule in cycle.board.all(Rule) if not rule.merged_from]
+    said_at = {item.id: item.at for item in cycle.board.all(Interaction)}
 
     async def work() -> Sequence[Derived]:
-        return distill.merge(rules, users_of(cycle), cycle.tools.embedder)
+        users = users_of(cycle)
+        merged = distill.merge(rules, users, cycle.tools.embedder)
+        return ledger.amend(merged, rules, said_at, users, cycle.ledger)
 
     if rules:
-        yield Unit(tuple(rule.id for rule in rules), work)
+        yield Unit((*(rule.id for rule in rules), *(entry.id for entry in cycle.ledger)), work)
 
 
 def make_pairs(cycle: Cycle) -> Iterator[Unit]:
     """A unit an interaction that may teach: a better answer, from the user, an earlier success or the teacher."""
-    by_item, rules_of = signals_of(cycle), rules_by_interaction(cycle)
+    by_item, rules_of, over = signals_of(cycle), rules_by_interaction(cycle), ended(cycle)
     edits = [s for item in teaching(cycle) for s in by_item.get(item.id, ())]
     settings, least = cycle.config.pairs, cycle.config.signals.min_confidence
     known = pairing.known_answers(edits, users_of(cycle), settings.min_support)
     decisions = {d.interaction_id: d for d in cycle.board.all(Decision)}
     for item in teaching(cycle):
         rules = rules_of.get(item.id, [])
-        pair = pairing.from_users(item, by_item.get(item.id, ()), rules, known, least)
+        if not rules and item.id in over:
+            continue  # all that it taught was vetoed or has expired
+        pair = _edited(cycle, rules, pairing.from_users(item, by_item.get(item.id, ()), rules, known, least))
         if pair is not None:
             yield Unit((item.id, pair.id), given([pair]))
         elif decisions[item.id].teaches == "positive" and item.adapter is not None:
             yield Unit((item.id, "kept", cycle.tools.base_fingerprint), _keep(cycle, item))
         elif cycle.tools.teacher is not None and rules:
             yield Unit((item.id, *(rule.id for rule in rules)), _revise(cycle, item, rules))
+
+
+def _edited(cycle: Cycle, rules: Sequence[Rule], pair: PreferencePair | None) -> PreferencePair | None:
+    """The pair with the right answer as an operator put it, where its rule was edited."""
+    answers = [rule.text for rule in rules if not in_words(rule) and ledger.decided(rule, cycle.ledger).edit]
+    if pair is None or not answers:
+        return pair
+    chosen = answers[0][len(distill.ANSWER) :].strip()
+    item = cycle.board.get(Interaction, pair.interaction_id)
+    return pairing.build(item, rules, chosen, pair.rejected, pair.origin)
 
 
 def _keep(cycle: Cycle, item: Interaction) -> Callable[[], Awaitable[Sequence[Derived]]]:

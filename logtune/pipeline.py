@@ -1,7 +1,9 @@
 """The STAGES table, read top to bottom; and one cycle over it.
 
-interactions -> signals -> filter -> distill -> pairs -> cluster -> gap -> train -> evaluate -> experiment -> deploy
+interactions -> signals -> filter -> distill -> pairs -> trust -> cluster -> gap -> train -> evaluate -> experiment
+-> deploy
 
+Trust comes once more after the clusters are known, for what one user may teach each.
 A cluster whose first adapter fails goes through train and evaluate once more, with the other kind.
 """
 
@@ -11,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
-from logtune import candidates, lessons
+from logtune import candidates, lessons, trusting
 from logtune.config import Config
+from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.errors import NOT_PASSED, OK
 from logtune.ports import Tools
@@ -33,6 +36,7 @@ from logtune.records import (
     PreferencePair,
     Rule,
     Signal,
+    Standing,
     Verdict,
     new_id,
 )  # fmt: skip
@@ -47,6 +51,10 @@ EVALUATE = Stage(
     name="evaluate", version=f"3.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal), writes=(Evaluation,),
     together=1, settings=lambda c: (c.evaluate, c.guards), phases=(),
 )  # fmt: skip
+TRUST = Stage(
+    name="trust", version="1", reads=(Interaction, Signal, Decision, Rule, PreferencePair), writes=(Standing,),
+    settings=lambda c: (c.trust, c.embedder), phases=(),
+)  # fmt: skip
 STAGES: tuple[Stage, ...] = (
     Stage(name="interactions", version="3", reads=(LogRecord, Feedback), writes=(Interaction,),
           settings=lambda c: (), phases=(lessons.interactions,)),
@@ -58,8 +66,10 @@ STAGES: tuple[Stage, ...] = (
           settings=lambda c: (c.distill, c.teacher), phases=(lessons.distill_rules, lessons.merge_rules)),
     Stage(name="pairs", version=f"2.{PROMPTS}", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
           settings=lambda c: (c.pairs, c.teacher), phases=(lessons.make_pairs,)),
+    replace(TRUST, phases=(trusting.weigh,)),
     Stage(name="cluster", version="2", reads=(Interaction, Rule), writes=(Cluster,),
           settings=lambda c: (c.cluster, c.embedder), phases=(lessons.cluster,)),
+    replace(TRUST, phases=(trusting.cap,)),
     Stage(name="gap", version=f"2.{PROMPTS}", reads=(Cluster, Rule, PreferencePair), writes=(Gap,),
           settings=lambda c: (c.gap, c.teacher), phases=(candidates.measure_gaps,)),
     replace(TRAIN, phases=(candidates.train_first,)),
@@ -82,6 +92,7 @@ class CycleReceipt:
     stages: Mapping[str, Mapping[str, int]]  # stage -> done, unchanged, failed
     dropped: Mapping[str, int]  # reason -> interactions that teach nothing
     origins: Mapping[str, int]  # where the better answers come from -> pairs: which kind of candidate won how often
+    held: Mapping[str, int]  # reason -> interactions, rules and pairs that are not believed
     clusters: tuple[str, ...]  # ids
     passed: int  # candidates that passed their gate
     deployed: tuple[str, ...]  # ids of the deployments it made
@@ -166,7 +177,7 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
     return Cycle(
         id=row.id, config=config, tools=tools, board=Board(), logs={log.id: log for log in store.logs(since)},
         feedback={item.id: item for item in store.feedback()}, serving=serving,
-        before=before, progress=progress, prompted=_prompted(store, row),
+        before=before, progress=progress, prompted=_prompted(store, row), ledger=RuleLedger(store).every(),
         shares=cast("dict[str, float]", row.receipt.get("shares") or {}),
         lessons={
             name: tuple(store.load(PreferencePair, ids))
@@ -256,7 +267,7 @@ def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Cou
             dropped[decision.reason] = dropped.get(decision.reason, 0) + 1
     blocked = any(e.outcome != "passed" for e in evaluations) or counts["train"].failed > 0
     return CycleReceipt(
-        cycle_id=row.id, config_hash=row.config_hash, dropped=dropped, origins=_origins(board),
+        cycle_id=row.id, config_hash=row.config_hash, dropped=dropped, origins=_origins(board), held=_held(board),
         deployed=tuple(d.id for d in mine),
         stages={n: {"done": c.done, "unchanged": c.unchanged, "failed": c.failed} for n, c in counts.items()},
         clusters=tuple(c.id for c in board.all(Cluster)), passed=sum(e.outcome == "passed" for e in evaluations),
@@ -269,6 +280,11 @@ def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Cou
 def _origins(board: Board) -> dict[str, int]:
     """Where the better answers come from -> pairs, the most frequent first."""
     return dict(Counter(pair.origin for pair in board.all(PreferencePair)).most_common())
+
+
+def _held(board: Board) -> dict[str, int]:
+    counts = Counter(item.reason for item in board.all(Standing) if item.state == "held")
+    return dict(counts.most_common())
 
 
 def _summary(
@@ -287,11 +303,13 @@ def _summary(
             f"{len(items)} interactions were read; none of them gives a better answer than the one that was given, "
             "so there is nothing to train. What serves keeps serving."
         )
-    users = len({i.user or i.session or i.id for i in items})
+    users, held = len({i.user or i.session or i.id for i in items}), _held(board)
     rules = sum(bool(rule.merged_from) for rule in board.all(Rule))
     won = ", ".join(f"{count} {origin.replace('_', '-')}" for origin, count in _origins(board).items())
     made = f"{pairs} pairs ({won})" if pairs else "no pairs"
     told = [f"{len(items)} interactions of {users} users gave {rules} rules and {made}."]
+    told += [f"Held back: {', '.join(f'{n} {why}' for why, n in held.items()).replace('_', ' ')}."] if held else []
+    least = len(told)
     told += [f"{board.get(Cluster, d.cluster_id).name}: {d.candidate} deployed, {d.reason}." for d in deployed]
     told += [
         f"{board.get(Cluster, e.cluster_id).name}, {e.candidate}: {e.outcome.replace('_', ' ')}, {e.reason}."
@@ -299,7 +317,7 @@ def _summary(
         if e.outcome != "passed"
     ]
     told += [f"training failed: {reason}" for reason in counts["train"].reasons]
-    return " ".join(told if len(told) > 1 else [*told, "Nothing new passed; what served keeps serving."])
+    return " ".join(told if len(told) > least else [*told, "Nothing new passed; what served keeps serving."])
 
 
 def _as_json(receipt: CycleReceipt) -> dict[str, Json]:

@@ -1,6 +1,6 @@
 """Every record that crosses a stage boundary, frozen, in pipeline order.
 
-    LogRecord, Feedback -> Interaction -> Signal -> Decision -> Rule -> PreferencePair -> Cluster -> Gap
+    LogRecord, Feedback -> Interaction -> Signal -> Decision -> Rule -> PreferencePair -> Standing -> Cluster -> Gap
         -> Adapter -> Evaluation -> Verdict -> Deployment            (Failure: an item that a stage could not do)
 
 Log records and feedback keep the id that the client knows. The id of a derived record is its kind and a hash of its
@@ -26,6 +26,7 @@ SignalKind = Literal[
 ]  # fmt: skip
 Teaches = Literal["positive", "rule", "nothing"]
 RuleState = Literal["active", "pinned", "vetoed", "expired"]
+RuleAction = Literal["pin", "veto", "edit", "expire", "reset"]
 PairOrigin = Literal["edit", "stated", "revised", "afresh", "on_policy"]
 Route = Literal["primary", "reflective"]
 CandidateKind = Literal["base", "rules", "critic_prompt", "critic", "expert"]
@@ -191,6 +192,34 @@ class PreferencePair:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Whether what users said may be used, and on how many of them it rests."""
+
+    id: str
+    lesson_id: str  # parent: an interaction (all that its user said there), a merged rule, or a pair
+    state: Literal["trusted", "held"]
+    reason: str  # a code of stages.standing.REASONS
+    users: int  # distinct users behind it who are believed; a burst counts as one
+    scores: Mapping[str, float]  # what it rests on
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleEntry:
+    """A line of the rules ledger: what somebody decided about a rule. The newest line about a rule holds."""
+
+    id: str
+    action: RuleAction
+    rule_id: str  # as it was then
+    rule_text: str
+    parts: tuple[str, ...]  # the single interactions' rules in it: a later cycle merges them into another record
+    who: str
+    at: float
+    text: str = ""  # of edit: the new words
+    until: float | None = None  # of expire: evidence up to here counts no more
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cluster:
     """Interactions of one kind: what one adapter learns, and what the router sends to it."""
 
@@ -300,7 +329,7 @@ class Failure:
 
 
 Derived: TypeAlias = (
-    Interaction | Signal | Decision | Rule | PreferencePair | Cluster | Gap | Adapter | Evaluation | Verdict
+    Interaction | Signal | Decision | Rule | PreferencePair | Standing | Cluster | Gap | Adapter | Evaluation | Verdict
     | Deployment | Failure
 )  # fmt: skip
 Record: TypeAlias = LogRecord | Feedback | Derived
@@ -309,8 +338,8 @@ T = TypeVar("T", bound=Derived)
 UNHASHED = frozenset({"id", "at"})  # a record made again later is the same record
 PREFIX = {
     "Interaction": "int", "Signal": "sig", "Decision": "dec", "Rule": "rule", "PreferencePair": "pair",
-    "Cluster": "clu", "Gap": "gap", "Adapter": "ada", "Evaluation": "eval", "Verdict": "ver", "Deployment": "dep",
-    "Failure": "fail",
+    "Standing": "sta", "Cluster": "clu", "Gap": "gap", "Adapter": "ada", "Evaluation": "eval", "Verdict": "ver",
+    "Deployment": "dep", "Failure": "fail",
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from logtune.records import (
     LogRecord,
     PreferencePair,
     Rule,
+    RuleEntry,
     digest,
     identified,
 )
@@ -89,6 +90,7 @@ class Cycle:
     prompted: Mapping[str, Prompted] = field(default_factory=dict)  # cluster name -> what served there without adapter
     lessons: Mapping[str, tuple[PreferencePair, ...]] = field(default_factory=dict)  # cluster name -> taught earlier
     shares: Mapping[str, float] = field(default_factory=dict)  # of users held out, the largest that ever held
+    ledger: tuple[RuleEntry, ...] = ()  # what people decided about rules, oldest first
     replies: dict[ChatCall, ChatReply] = field(default_factory=dict)  # the gate's, so that no call is made twice
     kept: dict[str, object] = field(default_factory=dict)  # what several rows ask for, worked out once
 

@@ -5,9 +5,22 @@ store -> ids of PreferencePair*   by cluster name: what those that served have l
 """
 
 from collections import defaultdict
+from collections.abc import Sequence
 
+from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
-from logtune.records import Adapter, Cluster, Deployment, Evaluation, PreferencePair, Rule, Verdict
+from logtune.records import (
+    Adapter,
+    Cluster,
+    Deployment,
+    Evaluation,
+    Interaction,
+    PreferencePair,
+    Rule,
+    RuleEntry,
+    Verdict,
+)
+from logtune.stages import ledger
 from logtune.stages.prompted import ACTIVE, active
 from logtune.statistics import uniform
 
@@ -18,18 +31,31 @@ MOST_DEPLOYMENTS = 10_000  # read back; a weekly deployment of a hundred cluster
 def served_rules(store: Store, deployment: Deployment) -> tuple[Rule, ...]:
     """The rules of a deployment of kind "rules", () of any other.
 
-    One that was vetoed or has expired since is left out. A deployment made by hand tells all that are active.
+    One that was vetoed or has expired since is left out, from the moment the ledger says so; the new words of an edit
+    have to pass a gate first. A deployment made by hand tells all that are active.
     """
     if deployment.candidate != "rules":
         return ()
     (cluster,) = store.load(Cluster, [deployment.cluster_id])
     children = {child for member in cluster.interaction_ids for child in store.children(member)}
     found = store.load(Rule, sorted(child for child in children if child.startswith("rule-")))
+    entries = RuleLedger(store).every()
     proven = store.load(Rule, _proven(store, deployment))
     if not proven:
-        return active(found)
+        return active(rule for rule in found if not _ended(store, rule, entries))
     ended = [set(rule.merged_from) for rule in found if rule.merged_from and rule.state not in ACTIVE]
-    return tuple(rule for rule in proven if not any(set(rule.merged_from) <= parts for parts in ended))
+    left = (rule for rule in proven if not any(set(rule.merged_from) <= parts for parts in ended))
+    return tuple(rule for rule in left if not _ended(store, rule, entries))
+
+
+def _ended(store: Store, rule: Rule, entries: Sequence[RuleEntry]) -> bool:
+    """Whether somebody ended the rule since."""
+    line = ledger.decided(rule, entries).state
+    if line is None or line.action == "pin":
+        return False
+    if line.action == "veto" or line.until is None:
+        return True
+    return all(item.at <= line.until for item in store.load(Interaction, rule.interaction_ids))
 
 
 def _proven(store: Store, deployment: Deployment) -> tuple[str, ...]:

@@ -2,9 +2,21 @@
 
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
-from logtune.records import Cluster, Decision, Derived, Interaction, Message, PreferencePair, Rule, Signal
+from logtune.records import (
+    Cluster,
+    Decision,
+    Derived,
+    Interaction,
+    Message,
+    PreferencePair,
+    Rule,
+    Signal,
+    Standing,
+)
 from logtune.runner import Cycle
+from logtune.stages.prompted import ACTIVE
 
 
 def given(records: Sequence[Derived]) -> Callable[[], Awaitable[Sequence[Derived]]]:
@@ -25,24 +37,54 @@ def signals_of(cycle: Cycle) -> dict[str, list[Signal]]:
 
 
 def teaching(cycle: Cycle) -> list[Interaction]:
-    """The interactions that may teach something."""
-    teaches = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches != "nothing"}
+    """The interactions that may teach something, and once it is known whose words hold, those that do."""
+    teaches = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches != "nothing"} - held(cycle)
     return [item for item in cycle.board.all(Interaction) if item.id in teaches]
 
 
-def rules_by_interaction(cycle: Cycle) -> dict[str, list[Rule]]:
-    """Interaction id -> the merged rules that rest on it."""
-    found: dict[str, list[Rule]] = defaultdict(list)
+def held(cycle: Cycle) -> set[str]:
+    """Ids of the interactions, rules and pairs that are held back."""
+    return {item.lesson_id for item in cycle.board.all(Standing) if item.state == "held"}
+
+
+def ended(cycle: Cycle) -> set[str]:
+    """Interactions behind rules that people ended."""
+    merged = (rule for rule in cycle.board.all(Rule) if rule.merged_from and rule.state not in ACTIVE)
+    return {member for rule in merged for member in rule.interaction_ids}
+
+
+def taught(cycle: Cycle, cluster: str) -> tuple[PreferencePair, ...]:
+    """What served a cluster before has learned, without what is believed no more."""
+    out = held(cycle) | ended(cycle)
+    return tuple(pair for pair in cycle.lessons.get(cluster, ()) if pair.interaction_id not in out)
+
+
+def rules(cycle: Cycle) -> list[Rule]:
+    """The merged rules that may be used; their distinct users are those who are believed."""
+    standings = {item.lesson_id: item for item in cycle.board.all(Standing)}
+    found = []
     for rule in cycle.board.all(Rule):
-        for member in rule.interaction_ids if rule.merged_from else ():
+        mine = standings.get(rule.id)
+        if rule.merged_from and rule.state in ACTIVE and (mine is None or mine.state == "trusted"):
+            found.append(rule if mine is None else replace(rule, distinct_users=mine.users))
+    return found
+
+
+def rules_by_interaction(cycle: Cycle) -> dict[str, list[Rule]]:
+    """Interaction id -> the merged rules in use that rest on it."""
+    found: dict[str, list[Rule]] = defaultdict(list)
+    for rule in rules(cycle):
+        for member in rule.interaction_ids:
             found[member].append(rule)
     return found
 
 
 def pairs_of(cycle: Cycle, group: Cluster) -> list[PreferencePair]:
-    """The pairs of a cluster."""
-    members = set(group.interaction_ids)
-    return [pair for pair in cycle.board.all(PreferencePair) if pair.interaction_id in members]
+    """The pairs of a cluster that may be used."""
+    members, out = set(group.interaction_ids), held(cycle)
+    pairs = cycle.board.all(PreferencePair)
+    mine = [pair for pair in pairs if pair.interaction_id in members and pair.id not in out]
+    return [pair for pair in mine if not pair.rule_ids or not out.issuperset(pair.rule_ids)]
 
 
 def users_of(cycle: Cycle) -> dict[str, str]:

@@ -249,7 +249,7 @@ def test_right_answers_are_no_rules_for_a_prompt(tmp_path: Path) -> None:
 
 
 def test_a_rule_of_too_few_users_stays_out_of_the_prompt(store: Store) -> None:
-    cycle(store, tools(store, student("rules")), asked(min_users=1000))
+    cycle(store, tools(store, student("rules")), build({**SETTINGS, "trust": {"min_users": 1000}}))
     assert all(e.candidate in ("expert", "critic") for e in store.list(Evaluation))
     told = cast("dict[str, str]", store.list(Evaluation)[0].guards["not_tried"])
     assert told["rules"] == "no rule has 1000 users behind it"

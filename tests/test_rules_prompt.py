@@ -1,14 +1,26 @@
 """Rules in the prompt: whose they are, where they go, and that the record knows nothing of them."""
 
 import json
+import time
 from pathlib import Path
 
 import pytest
 from gateway_kit import Kit, WatchedStore, cluster_of, gateway, post
 
 from logtune.app.rules_prompt import with_rules
+from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import UnitResult
-from logtune.records import CandidateKind, Cluster, Deployment, Json, Rule, RuleState, identified
+from logtune.records import (
+    CandidateKind,
+    Cluster,
+    Deployment,
+    Json,
+    Rule,
+    RuleAction,
+    RuleEntry,
+    RuleState,
+    identified,
+)
 from logtune.served import served_rules
 from logtune.stages.prompted import MOST_RULES
 
@@ -147,6 +159,35 @@ def ask(kit: Kit, **more: object) -> tuple[dict[str, str], bytes]:
     status, headers, answer = post(kit.url, "/v1/chat/completions", json.dumps(body).encode())
     assert status == 200
     return headers, answer
+
+
+def test_a_vetoed_rule_leaves_the_prompt_at_once(tmp_path: Path) -> None:
+    mine = rule("Name the intent.")
+    serve(WatchedStore(f"sqlite:///{tmp_path / 'logtune.db'}"), "rules")
+
+    def decide(store: WatchedStore, action: RuleAction) -> None:
+        RuleLedger(store).add(RuleEntry(
+            id=f"led-{action}", action=action, rule_id=mine.id, rule_text=mine.text, parts=mine.merged_from, who="ann",
+            at=1.0,
+        ))  # fmt: skip
+
+    with gateway(tmp_path, poll_s=0.05) as kit:
+        ask(kit)
+        decide(kit.store, "veto")
+        for _ in range(200):
+            time.sleep(0.05)
+            headers, _ = ask(kit)
+            if len(kit.engine.calls[-1].messages) == 1:
+                break
+        assert [m.role for m in kit.engine.calls[-1].messages] == ["user"]
+        assert headers["x-logtune-arm"] == "candidate"
+        decide(kit.store, "reset")
+        for _ in range(200):
+            time.sleep(0.05)
+            ask(kit)
+            if len(kit.engine.calls[-1].messages) == 2:
+                break
+        assert "- Name the intent." in kit.engine.calls[-1].messages[0].content
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from logtune.app.console import ALL
+from logtune.app.influence import newest, of_rule, told
 from logtune.app.reflective import Reflective, reflective
+from logtune.edges.ledger import RuleLedger
 from logtune.errors import InputError
 from logtune.records import (
     Adapter,
@@ -25,6 +27,7 @@ from logtune.records import (
     Record,
     Rule,
     Signal,
+    Standing,
 )
 
 if TYPE_CHECKING:
@@ -36,7 +39,19 @@ EXAMPLES = 3  # of each reason, signal and rule
 TEACHES = {"positive": 0, "rule": 1, "nothing": 2}
 
 R = TypeVar(
-    "R", Interaction, Signal, Decision, Rule, PreferencePair, Cluster, Gap, Adapter, Evaluation, Deployment, Failure
+    "R",
+    Interaction,
+    Signal,
+    Decision,
+    Rule,
+    PreferencePair,
+    Standing,
+    Cluster,
+    Gap,
+    Adapter,
+    Evaluation,
+    Deployment,
+    Failure,
 )
 
 
@@ -69,6 +84,18 @@ class Lesson:
 
     rule: Rule
     evidence: tuple[str, ...]
+    rests_on: str  # on how many users, and whose words are held back
+    decided: tuple[str, ...] = ()  # by people, about the rule
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldBack:
+    """Lessons that are not believed, for one reason."""
+
+    reason: str
+    count: int  # interactions, rules and pairs
+    users: int  # whose words they are; 0 for rules
+    examples: tuple[Interaction, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +174,7 @@ class Findings:
     reasons: tuple[Reason, ...]
     signals: tuple[SignalKind, ...]
     lessons: tuple[Lesson, ...]
+    held: tuple[HeldBack, ...]  # the most frequent reason first
     groups: tuple[Group, ...]
     serving: tuple[Serving, ...]
     reflective: tuple[Reflective, ...]  # answers that took several calls, whenever they were given
@@ -188,7 +216,8 @@ def gather(store: "Store", cycle_id: str | None = None, base_parameters: int | N
         corrected=len({item.interaction_id for item in signals if item.polarity < 0}),
         reasons=reasons(_made(store, Decision, cycle), interactions),
         signals=signal_kinds(signals),
-        lessons=_lessons(_made(store, Rule, cycle), {item.id: item for item in signals}),
+        lessons=_lessons(store, cycle, {item.id: item for item in signals}, interactions),
+        held=_held(store, cycle, interactions),
         groups=groups,
         serving=serving,
         reflective=_reflective(store),
@@ -259,14 +288,36 @@ def signal_kinds(signals: Iterable[Signal]) -> tuple[SignalKind, ...]:
     return tuple(sorted(kinds, key=lambda item: (-item.count, item.kind)))
 
 
-def _lessons(rules: Sequence[Rule], signals: Mapping[str, Signal]) -> tuple[Lesson, ...]:
+def _lessons(
+    store: "Store", cycle: "CycleRow", signals: Mapping[str, Signal], interactions: Mapping[str, Interaction]
+) -> tuple[Lesson, ...]:
     """Rules from feedback, those of most users first, with the users' words; a merged one stands for its parts."""
+    rules, standings = _made(store, Rule, cycle), newest(_made(store, Standing, cycle))
+    entries = RuleLedger(store).every()
     parts = {part for rule in rules for part in rule.merged_from}
     ordered = sorted(
         (rule for rule in rules if rule.from_feedback and rule.id not in parts),
         key=lambda rule: (-rule.distinct_users, -len(rule.interaction_ids), rule.text),
     )
-    return tuple(Lesson(rule=rule, evidence=_evidence(rule, signals)) for rule in ordered)
+    found = []
+    for rule in ordered:
+        on = of_rule(rule, _known(rule.interaction_ids, interactions), standings, entries)
+        decided = tuple(told(line) for line in on.lines)
+        found.append(Lesson(rule=rule, evidence=_evidence(rule, signals), rests_on=on.sentence, decided=decided))
+    return tuple(found)
+
+
+def _held(store: "Store", cycle: "CycleRow", interactions: Mapping[str, Interaction]) -> tuple[HeldBack, ...]:
+    found: dict[str, list[str]] = defaultdict(list)
+    for item in _made(store, Standing, cycle):
+        if item.state == "held":
+            found[item.reason].append(item.lesson_id)
+    rows = []
+    for reason, lessons in found.items():
+        items = _known(lessons, interactions)
+        users = len({item.user or item.session or item.log_id for item in items})
+        rows.append(HeldBack(reason=reason, count=len(lessons), users=users, examples=tuple(items[:EXAMPLES])))
+    return tuple(sorted(rows, key=lambda row: (-row.count, row.reason)))
 
 
 def _evidence(rule: Rule, signals: Mapping[str, Signal]) -> tuple[str, ...]:

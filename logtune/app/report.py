@@ -17,6 +17,7 @@ from logtune.app.console import counted, moment
 from logtune.app.findings import Findings, Group, base_parameters, gather
 from logtune.app.plots import BAD, CALM, FAINT, GOOD, Bar, Interval, Line, bars, curves, intervals
 from logtune.records import Json
+from logtune.stages.standing import REASONS as HELD
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -52,7 +53,7 @@ def render(found: Findings, config: "Config") -> str:
 
     return _environment().get_template("report.html.j2").render(
         found=found, headline=headline(found), outcomes=outcomes(found), plots=_plots(found), config=config,
-        most=MOST_ROWS, teaches=TEACHES, candidates=CANDIDATES, reason_words=reason_words(),
+        most=MOST_ROWS, teaches=TEACHES, candidates=CANDIDATES, reason_words=reason_words(), held_words=HELD,
         versions={"Python": platform.python_version(), **versions()},
     )  # fmt: skip
 

@@ -16,6 +16,7 @@ from logtune.app.batching import Batcher
 from logtune.app.samples import samples
 from logtune.app.static_router import StaticRouter
 from logtune.app.table import Arms, Choice, RoutingTable, Row, plain
+from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
 from logtune.ports import Embedder
 from logtune.records import Adapter, Cluster, Deployment
@@ -40,6 +41,8 @@ class Router:
         self.table = RoutingTable()
         self.adapters = adapters
         self._store = store
+        self._ledger = RuleLedger(store)
+        self._line = 0  # of the ledger, that the table knows of
         self._static = static  # None: the embedder routes
         self._seen: dict[str, str] = {}  # cluster name -> id of the deployment that the table holds
         self._places: OrderedDict[bytes, Routed] = OrderedDict()  # among the present clusters, by hash of the query
@@ -81,9 +84,11 @@ class Router:
         """Follow the store and the model server. What serves already serves at once; loading goes on beside it."""
         async with self._looking:
             found = await asyncio.to_thread(self._store.deployments)
-            changed = {name: deployment.id for name, deployment in found.items()} != self._seen
+            line = await asyncio.to_thread(self._ledger.last)
+            changed = line != self._line or {name: deployment.id for name, deployment in found.items()} != self._seen
             if changed:
-                await self._follow(found)
+                await self._follow(found, decided=line != self._line)
+                self._line = line
             await self.adapters.look()
             self._swap()
             if self._static is not None:
@@ -93,8 +98,11 @@ class Router:
             self._bringing = asyncio.create_task(self._bring())
         return changed
 
-    async def _follow(self, found: Mapping[str, Deployment]) -> None:
-        """A new table: what answered in each place before stands in until the new candidate can serve."""
+    async def _follow(self, found: Mapping[str, Deployment], *, decided: bool) -> None:
+        """A new table: what answered in each place before stands in until the new candidate can serve.
+
+        `decided`: the ledger of rules has changed too, so rules that were told before may be told no more.
+        """
         active = [deployment for deployment in found.values() if deployment.action != "retire"]
         clusters = await asyncio.to_thread(self._store.load, Cluster, [item.cluster_id for item in active])
         arms = {item.cluster_id: await asyncio.to_thread(self._arms, item) for item in active}
@@ -106,7 +114,9 @@ class Router:
         else:
             routes = await asyncio.to_thread(Routes, clusters)
             self._places.clear()
-        self.table = RoutingTable(clusters=known, arms=arms, standby=self.table.serving(), routes=routes)
+        before = self.table.serving()
+        standby = {place: arm for place, arm in before.items() if not (decided and arm.rules)}
+        self.table = RoutingTable(clusters=known, arms=arms, standby=standby, routes=routes)
         self._swap()
         self._seen = {name: deployment.id for name, deployment in found.items()}
         LOG.info("routing table: %d clusters", len(clusters))

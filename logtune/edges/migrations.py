@@ -176,3 +176,16 @@ def m007_schedule(db: Connection) -> None:
         "CREATE TABLE runs (id {text} PRIMARY KEY, began_at {real} NOT NULL, records INTEGER NOT NULL, "
         "ended_at {real}, exit_code INTEGER, detail {text} NOT NULL)",
     )
+
+
+@migration
+def m008_trust(db: Connection) -> None:
+    """Whom lessons rest on, and what people decided about rules; ledger lines are only ever added."""
+    _run(
+        db,
+        "CREATE TABLE standings (id {text} PRIMARY KEY, at {real} NOT NULL, cycle_id {text} NOT NULL, "
+        "config_hash {text} NOT NULL, body {text} NOT NULL)",
+        "CREATE INDEX standings_at ON standings (at, id)",
+        "CREATE TABLE rule_ledger (number INTEGER PRIMARY KEY, id {text} NOT NULL, at {real} NOT NULL, "
+        "body {text} NOT NULL)",
+    )

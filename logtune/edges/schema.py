@@ -35,6 +35,7 @@ from logtune.records import (
     Record,
     Rule,
     Signal,
+    Standing,
     Verdict,
 )
 
@@ -75,8 +76,8 @@ class ExactText(TypeDecorator[str]):
 
 NAMES: Mapping[type, str] = MappingProxyType({
     LogRecord: "logs", Feedback: "feedback", Interaction: "interactions", Signal: "signals", Decision: "decisions",
-    Rule: "rules", PreferencePair: "pairs", Cluster: "clusters", Gap: "gaps", Adapter: "adapters",
-    Evaluation: "evaluations", Verdict: "verdicts", Deployment: "deployments", Failure: "failures",
+    Rule: "rules", PreferencePair: "pairs", Standing: "standings", Cluster: "clusters", Gap: "gaps",
+    Adapter: "adapters", Evaluation: "evaluations", Verdict: "verdicts", Deployment: "deployments", Failure: "failures",
 })  # fmt: skip
 KINDS: Mapping[str, type[Record]] = MappingProxyType({kind.__name__: kind for kind in NAMES})
 GIVEN = (LogRecord, Feedback)  # what came in; everything else was derived from it
@@ -136,6 +137,10 @@ runs = Table(
     "runs", metadata, _text("id", key=True), Column("began_at", Double, nullable=False),
     Column("records", Integer, nullable=False), Column("ended_at", Double), Column("exit_code", Integer),
     _text("detail"),
+)  # fmt: skip
+rule_ledger = Table(
+    "rule_ledger", metadata, Column("number", Integer, primary_key=True), _text("id"),
+    Column("at", Double, nullable=False), _text("body"),
 )  # fmt: skip
 replies = Table("replies", metadata, _text("key", key=True), Column("at", Double, nullable=False), _text("body"))
 rejects = Table(

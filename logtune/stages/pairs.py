@@ -1,8 +1,7 @@
 """Interaction, Signal*, Rule* -> PreferencePair: a better answer beside the one that was given, and never the same.
 
 From the users themselves: an edited answer, or a right answer named in words (mapped to the exact form in which other
-users gave it); `revise` has those that models write. Users err: a short answer that nearly all others contradict on the
-most similar requests can be told from the rest.
+users gave it); `revise` has those that models write. Users err, and some mean to: `trust` says whose words hold.
 """
 
 import re
@@ -10,20 +9,13 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-import numpy.typing as npt
-
-from logtune.config import PairSettings
-from logtune.ports import Vectors
 from logtune.prompts import CHINESE
 from logtune.records import Interaction, Json, Message, PairOrigin, PreferencePair, Rule, Signal, identified
 from logtune.stages.redact import placeholders
 
-Floats = npt.NDArray[np.float32]
 LONGEST_STATED_WORDS = 12  # a longer span is an explanation, not an answer
 LEAST_INSIDE = 4  # letters of a one-word answer that is looked for inside a sentence: "a" and "no" are in many
 USERS_OWN = frozenset({"edit", "stated"})  # origins of answers that users wrote
-FIRST_TRIED = 8  # rows looked at for each neighbour wanted, before all are
 ANSWER_TOKENS = 512  # of the teacher's replies
 # numbers keep what changes their value, "c++" its signs, Chinese characters are words
 WORD = re.compile(rf"(?<!\w)[+-]?\d+(?:[.,:/]\d+)*%?|[{CHINESE}]|[^\W_{CHINESE}]+[+#]*")
@@ -113,42 +105,3 @@ def build(
             chosen=chosen, rejected=rejected, origin=origin, margin=margin, votes=votes or {},
         )
     )  # fmt: skip
-
-
-def contradicted(
-    pairs: Sequence[PreferencePair], vectors: Vectors, users: Mapping[str, str], settings: PairSettings
-) -> set[str]:
-    """Ids of pairs whose short answer other users contradict on the most similar requests.
-
-    `vectors`: (N, D), row i is the query of pairs[i]; `users`: interaction id -> user. Of the `settings.neighbours`
-    nearest users (each with their nearest request) a share of `settings.agreement` names one other answer, as in
-    Wilson's edited nearest neighbours (1972); and of the `settings.unheard` nearest nobody names the same one, which
-    spares right answers on the border of two topics. Fewer other users contradict nobody.
-    """
-    rows = [i for i, pair in enumerate(pairs) if pair.origin in USERS_OWN and is_short(pair.chosen)]
-    answers = [plain(pairs[i].chosen) for i in rows]
-    owners = [users.get(pairs[i].interaction_id, pairs[i].interaction_id) for i in rows]
-    points, found = vectors[rows], set()
-    for row, i in enumerate(rows):
-        near = _nearest_users(points @ points[row], owners, owners[row], max(settings.neighbours, settings.unheard))
-        told = [answers[other] for other in near]
-        if len(near) < max(settings.neighbours, settings.unheard) or answers[row] in told[: settings.unheard]:
-            continue
-        answer, votes = Counter(told[: settings.neighbours]).most_common(1)[0]
-        if answer != answers[row] and votes >= settings.agreement * settings.neighbours - 1e-9:
-            found.add(pairs[i].id)
-    return found
-
-
-def _nearest_users(closeness: Floats, owners: Sequence[str], owner: str, count: int) -> list[int]:
-    """The nearest row of each of the `count` nearest other owners, nearest first."""
-    tried = min(len(owners), FIRST_TRIED * count)
-    while True:
-        part = np.argpartition(-closeness, tried - 1)[:tried]
-        nearest: dict[str, int] = {}
-        for row in part[np.argsort(-closeness[part], kind="stable")].tolist():
-            nearest.setdefault(owners[row], row)
-        rows = [row for name, row in nearest.items() if name != owner]
-        if len(rows) >= count or tried == len(owners):
-            return rows[:count]
-        tried = len(owners)

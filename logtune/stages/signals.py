@@ -47,6 +47,8 @@ CLICKS: dict[str, tuple[SignalKind, float, float]] = {
 
 def read(interaction: Interaction, feedback: Sequence[Feedback], settings: SignalSettings) -> tuple[Signal, ...]:
     """The signals on one answer, explicit ones first, each at least `settings.min_confidence` sure."""
+    if _ours(interaction.query):
+        return ()  # a call of ours that came back through another gateway
     found: list[tuple[str | None, Reading]] = []
     for item in _current(feedback):
         found += [(item.id, reading) for reading in _explicit(item, interaction)]
@@ -81,7 +83,7 @@ def _explicit(item: Feedback, interaction: Interaction) -> Iterator[Reading]:
     if item.kind in CLICKS:
         kind, polarity, confidence = CLICKS[item.kind]
         yield Reading(kind, polarity, confidence, item.kind, None, f"click.{item.kind}")
-    if item.correction and item.correction.strip():
+    if item.correction and item.correction.strip() and not _ours(item.correction):
         yield _edit(item.correction, interaction.answer, EDITED, "edit")
     if item.value:
         value = max(-1.0, min(1.0, item.value))
@@ -127,8 +129,9 @@ def _unclear(text: str, value: float | None) -> Reading:
 
 
 def _implicit(follow_up: FollowUp, interaction: Interaction) -> Iterator[Reading]:
-    if follow_up.edited is not None and not _shortened(follow_up.edited, interaction.answer):
-        yield _edit(follow_up.edited, interaction.answer, SENT_BACK, "sent_back")
+    edited = follow_up.edited
+    if edited is not None and not _shortened(edited, interaction.answer) and not _ours(edited):
+        yield _edit(edited, interaction.answer, SENT_BACK, "sent_back")
     reading = None if _ours(follow_up.text) else next_turn(follow_up.text, interaction.query, interaction.answer)
     if reading is not None:
         yield reading

@@ -49,6 +49,10 @@ KINDS = {
     "pairs": Kind(
         records.PreferencePair, "pair", ("id", "origin", "margin", "chosen", "rejected"), CYCLE + " from corrections",
     ),
+    "standings": Kind(
+        records.Standing, "standing", ("id", "lesson_id", "state", "reason", "users"),
+        CYCLE + "; what has none is trusted",
+    ),
     "clusters": Kind(
         records.Cluster, "cluster", ("id", "name", "label", "interaction_ids", "radius", "previous_id"), CYCLE,
     ),
@@ -185,6 +189,7 @@ def lines(name: str, kind: Kind, found: Sequence[records.Record], limit: int) ->
 
 
 HEADS = {
+    "lesson_id": "lesson",
     "interaction_id": "interaction", "cluster_id": "cluster", "record_id": "item", "interaction_ids": "interactions",
     "pair_ids": "pairs", "losses": "loss", "distinct_users": "users", "cluster_name": "cluster",
     "adapter_id": "adapter", "previous_id": "continues",
@@ -265,4 +270,4 @@ def example_id(kind: type[records.Record]) -> str:
     return f"{records.PREFIX[kind.__name__]}-3f9c" if kind.__name__ in records.PREFIX else "0198c2"
 
 
-COMMANDS: Mapping[str, click.Command] = {name: make(name, kind) for name, kind in KINDS.items()}
+COMMANDS: Mapping[str, click.Command] = {name: make(name, kind) for name, kind in KINDS.items() if name != "rules"}
