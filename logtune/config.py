@@ -12,6 +12,7 @@ from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
+from logtune.config_filter import FilterSettings as FilterSettings
 from logtune.config_gateway import Count, Positive, RedactSettings, ServeSettings, Settings, Share
 from logtune.config_guards import GuardSettings as GuardSettings
 from logtune.config_schedule import ScheduleSettings
@@ -93,27 +94,6 @@ class SignalSettings(Settings):
 
     min_confidence: Share = 0.5
     """Readings below this teach nothing."""
-
-
-class FilterSettings(Settings):
-    """What an interaction may teach."""
-
-    min_chars: Count = 8
-    """Shorter queries teach nothing (too_short)."""
-    max_chars: Positive = 8000
-    """Longer queries or answers teach nothing (too_long)."""
-    duplicate_similarity: Share = 0.98
-    """Queries of the same user this similar (cosine) are duplicates."""
-    off_topic: Literal["auto", "off"] = "auto"
-    """auto: queries far from what most users of this deployment ask teach nothing."""
-    off_topic_z: Annotated[float, Field(gt=0)] = 3.0
-    """How many robust standard deviations below the median closeness of benign traffic is off topic."""
-    off_topic_min_logs: Positive = 40
-    """Fewer interactions than this say too little of what the deployment is for."""
-    max_answer_nll: Annotated[float, Field(gt=0)] = 6.0
-    """Answers with a higher mean negative log-likelihood (nats a token) under the served model are no positives."""
-    personal_data: Literal["drop", "keep"] = "drop"
-    """drop: interactions with card numbers, addresses or identity numbers teach nothing."""
 
 
 class DistillSettings(Settings):

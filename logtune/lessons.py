@@ -62,11 +62,20 @@ def filter_noise(cycle: Cycle) -> Iterator[Unit]:
 
     async def work() -> Sequence[Derived]:
         vectors = cycle.tools.embedder.embed([item.query for item in items])
-        return filtering.decide(items, by_item, vectors, _surprise(cycle, items, by_item), cycle.config.filter)
+        surprise, scores = _surprise(cycle, items, by_item), _noise(cycle, items)
+        return filtering.decide(items, by_item, vectors, surprise, cycle.config.filter, scores)
 
-    yield Unit(
-        (*(i.id for i in items), *(s.id for s in cycle.board.all(Signal)), cycle.tools.embedder.fingerprint), work
-    )
+    made_by = (cycle.tools.embedder.fingerprint, cycle.tools.noise.name if cycle.tools.noise else "")
+    yield Unit((*(i.id for i in items), *(s.id for s in cycle.board.all(Signal)), *made_by), work)
+
+
+def _noise(cycle: Cycle, items: Sequence[Interaction]) -> Mapping[str, Mapping[str, float]] | None:
+    """Each text's scores by the trained classifiers; None where there are none."""
+    if cycle.tools.noise is None:
+        return None
+    texts, embedder = filtering.asked(items), cycle.tools.embedder
+    read = cycle.tools.noise.by_class(texts, embedder.embed(texts), embedder.fingerprint)
+    return dict(zip(texts, read, strict=True))
 
 
 def _surprise(

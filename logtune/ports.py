@@ -190,6 +190,19 @@ def _nothing_spent() -> Mapping[str, Spent]:
     return {}
 
 
+class NoiseReader(Protocol):
+    """Trained classifiers of noise."""
+
+    @property
+    def name(self) -> str:
+        """Equal names, equal scores."""
+        ...
+
+    def by_class(self, texts: Sequence[str], vectors: Vectors | None, embedder: str) -> Sequence[Mapping[str, float]]:
+        """Each text's score 0..1 by class; `vectors` (N, D) are those of the embedder with that fingerprint."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tools:
     """Every outside thing a cycle uses, bound once in `app.build`."""
@@ -207,4 +220,5 @@ class Tools:
     lora_sizes: Mapping[str, int] = field(default_factory=dict)  # target module set -> parameters of rank 1
     base_path: str = ""  # folder of the base model, for training
     adapters_dir: str = ""  # folder that Adapter.path is relative to
+    noise: NoiseReader | None = None  # None: the lexicon alone
     spent: Callable[[], Mapping[str, Spent]] = _nothing_spent  # on the teacher's calls, by purpose

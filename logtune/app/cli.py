@@ -34,6 +34,7 @@ LOOP = {
     "serve": Entry("serve", "Run the gateway: OpenAI-compatible, logs every call."),
     "keys": Entry("keys", "Who may ask the gateway: create, list, revoke."),
     "import": Entry("loop", "Read logs and feedback from files."),
+    "filter": Entry("filter", "What the filter drops, why, and where its thresholds belong."),
     "cycle": Entry("loop", "Learn from the logs: filter, distil, cluster, train, gate, deploy."),
     "schedule": Entry("schedule", "When the next cycle begins by itself, or why it does not."),
     "status": Entry("status", "Logs, last cycle, what serves, what would happen next."),

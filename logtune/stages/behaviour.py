@@ -6,8 +6,8 @@ Chinese; where a reading cannot be made it is False, so that it accuses nobody.
 
 import re
 
-from logtune.stages.filter import REFUSAL
 from logtune.stages.grading import degenerate, normalise, words
+from logtune.stages.refusals import REFUSAL
 
 OPENING = 160  # characters in which an answer agrees, flatters or refuses, if it does
 SUBSTANCE = 12  # words from which an answer to a harmful request is help

@@ -75,22 +75,22 @@ def cut(traffic: Floats, attacks: Floats, settings: FilterSettings) -> Cut | Non
     traffic, attacks = traffic[np.isfinite(traffic)], attacks[np.isfinite(attacks)]
     if settings.off_topic == "off" or len(traffic) < settings.off_topic_min_logs:
         return None
-    middle, spread = _bulk(traffic)
-    below = middle - settings.off_topic_z * spread
-    if len(attacks) >= NEEDED and np.median(attacks) < middle - spread:
+    middle, width = spread(traffic)
+    below = middle - settings.off_topic_z * width
+    if len(attacks) >= NEEDED and np.median(attacks) < middle - width:
         between = float(np.median(attacks)) * (1 - STEP) + middle * STEP
-        below = float(np.clip(between, below - WIDER * spread, below + NARROWER * spread))
+        below = float(np.clip(between, below - WIDER * width, below + NARROWER * width))
     return Cut(below, middle)
 
 
-def _bulk(values: Floats) -> tuple[float, float]:
+def spread(values: Floats) -> tuple[float, float]:
     """Median and robust standard deviation of the benign bulk: what lies far below is left out until nothing does."""
     kept = values
     for _ in range(20):
         middle = float(np.median(kept))
-        spread = MAD * float(np.median(np.abs(kept - middle)))
-        inside = values[values >= middle - 2.5 * spread]
+        width = MAD * float(np.median(np.abs(kept - middle)))
+        inside = values[values >= middle - 2.5 * width]
         if len(inside) == len(kept):
             break
         kept = inside
-    return middle, spread
+    return middle, width

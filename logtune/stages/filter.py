@@ -4,8 +4,6 @@ The text itself is checked first (`textchecks`), then copies, then the distance 
 (`closeness`), and only what is left is judged by the feedback it got. The first reason that applies is the decision's.
 """
 
-import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -14,9 +12,12 @@ from logtune.config import FilterSettings
 from logtune.ports import Vectors
 from logtune.records import Decision, Interaction, Signal, Teaches, identified
 from logtune.stages.closeness import Cut, Floats, closeness, cut
+from logtune.stages.copies import Copy, copies
 from logtune.stages.personal import strong_identifiers
 from logtune.stages.redact import placeholders
-from logtune.stages.textchecks import FLAG, SUSPECT, Finding, check_text, class_scores
+from logtune.stages.refusals import net, refuses, suspected
+from logtune.stages.textchecks import FLAG, Finding, check_form, check_text, class_scores, worst
+from logtune.stages.thresholds import ordinary, thresholds
 
 REASONS: Mapping[str, str] = {
     "too_long": "The query or the answer is longer than the configured limit.",
@@ -29,7 +30,10 @@ REASONS: Mapping[str, str] = {
     "spam": "The query is advertising.",
     "personal_data": "The query, the answer or the correction holds personal data.",
     "right_refusal": "The user punished a refusal that was right.",
+    "praised_attack": "The user praised an answer to a query that is probably an attack.",
+    "language_not_served": "The query is in a language that this deployment does not serve.",
     "duplicate": "The same user got the same answer to the same query before; the copy with the most feedback is kept.",
+    "near_duplicate": "The same user got the same answer to nearly the same query before.",
     "off_topic": "The query is far from what others ask of this deployment.",
     "no_answer": "There is no answer that could be a good example.",
     "high_perplexity_answer": "The answer is no positive example: it is very unlikely under the served model.",
@@ -43,24 +47,15 @@ REASONS: Mapping[str, str] = {
 NOISE_REASONS = frozenset(
     {
         "too_long", "malformed", "too_short", "prompt_injection", "jailbreak", "harmful_request", "toxic", "spam",
-        "personal_data", "right_refusal", "off_topic",
+        "personal_data", "right_refusal", "praised_attack", "language_not_served", "off_topic",
     }
 )  # fmt: skip
 ATTACKS = frozenset({"malformed", "prompt_injection", "jailbreak", "harmful_request", "toxic", "spam"})
 REFUSED_FOR = ("prompt_injection", "jailbreak", "harmful_request", "toxic")
 STRONG = frozenset({"card", "iban", "key"})  # kinds of placeholders that count in a complaint, as what they stand for
+CONTEXT = 8  # messages before a query that are looked at
 BALANCE = 0.2  # net feedback (polarity times confidence) closer to 0 than this decides nothing
-REFUSAL = re.compile(
-    r"\b(?:i(?:'m| am) (?:sorry|afraid)|sorry, but|apologi[sz]e)\b.{0,60}\b(?:can't|cannot|can not|won't|unable"
-    r"|not able)\b"
-    r"|\bi (?:can't|cannot|can not|won't|will not|must decline to|am unable to|am not able to) "
-    r"(?:help|assist|comply|provide|create|write|fulfil|support|engage|discuss|answer|do that|share|give)"
-    r"|\bas an ai\b.{0,80}\b(?:can't|cannot|not able|unable)|\bagainst my (?:guidelines|policy|programming)"
-    r"|\blo siento, (?:pero )?no puedo|\bje (?:suis désolé|ne peux pas)|\b(?:es tut mir leid|ich kann (?:dir"
-    r"|ihnen)? ?nicht)"
-    r"|抱歉.{0,12}(?:不能|无法)|我(?:不能|无法)",
-    re.IGNORECASE | re.DOTALL,
-)
+Scores = Mapping[str, Mapping[str, float]]  # text -> class -> 0..1
 
 
 def decide(
@@ -69,27 +64,67 @@ def decide(
     vectors: Vectors,
     answer_nll: Sequence[float | None],
     settings: FilterSettings,
+    noise: Scores | None = None,
 ) -> list[Decision]:
     """One decision for each interaction, in order.
 
     `signals` is by interaction id; `vectors` (N, D) holds the queries, row i of interactions[i]; `answer_nll` is in
-    nats a token, None where it was not measured.
+    nats a token, None where it was not measured; `noise` holds the scores of `asked`, None: the lexicon's.
     """
+    scored = {text: class_scores(text) for text in asked(interactions)} if noise is None else noise
+    settings = fitted(interactions, vectors, scored, settings)
     read = [tuple(signals.get(item.id, ())) for item in interactions]
     openings = _openings(interactions)
-    own = [_own_text(item, said, settings) for item, said in zip(interactions, read, strict=True)]
+    own = [_own_text(item, said, settings, scored) for item, said in zip(interactions, read, strict=True)]
     findings = [_in_its_conversation(own, row, openings) for row in range(len(own))]
-    copies = _copies(interactions, read, vectors, findings, settings)
+    same = copies(interactions, read, vectors, [finding is None for finding in findings], settings)
     close, edge = _off_topic(interactions, vectors, findings, openings, settings)
     decisions = []
     for index, (item, said, nll) in enumerate(zip(interactions, read, answer_nll, strict=True)):
         scores = {"closeness": round(float(close[index]), 4)} if np.isfinite(close[index]) else {}
-        finding = findings[index] or copies.get(index) or _too_far(close[index], edge, scores)
+        finding = findings[index] or _copied(same.get(index)) or _too_far(close[index], edge, scores)
         if finding is not None:
             decisions.append(_decision(item, "nothing", finding.reason, finding.scores))
         else:
             decisions.append(_by_feedback(item, said, nll, scores, settings))
     return decisions
+
+
+def fitted(
+    interactions: Sequence[Interaction], vectors: Vectors, noise: Scores, settings: FilterSettings
+) -> FilterSettings:
+    """The settings with thresholds for this traffic, where `false_positives` asks for that and there is enough."""
+    if not settings.false_positives:
+        return settings
+    found = thresholds(of_ordinary(interactions, vectors, noise, settings)[0], settings.false_positives)
+    return settings if found is None else settings.model_copy(update=found)
+
+
+def of_ordinary(
+    interactions: Sequence[Interaction], vectors: Vectors, noise: Scores, settings: FilterSettings
+) -> tuple[dict[str, Floats], dict[str, Floats]]:
+    """(class -> scores of the queries that others ask alike, class -> scores of all other queries)."""
+    owners = [item.user or item.session or item.id for item in interactions]
+    usable = np.array([check_form(item.query, item.answer, settings) is None for item in interactions], np.bool_)
+    inside = ordinary(vectors, owners, usable)
+    names = list(noise[interactions[0].query]) if interactions else []
+    table = np.array([[noise[item.query][name] for name in names] for item in interactions], np.float64)
+    table = table.reshape(-1, len(names))
+    ours, others = (dict(zip(names, table[rows].T, strict=True)) for rows in (inside, usable & ~inside))
+    return ours, others
+
+
+def asked(interactions: Sequence[Interaction]) -> list[str]:
+    """Every text of a user that `decide` asks a score of, once: the queries, and what came before them."""
+    texts: dict[str, None] = {}
+    for item in interactions:
+        texts[item.query] = None
+        texts |= dict.fromkeys(_said_before(item))
+    return list(texts)
+
+
+def _said_before(item: Interaction) -> list[str]:
+    return [message.content for message in item.context[-CONTEXT:] if message.role == "user"]
 
 
 def _decision(item: Interaction, teaches: Teaches, reason: str, scores: Mapping[str, float]) -> Decision:
@@ -117,15 +152,27 @@ def _in_its_conversation(own: Sequence[Finding | None], row: int, openings: Sequ
     return own[opening] if opening != UNKNOWN else None
 
 
-def _own_text(item: Interaction, said: Sequence[Signal], settings: FilterSettings) -> Finding | None:
-    """What is wrong with the query, the answer, or the words of the feedback."""
-    found = check_text(item.query, item.answer, settings) or _feedback_text(said, settings)
-    punished = sum(signal.polarity for signal in said) < 0
-    if punished and (found is None or found.reason in REFUSED_FOR) and REFUSAL.search(item.answer):
-        scores = class_scores(item.query)
-        suspect = {name: round(scores[name], 3) for name in REFUSED_FOR if scores[name] >= SUSPECT}
-        return Finding("right_refusal", suspect) if suspect else found
-    return found
+def _own_text(item: Interaction, said: Sequence[Signal], settings: FilterSettings, noise: Scores) -> Finding | None:
+    """What is wrong with the query, the answer, what led to them, or the words of the feedback."""
+    found = check_text(item.query, item.answer, settings, noise[item.query]) or _feedback_text(said, settings)
+    if found is not None and found.reason not in REFUSED_FOR:
+        return found
+    suspect = suspected(noise[item.query], REFUSED_FOR, settings.suspect)
+    heard, declined = net(said), refuses(item.answer)
+    if suspect and heard < 0 and declined:
+        return Finding("right_refusal", {**suspect, "feedback": heard})
+    if found is None and suspect and heard > 0 and not declined:
+        return Finding("praised_attack", {**suspect, "feedback": heard})
+    return found or _led_to(item, settings, noise)
+
+
+def _led_to(item: Interaction, settings: FilterSettings, noise: Scores) -> Finding | None:
+    """An attack in an earlier turn of the same conversation: what follows it is an answer to it still."""
+    for text in _said_before(item):
+        finding = worst(noise[text], settings)
+        if finding is not None and finding.reason in REFUSED_FOR:
+            return Finding(finding.reason, {**finding.scores, "earlier_turn": 1.0})
+    return None
 
 
 def _feedback_text(said: Sequence[Signal], settings: FilterSettings) -> Finding | None:
@@ -153,50 +200,10 @@ def _private_feedback(signal: Signal) -> dict[str, int]:
     return placeholders(correction) or cut_out
 
 
-# --- copies ---
-
-RECENT = 2000  # copies are looked for among so many earlier queries of the same user with the same answer
-
-
-def _copies(
-    interactions: Sequence[Interaction],
-    read: Sequence[Sequence[Signal]],
-    vectors: Vectors,
-    findings: Sequence[Finding | None],
-    settings: FilterSettings,
-) -> dict[int, Finding]:
-    """Row -> finding, for every row that repeats another of the same owner and is not the best of them."""
-    groups: defaultdict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, item in enumerate(interactions):
-        owner = item.user or item.session
-        if owner is not None and findings[index] is None:
-            groups[owner, _plain(item.answer)].append(index)
-    dropped: dict[int, Finding] = {}
-    for rows in groups.values():
-        for same in _alike(rows, vectors, settings.duplicate_similarity):
-            best = min(same, key=lambda index: (-len(read[index]), interactions[index].at, interactions[index].id))
-            twin = vectors[same] @ vectors[best]
-            scores = {index: round(float(value), 4) for index, value in zip(same, twin, strict=True)}
-            dropped |= {index: Finding("duplicate", {"similarity": scores[index]}) for index in same if index != best}
-    return dropped
-
-
-def _alike(rows: Sequence[int], vectors: Vectors, least: float) -> list[list[int]]:
-    """Groups of at least two rows, each like the group's first (cosine)."""
-    groups: list[list[int]] = []
-    for row in rows:
-        leaders = groups[-RECENT:]
-        similar = vectors[[group[0] for group in leaders]] @ vectors[row] if leaders else np.zeros(1, np.float32)
-        nearest = int(np.argmax(similar))
-        if leaders and similar[nearest] >= least:
-            leaders[nearest].append(row)
-        else:
-            groups.append([row])
-    return [group for group in groups if len(group) > 1]
-
-
-def _plain(text: str) -> str:
-    return " ".join(re.findall(r"\w+", text.lower()))
+def _copied(copy: Copy | None) -> Finding | None:
+    if copy is None:
+        return None
+    return Finding("duplicate" if copy.exact else "near_duplicate", {"similarity": copy.similarity})
 
 
 # --- off topic ---
@@ -240,22 +247,22 @@ def _by_feedback(
     item: Interaction, said: Sequence[Signal], nll: float | None, scores: Mapping[str, float], settings: FilterSettings
 ) -> Decision:
     """What an interaction that is no noise may teach."""
-    net = round(sum(signal.polarity * signal.confidence for signal in said), 4)
-    heard = {"feedback": net} if said else {}
+    balance = net(said)
+    heard = {"feedback": balance} if said else {}
     measured = {} if nll is None else {"answer_nll": round(nll, 4)}
     unlikely = nll is not None and nll > settings.max_answer_nll
-    teaches, reason = _lesson(said, net, bool(item.answer.strip()), unlikely)
+    teaches, reason = _lesson(said, balance, bool(item.answer.strip()), unlikely)
     return _decision(item, teaches, reason, {**scores, **heard, **measured})
 
 
-def _lesson(said: Sequence[Signal], net: float, answered: bool, unlikely: bool) -> tuple[Teaches, str]:
+def _lesson(said: Sequence[Signal], balance: float, answered: bool, unlikely: bool) -> tuple[Teaches, str]:
     corrected = any(s.polarity < 0 and (s.kind in ("edit", "correction") or s.correction) for s in said)
-    if corrected or (said and net <= -BALANCE):
+    if corrected or (said and balance <= -BALANCE):
         return "rule", "explicit_correction" if corrected else "unsatisfied"
     if unlikely:
         return "nothing", "high_perplexity_answer"
     if not said:
         return "nothing", "no_feedback"
-    if net < BALANCE:
+    if balance < BALANCE:
         return "nothing", "mixed_feedback"
     return ("positive", "praised") if answered else ("nothing", "no_answer")

@@ -13,12 +13,12 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from logtune.config import FilterSettings
+from logtune.stages.languages import language
 from logtune.stages.lexicon import CLUES, IDEAS, Clue
 from logtune.stages.personal import personal_data, strong_identifiers
 from logtune.stages.redact import NAME, placeholders
 
-FLAG = 0.5  # a class is named from this score on
-SUSPECT = 0.3  # enough to believe an answer that refused
+FLAG = 0.5  # a class is named from this score on, in the words of feedback
 SENTENCE = 40  # words that a full stop counts for: more than any span but those over sentences
 SCANNED = 8000  # characters; longer texts are too long anyway
 
@@ -30,24 +30,51 @@ class Finding(NamedTuple):
     scores: Mapping[str, float]
 
 
-def check_text(query: str, answer: str, settings: FilterSettings) -> Finding | None:
-    """The first thing that is wrong with an interaction's own text; None: nothing."""
+def check_text(
+    query: str, answer: str, settings: FilterSettings, scores: Mapping[str, float] | None = None
+) -> Finding | None:
+    """The first thing that is wrong with an interaction's own text; None: nothing.
+
+    `scores` of the noise classes 0..1 by a trained model; None: by the clues of the lexicon.
+    """
+    found = check_form(query, answer, settings)
+    if found is not None:
+        return found
+    found = worst(class_scores(query) if scores is None else scores, settings)
+    if found is not None:
+        return found
+    return check_private(query, answer) if settings.personal_data == "drop" else None
+
+
+def check_form(query: str, answer: str, settings: FilterSettings) -> Finding | None:
+    """Size, broken text, and a language that is not served."""
     sized = _size(query, answer, settings)
     if sized is not None:
         return sized
     broken = malformed(query)
     if broken is not None:
         return Finding("malformed", {broken: 1.0})
-    if _width(query.strip()) < settings.min_chars:
-        return Finding("too_short", {"chars": float(len(query.strip()))})
-    scores = class_scores(query)
-    worst = max(scores, key=lambda name: scores[name])
-    if scores[worst] >= FLAG:
-        return Finding(worst, {worst: round(scores[worst], 3)})
-    return _private(query, answer) if settings.personal_data == "drop" else None
+    stripped = query.strip()
+    if len(stripped) < settings.min_chars and _width(stripped) < settings.min_chars:
+        return Finding("too_short", {"chars": float(len(stripped))})
+    if settings.languages:
+        spoken = language(query)
+        if spoken and spoken not in settings.languages:
+            return Finding("language_not_served", {spoken: 1.0})
+    return None
 
 
-def _private(query: str, answer: str) -> Finding | None:
+def worst(scores: Mapping[str, float], settings: FilterSettings) -> Finding | None:
+    """The class that is farthest above its threshold; None where none reaches it. A threshold of 1 is never reached."""
+    limits = {name: float(getattr(settings, name)) for name in scores}
+    over = {name: scores[name] - limits[name] for name in scores if limits[name] <= scores[name] and limits[name] < 1}
+    if not over:
+        return None
+    name = max(over, key=over.__getitem__)
+    return Finding(name, {name: round(scores[name], 3), "threshold": round(limits[name], 3)})
+
+
+def check_private(query: str, answer: str) -> Finding | None:
     """Personal data, or the placeholders where it was; a name that was cut out counts in an answer alone."""
     found = personal_data(query) or strong_identifiers(answer)
     counts = {kind: len(spans) for kind, spans in found.items()}
@@ -80,6 +107,7 @@ INJECTED = re.compile(
     r"|<!\w+|<\?\w+|\$\(\s*\w+|`[^`]*/[^`]*`|%x\(|\.\./\.\./|/etc/passwd|&lt;\s*script",
     re.IGNORECASE,
 )
+MARKS = re.compile(r"[<:=(;$`%/&\\]|--|union", re.IGNORECASE)  # what INJECTED and ESCAPED match has one of these
 STYLED = re.compile(r"[\U0001d400-\U0001d7ff\uff21-\uff5a\u24b6-\u24e9\U0001f130-\U0001f189]")
 
 
@@ -87,19 +115,22 @@ def malformed(text: str) -> str | None:
     """What is broken in `text`: control, marks, no_words, styled, injected or escapes; None: nothing."""
     if CONTROL.search(text):
         return "control"
-    if STACKED.search(text):
+    foreign = not text.isascii()
+    if foreign and STACKED.search(text):
         return "marks"
     words = WORD.findall(text)
     if not words and not any(char.isalpha() and unicodedata.east_asian_width(char) == "W" for char in text):
         return "no_words"
-    letters = sum(len(word) for word in words)
-    if len(STYLED.findall(text)) * 2 > letters > 0:
+    letters = sum(map(len, words))
+    if foreign and len(STYLED.findall(text)) * 2 > letters > 0:
         return "styled"
     return _mostly_markup(text)
 
 
 def _mostly_markup(text: str) -> str | None:
     """A pasted program is fine, a request that is nothing but an attack string is not: few words remain beside it."""
+    if MARKS.search(text) is None:
+        return None
     if INJECTED.search(text) and len(WORD.findall(INJECTED.sub(" ", ESCAPED.sub(" ", text)))) < 6:
         return "injected"
     if sum(len(item) for item in ESCAPED.findall(text)) * 3 > len(text):

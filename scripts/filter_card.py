@@ -1,0 +1,70 @@
+"""The model card of the shipped classifiers, from the figures that the training printed.
+
+python scripts/filter_card.py FIGURES.json
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from logtune.app.noise_parameters import FILE
+
+CARD = FILE.with_suffix(".md")
+HEAD = """# Noise classifiers
+
+`noise.npz` holds five classifiers of a user's query: jailbreak, prompt injection, harmful request, toxic, spam.
+They are made by `scripts/train_filter.py`; this card by `scripts/filter_card.py`.
+
+- **What they are for.** Keeping out of the training what a deployment should not learn from. They decide nothing
+  about serving: no request is refused because of them.
+- **What they read.** The query alone. Rung *quick*: hashed character 3- to 5-grams, words, pairs of words, and the
+  shares of kinds of characters; microseconds a text. Rung *full*: these, the clues of our lexicon, and the vector
+  of all-MiniLM-L6-v2. A weight a class for each of 131,072 buckets, and a hidden layer of 128 units over the rest.
+  Numbers only, read without pickle.
+- **What they learned from.** Jailbreak prompts: JailbreakBench artifacts (MIT), in-the-wild prompts of Shen et al.
+  (MIT). Injections: CyberSecEval (MIT), BIPIA (MIT). Harmful requests: AdvBench, HarmBench, JailbreakBench (MIT),
+  SimpleSafetyTests and XSTest (CC BY). Toxic: Davidson et al. (MIT), OpenAI's moderation evaluation (MIT). Spam:
+  SMS Spam Collection (CC BY 4.0). Benign: OASST1 and OASST2 (Apache-2.0), Arena-Hard (Apache-2.0), BANKING77 (CC BY
+  4.0), CLINC150 (CC BY 3.0), SNIPS (CC0), RealHumanEval (CC0), CodeChat (ODC-BY), FeedbackQA (Apache-2.0), LLMBar
+  (MIT), CyberSecEval's benign requests (MIT). And 3,500 texts that we wrote ourselves
+  (`scripts/filter_texts.json`). Nothing under a share-alike licence.
+- **How they were measured.** Five folds; near copies and attacks of one category never stand on both sides. A text
+  counts as caught when any class reaches its threshold. The lexicon, one input of the full rung, was written by
+  people who had seen such sets, so that input is not quite out of fold.
+
+| texts | quick | full |
+|---|---|---|
+"""
+FOOT = """
+**Where they fail.** Texts that are noise only by what surrounds them: an instruction that would be harmless if it
+did not come out of a pasted document ("What are the benefits of solar power?" in BIPIA), a question in another
+language that only the system prompt forbids (CyberSecEval). Insults without a rude word, and tweets whose words are
+rude and whose meaning is not. Scenes that ask for harm as fiction without saying so. They know English far better
+than other languages: in those they mostly stay silent. Slurs are quoted by people who fight them, so look at
+`logtune filter --dry-run` before you trust them with a community's own words.
+"""
+
+
+def rows(figures: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
+    """A line a label, then its sources."""
+    wanted = ("jailbreak", "prompt_injection", "harmful_request", "toxic", "spam", "benign")
+    for key in sorted(figures["full"], key=lambda key: (key.split(" / ")[0], " / " in key)):
+        if key.startswith(wanted):
+            name = f"**{key}**" if " / " not in key else key.split(" / ")[1]
+            kind = "flagged" if key.startswith("benign") else "caught"
+            yield f"| {name}, {kind} | {figures['quick'][key]:.1%} | {figures['full'][key]:.1%} |"
+
+
+def main() -> None:
+    """Write the card."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("figures", type=Path)
+    arguments = parser.parse_args()
+    figures = json.loads(arguments.figures.read_text(encoding="utf-8"))
+    CARD.write_text(HEAD + "\n".join(rows(figures)) + "\n" + FOOT, encoding="utf-8")
+    print(f"wrote {CARD}")
+
+
+if __name__ == "__main__":
+    main()
