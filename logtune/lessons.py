@@ -23,7 +23,7 @@ from logtune.records import (
     digest,
 )
 from logtune.runner import Cycle, Unit
-from logtune.stages import answer, distill, ledger
+from logtune.stages import answer, distill, implicit, ledger
 from logtune.stages import cluster as clustering
 from logtune.stages import filter as filtering
 from logtune.stages import interactions as joining
@@ -31,7 +31,17 @@ from logtune.stages import pairs as pairing
 from logtune.stages import revise as revising
 from logtune.stages import signals as reading
 from logtune.stages.prompted import in_words
-from logtune.views import ended, given, max_tokens, prompt_of, rules_by_interaction, signals_of, teaching, users_of
+from logtune.views import (
+    ended,
+    given,
+    max_tokens,
+    prompt_of,
+    rules_by_interaction,
+    signals_of,
+    teaching,
+    users_of,
+    weighed_signals,
+)
 
 LEAST_RANK = 2  # rank 1 learns far slower than rank 2 of the same layers; clusters are joined until each affords it
 
@@ -44,19 +54,36 @@ def interactions(cycle: Cycle) -> Iterator[Unit]:
 
 def signals(cycle: Cycle) -> Iterator[Unit]:
     """A unit an interaction: its feedback and what its user said next."""
+    detector = cycle.tools.detector
+    read_by = () if detector is None else (detector.fingerprint,)
     for item in cycle.board.all(Interaction):
         given = [cycle.feedback[name] for name in item.feedback_ids]
         inputs = (item.id, *(digest([f.kind, f.value, f.comment, f.correction, f.supersedes]) for f in given))
 
         async def work(item: Interaction = item, given: Sequence[Feedback] = given) -> Sequence[Derived]:
-            return reading.read(item, given, cycle.config.signals)
+            turns = reading.turns_of(item)
+            found = None if detector is None else await detector.detect(turns)
+            detected = None if found is None else {t.text: d for t, d in zip(turns, found, strict=True)}
+            return reading.read(item, given, cycle.config.signals, detected)
 
-        yield Unit(inputs, work)
+        yield Unit((*inputs, *(read_by if item.follow_ups else ())), work)
+
+
+def acts(cycle: Cycle) -> Iterator[Unit]:
+    """A unit an interaction after which something was done: how much that says is measured on all of them."""
+    items = cycle.board.all(Interaction)
+    done = implicit.acts_of(items, cycle.logs, cycle.feedback)
+    measured = implicit.reliability(done, signals_of(cycle))
+    weights = digest([[row.kind, row.weight] for row in measured])
+    for item in items:
+        if item.id in done:
+            found = implicit.signals_of_acts(item, done[item.id], measured)
+            yield Unit((item.id, "acts", digest([list(act) for act in done[item.id]]), weights), given(found))
 
 
 def filter_noise(cycle: Cycle) -> Iterator[Unit]:
     """One unit: what is noise depends on all that this deployment is asked."""
-    items, by_item = cycle.board.all(Interaction), signals_of(cycle)
+    items, by_item = cycle.board.all(Interaction), weighed_signals(cycle)
     if not items:
         return
 

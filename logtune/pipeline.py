@@ -58,8 +58,8 @@ TRUST = Stage(
 STAGES: tuple[Stage, ...] = (
     Stage(name="interactions", version="3", reads=(LogRecord, Feedback), writes=(Interaction,),
           settings=lambda c: (), phases=(lessons.interactions,)),
-    Stage(name="signals", version="2", reads=(Interaction, Feedback), writes=(Signal,),
-          settings=lambda c: (c.signals,), phases=(lessons.signals,)),
+    Stage(name="signals", version="3", reads=(Interaction, Feedback), writes=(Signal,),
+          settings=lambda c: (c.signals,), phases=(lessons.signals, lessons.acts)),
     Stage(name="filter", version="3", reads=(Interaction, Signal), writes=(Decision,),
           settings=lambda c: (c.filter, c.embedder), phases=(lessons.filter_noise,)),
     Stage(name="distill", version=f"2.{PROMPTS}", reads=(Interaction, Signal, Decision), writes=(Rule,),

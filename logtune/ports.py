@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from logtune.records import Adapter, Json, Message
+from logtune.records import Adapter, Json, Message, SignalKind
 
 Vectors = npt.NDArray[np.float32]  # (N, D), rows of length 1
 Out = TypeVar("Out")
@@ -78,6 +78,39 @@ class Example:
 
     prompt: tuple[Message, ...]
     better: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """A user's turn after an answer."""
+
+    text: str
+    query: str  # what the answer answered
+    answer: str | None  # None: it is not known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Detection:
+    """What a detector makes of a turn."""
+
+    feedback: float  # 0..1, calibrated: the share of such turns that are feedback on the answer
+    is_feedback: bool
+    kind: SignalKind  # the likeliest kind, if it is feedback
+    kinds: Mapping[SignalKind, float]  # how likely each is, if it is feedback; they add up to 1
+    detector: str  # name and version of what read it
+
+
+class Detector(Protocol):
+    """What tells feedback on an answer from a new matter."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name and version of all that a detection depends on."""
+        ...
+
+    async def detect(self, turns: Sequence[Turn]) -> list[Detection]:
+        """One detection a turn; ModelError where a model was asked in vain."""
+        ...
 
 
 class Coverage(Protocol):
@@ -222,3 +255,4 @@ class Tools:
     adapters_dir: str = ""  # folder that Adapter.path is relative to
     noise: NoiseReader | None = None  # None: the lexicon alone
     spent: Callable[[], Mapping[str, Spent]] = _nothing_spent  # on the teacher's calls, by purpose
+    detector: Detector | None = None  # None: turns are read by their wording alone

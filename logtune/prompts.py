@@ -142,6 +142,33 @@ PROMPTS: Mapping[tuple[str, Language], str] = MappingProxyType(
             "JSON and nothing else."
         ),
         ("repair", "zh"): "你的回复不是所要求的 JSON($problem)。请重新回复同一请求,只回复该 JSON。",
+        ("reaction", "en"): (
+            "A user asked something, an assistant answered, and the user wrote again. Decide what the last message is "
+            "to the answer.\n"
+            f"{_FENCED_EN}\n"
+            "none: a new request, a next step, an answer to the assistant's question, or plain thanks\n"
+            "reask: the same request again, perhaps in other words\n"
+            "correction: it says what would have been right\n"
+            "complaint: it says or shows that the answer is wrong or does not work, such as an error message\n"
+            "doubt: it doubts the answer, or asks what it means\n"
+            "constraint: it wants the same answer in another form, such as shorter or without a library\n"
+            "praise: it says that the answer was right or good\n"
+            "<$fence>\nUser: $query\n\nAssistant: $answer\n\nLast message: $turn\n</$fence>\n"
+            'Reply with JSON only: {"kind": "none"}'
+        ),
+        ("reaction", "zh"): (
+            "用户提出请求,助手作了回答,随后用户又写了一条消息。请判断最后这条消息与该回答的关系。\n"
+            f"{_FENCED_ZH}\n"
+            "none:新的请求、下一步、对助手提问的回答,或单纯的感谢\n"
+            "reask:同一请求再次提出,也可能换了说法\n"
+            "correction:说明了怎样才是对的\n"
+            "complaint:指出或表明回答有错或行不通,例如报错信息\n"
+            "doubt:怀疑回答,或询问其含义\n"
+            "constraint:要求以另一种形式给出同样的回答,例如更短,或不用某个库\n"
+            "praise:表示回答正确或很好\n"
+            "<$fence>\n用户:$query\n\n助手:$answer\n\n最后一条消息:$turn\n</$fence>\n"
+            '只回复 JSON:{"kind": "none"}'
+        ),
         # Trained on and served in this form; the answer is only ever advice to the model that revises.
         ("critic", "en"): (
             "Say in numbered rules how this answer to the request should be changed.\n\n"

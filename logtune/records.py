@@ -22,7 +22,7 @@ Vector: TypeAlias = tuple[float, ...]
 FeedbackKind = Literal["rating", "edit", "correction", "comment", "copy", "accept", "regenerate", "abandon"]
 SignalKind = Literal[
     "rating", "edit", "correction", "complaint", "constraint", "reask", "doubt", "praise", "copy", "accept",
-    "regenerate",
+    "regenerate", "resend", "abandon", "quick_turn", "long_session",
 ]  # fmt: skip
 Teaches = Literal["positive", "rule", "nothing"]
 RuleState = Literal["active", "pinned", "vetoed", "expired"]
@@ -144,8 +144,8 @@ class Signal:
     feedback_id: str | None  # parent; None: read from the next turn
     kind: SignalKind
     polarity: float  # -1 bad .. 1 good
-    confidence: float  # 0..1, the share of such readings that are right
-    evidence: str  # the user's own words, or the rating
+    confidence: float  # 0..1, the share of such readings that are right; of acts: of those beyond chance
+    evidence: str  # the user's own words, the rating, or what was done
     correction: str | None  # the answer the user gave or named as right
     detector: str  # name and version of what read it
 

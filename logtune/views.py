@@ -16,6 +16,7 @@ from logtune.records import (
     Standing,
 )
 from logtune.runner import Cycle
+from logtune.stages.implicit import is_act, weighty
 from logtune.stages.prompted import ACTIVE
 
 
@@ -29,11 +30,20 @@ def given(records: Sequence[Derived]) -> Callable[[], Awaitable[Sequence[Derived
 
 
 def signals_of(cycle: Cycle) -> dict[str, list[Signal]]:
-    """Interaction id -> its signals."""
+    """Interaction id -> the signals that were said: ratings, edits, comments and turns."""
+    found: dict[str, list[Signal]] = defaultdict(list)
+    for signal in cycle.board.all(Signal):
+        if not is_act(signal):
+            found[signal.interaction_id].append(signal)
+    return found
+
+
+def weighed_signals(cycle: Cycle) -> dict[str, Sequence[Signal]]:
+    """Interaction id -> what was said and, beside that, done."""
     found: dict[str, list[Signal]] = defaultdict(list)
     for signal in cycle.board.all(Signal):
         found[signal.interaction_id].append(signal)
-    return found
+    return weighty(found)
 
 
 def teaching(cycle: Cycle) -> list[Interaction]:

@@ -10,7 +10,7 @@ from logtune.app.projects import open_store, project_of
 from logtune.config import Config
 from logtune.edges.store import Store
 from logtune.errors import ConfigError
-from logtune.ports import AdapterServer, Chat, Coverage, Embedder, Likelihood, Tools
+from logtune.ports import AdapterServer, Chat, Coverage, Detector, Embedder, Likelihood, Tools
 from logtune.records import Json
 
 if TYPE_CHECKING:
@@ -125,13 +125,15 @@ def tools(config: Config, progress: Said = silent, opened: Store | None = None) 
     vectors = embedder(config, progress)
     served = _embedded(config, progress) if config.model.engine == "embedded" else _remote(config, progress)
     meter = Meter(**config.spend.model_dump())
+    teacher = _teacher(config, meter, opened)
     return Tools(
         student=served.student, likelihood=served.likelihood, adapters=served.adapters,
         base_parameters=served.folder.parameters, base_fingerprint=served.folder.fingerprint,
         base_path=str(served.folder.path), lora_sizes=served.lora_sizes, embedder=vectors,
         coverage=coverage(config, config.gap.method, vectors, served.likelihood, served.folder.fingerprint),
-        teacher=_teacher(config, meter, opened), executor=LocalExecutor(TRAINER), clock=SystemClock(),
+        teacher=teacher, executor=LocalExecutor(TRAINER), clock=SystemClock(),
         adapters_dir=str(adapters_dir(config).resolve()), noise=noise_model(), spent=lambda: meter.spent,
+        detector=detector(config, vectors, teacher, progress),
     )  # fmt: skip
 
 
@@ -144,11 +146,29 @@ def with_settings(made: Tools, config: Config, replies: Store) -> Tools:
 
     adapters_dir(config).mkdir(parents=True, exist_ok=True)
     meter = Meter(**config.spend.model_dump())
+    teacher = _teacher(config, meter, replies)
     return replace(
-        made, teacher=_teacher(config, meter, replies), spent=lambda: meter.spent,
+        made, teacher=teacher, spent=lambda: meter.spent, detector=detector(config, made.embedder, teacher),
         coverage=coverage(config, config.gap.method, made.embedder, made.likelihood, made.base_fingerprint),
         adapters_dir=str(adapters_dir(config).resolve()),
     )  # fmt: skip
+
+
+def detector(config: Config, vectors: Embedder, teacher: Chat | None, progress: Said = silent) -> Detector | None:
+    """What reads the turns after answers; None: their wording alone, as another embedder is in use or so it was set."""
+    from logtune import detecting
+
+    settings = config.signals
+    if settings.detector == "wording":
+        return None
+    learned = detecting.load()
+    if not detecting.fits(vectors, learned):
+        progress(f"turns are read by their wording: the detector knows {learned.embedder}, not {vectors.fingerprint}")
+        return None
+    small = detecting.SmallDetector(vectors, learned)
+    if teacher is None or not settings.ask_teacher:
+        return small
+    return detecting.CarefulDetector(small, teacher, (settings.unsure_from, settings.unsure_to))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -47,7 +47,7 @@ LOOP = {
 RECORDS = {
     "interactions": Entry("records", "One query with its answer and what the user said next."),
     "feedback": Entry("records", "Ratings, edits, comments and corrections as they came in."),
-    "signals": Entry("records", "Readings of what users thought of answers."),
+    "signals": Entry("signals", "Readings of what users thought of answers."),
     "decisions": Entry("records", "What each interaction may teach, and why."),
     "rules": Entry("rules", "Instructions that would have made answers better; pin, veto, edit, expire."),
     "pairs": Entry("records", "A better and a worse answer to the same prompt."),

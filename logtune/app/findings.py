@@ -29,6 +29,7 @@ from logtune.records import (
     Signal,
     Standing,
 )
+from logtune.stages.implicit import Reliability, is_act, recorded_acts, reliability
 
 if TYPE_CHECKING:
     from logtune.config import Config
@@ -173,6 +174,7 @@ class Findings:
     corrected: int  # interactions with a correction or complaint
     reasons: tuple[Reason, ...]
     signals: tuple[SignalKind, ...]
+    acts: tuple[Reliability, ...]  # kinds of acts that were seen
     lessons: tuple[Lesson, ...]
     held: tuple[HeldBack, ...]  # the most frequent reason first
     groups: tuple[Group, ...]
@@ -213,9 +215,10 @@ def gather(store: "Store", cycle_id: str | None = None, base_parameters: int | N
         interactions=len(interactions),
         users=len({item.user for item in interactions.values() if item.user}),
         feedback=sum(1 for _ in store.feedback()),
-        corrected=len({item.interaction_id for item in signals if item.polarity < 0}),
+        corrected=len({item.interaction_id for item in signals if item.polarity < 0 and not is_act(item)}),
         reasons=reasons(_made(store, Decision, cycle), interactions),
         signals=signal_kinds(signals),
+        acts=tuple(row for row in _trust(signals) if row.seen),
         lessons=_lessons(store, cycle, {item.id: item for item in signals}, interactions),
         held=_held(store, cycle, interactions),
         groups=groups,
@@ -226,6 +229,18 @@ def gather(store: "Store", cycle_id: str | None = None, base_parameters: int | N
         share=sum_of_shares(serving),
         stages=cast("Mapping[str, Mapping[str, Json]]", cycle.receipt.get("stages") or {}),
     )
+
+
+def trust_in_acts(store: "Store", cycle_id: str | None = None) -> tuple[Reliability, ...]:
+    """How far what users did agrees with what they said, over the interactions of a cycle (default: the newest)."""
+    return _trust(_made(store, Signal, find_cycle(store, cycle_id)))
+
+
+def _trust(signals: Sequence[Signal]) -> tuple[Reliability, ...]:
+    said: dict[str, list[Signal]] = defaultdict(list)
+    for signal in signals:
+        said[signal.interaction_id].append(signal)
+    return reliability(recorded_acts(signals), said)
 
 
 def _reflective(store: "Store") -> tuple[Reflective, ...]:

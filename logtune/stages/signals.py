@@ -1,24 +1,25 @@
-"""Interaction, Feedback* -> Signal*: what users thought of an answer, explicit (rating, edit, comment) and implicit.
+"""Interaction, Feedback* -> Signal*: what users said of an answer: a rating, an edit, a comment, the next turn.
 
-Implicit signals are read from the turn that follows the answer: a correction, a complaint (a pasted traceback is one),
-the same question again, an added constraint, doubt, praise. Each signal has the user's own words as evidence, and as
-confidence the share of such readings that were right on labelled turns (`wording`). What logtune itself put into a
-prompt is never read.
+The turn that follows the answer is read too: a correction, a complaint (a pasted traceback is one), the same question
+again, an added constraint, doubt, praise. What it is says a `Detection` (stages.detector) where there is one, else its
+wording. Each signal has the user's own words as evidence, and as confidence the share of such readings that are right.
+What logtune itself put into a prompt is never read.
 """
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from logtune.config import SignalSettings
+from logtune.ports import Detection, Turn
 from logtune.prompts import PROMPTS
 from logtune.records import Feedback, FollowUp, Interaction, Signal, SignalKind, identified
 from logtune.stages.stated import stated_answer
 from logtune.stages.wording import ASKED, FAMILIES, REASK, Family, content_words
 
-VERSION = "1"
+VERSION = "2"
 SCANNED = 4000  # characters of a turn that are read
 SPAN = 300  # characters of evidence
 FEW_MORE = 8  # words beside a question that is asked again
@@ -39,21 +40,35 @@ class Reading(NamedTuple):
 # Assumed. For stated answers: of 60 comments of the demo's sample that name one 51 were read right, of 32 others none
 # was misread.
 RATED, EDITED, SENT_BACK, UNCLEAR = 0.9, 0.95, 0.6, 0.6
-STATED = {"plain": 0.9, "terse": 0.85, "bare": 0.7}
-CLICKS: dict[str, tuple[SignalKind, float, float]] = {
-    "copy": ("copy", 0.3, 0.4), "accept": ("accept", 0.5, 0.45), "regenerate": ("regenerate", -0.5, 0.4),
+POLARITY: Mapping[SignalKind, float] = {
+    "reask": -0.7, "correction": -0.8, "complaint": -0.9, "doubt": -0.4, "constraint": -0.5, "praise": 1.0,
 }  # fmt: skip
+STATED = {"plain": 0.9, "terse": 0.85, "bare": 0.7}
 
 
-def read(interaction: Interaction, feedback: Sequence[Feedback], settings: SignalSettings) -> tuple[Signal, ...]:
-    """The signals on one answer, explicit ones first, each at least `settings.min_confidence` sure."""
+def turns_of(interaction: Interaction) -> list[Turn]:
+    """What its user said after the answer, as far as it is for a detector."""
+    if _ours(interaction.query):
+        return []
+    said = [item.text for item in interaction.follow_ups if item.text.strip() and not _ours(item.text)]
+    return [Turn(text=text, query=interaction.query, answer=interaction.answer) for text in dict.fromkeys(said)]
+
+
+def read(
+    interaction: Interaction, feedback: Sequence[Feedback], settings: SignalSettings,
+    detected: Mapping[str, Detection] | None = None,
+) -> tuple[Signal, ...]:  # fmt: skip
+    """The signals on one answer, explicit ones first, each at least `settings.min_confidence` sure.
+
+    `detected`: text -> what a detector made of `turns_of`; None: turns are read by their wording.
+    """
     if _ours(interaction.query):
         return ()  # a call of ours that came back through another gateway
     found: list[tuple[str | None, Reading]] = []
     for item in _current(feedback):
         found += [(item.id, reading) for reading in _explicit(item, interaction)]
     for follow_up in interaction.follow_ups:
-        found += [(None, reading) for reading in _implicit(follow_up, interaction)]
+        found += [(None, reading) for reading in _implicit(follow_up, interaction, detected)]
     sure = [(source, reading) for source, reading in found if reading.confidence >= settings.min_confidence]
     return tuple(_signal(interaction, source, reading) for source, reading in sure)
 
@@ -80,9 +95,6 @@ def _current(feedback: Sequence[Feedback]) -> list[Feedback]:
 
 
 def _explicit(item: Feedback, interaction: Interaction) -> Iterator[Reading]:
-    if item.kind in CLICKS:
-        kind, polarity, confidence = CLICKS[item.kind]
-        yield Reading(kind, polarity, confidence, item.kind, None, f"click.{item.kind}")
     if item.correction and item.correction.strip() and not _ours(item.correction):
         yield _edit(item.correction, interaction.answer, EDITED, "edit")
     if item.value:
@@ -128,13 +140,40 @@ def _unclear(text: str, value: float | None) -> Reading:
 # --- implicit ---
 
 
-def _implicit(follow_up: FollowUp, interaction: Interaction) -> Iterator[Reading]:
+def _implicit(
+    follow_up: FollowUp, interaction: Interaction, detected: Mapping[str, Detection] | None
+) -> Iterator[Reading]:
     edited = follow_up.edited
     if edited is not None and not _shortened(edited, interaction.answer) and not _ours(edited):
         yield _edit(edited, interaction.answer, SENT_BACK, "sent_back")
-    reading = None if _ours(follow_up.text) else next_turn(follow_up.text, interaction.query, interaction.answer)
+    if not follow_up.text.strip() or _ours(follow_up.text):
+        return
+    if detected is None:
+        reading = next_turn(follow_up.text, interaction.query, interaction.answer)
+    else:
+        reading = detected_turn(follow_up.text, interaction.answer, detected[follow_up.text])
     if reading is not None:
         yield reading
+
+
+def detected_turn(text: str, answer: str, found: Detection) -> Reading | None:
+    """What a detection says about the answer; None: the turn is no feedback."""
+    if not found.is_feedback:
+        return None
+    stated = stated_answer(text, answer) if found.kind in ("complaint", "correction") else None
+    kind: SignalKind = "correction" if stated is not None else found.kind
+    liked = kind == "praise"
+    praise = found.kinds.get("praise", 0.0)
+    sure = found.feedback * (praise if liked else 1 - praise)  # that it is feedback, and with this sign
+    polarity = -1.0 if stated is not None else POLARITY[kind]
+    right = stated.text if stated is not None else None
+    return Reading(kind, polarity, round(sure, 4), _span(text, _telling(text, kind)), right, found.detector)
+
+
+def _telling(text: str, kind: SignalKind) -> Family | None:
+    """The family whose words in a text may have made it of this kind."""
+    fitting = [family for family in FAMILIES if family.pattern.search(text[:SCANNED])]
+    return next((family for family in fitting if family.kind == kind), fitting[0] if fitting else None)
 
 
 def next_turn(text: str, query: str, answer: str) -> Reading | None:
