@@ -8,7 +8,10 @@ import numpy.typing as npt
 from detector_data import Example
 from scipy.optimize import minimize
 
+from logtune.config import Config
+from logtune.edges.static_vectors import made
 from logtune.edges.vectors import LocalEmbedder
+from logtune.edges.weights import embedder_model
 from logtune.ports import Embedder, Vectors
 from logtune.stages.detector import (
     KINDS,
@@ -61,8 +64,10 @@ class Table:
 
     def rows(self, chosen: Numbers) -> "Table":
         """Some of them."""
-        parts = (self.values, self.vectors, self.feedback, self.kinds, self.weights)
-        return Table(self.names, *(part[chosen] for part in parts))
+        return Table(
+            self.names, self.values[chosen], self.vectors[chosen], self.feedback[chosen], self.kinds[chosen],
+            self.weights[chosen],
+        )  # fmt: skip
 
 
 def table(examples: Sequence[Example], vectors: Vectors) -> Table:
@@ -145,9 +150,9 @@ def best_threshold(shares: Floats, feedback: Floats) -> float:
 
 def f1(truth: npt.NDArray[np.generic], found: npt.NDArray[np.generic]) -> float:
     """Harmonic mean of precision and recall; 0 when nothing is right."""
-    truth, found = truth.astype(bool), found.astype(bool)
-    right = int((truth & found).sum())
-    return 2 * right / max(1, int(truth.sum()) + int(found.sum()))
+    first, second = truth.astype(bool), found.astype(bool)
+    right = int(np.logical_and(first, second).sum())
+    return 2 * right / max(1, int(first.sum()) + int(second.sum()))
 
 
 def folds(examples: Sequence[Example], count: int, seed: int) -> Numbers:
@@ -211,9 +216,7 @@ def nested_shares(
     return shares, decided, thresholds
 
 
-def load_embedder() -> LocalEmbedder:
-    """The packaged embedder."""
-    from logtune.config import Config
-    from logtune.edges.weights import embedder_model
-
-    return LocalEmbedder(embedder_model(Config().embedder.model, lambda line: None))
+def load_embedder(fast: bool = False) -> Embedder:
+    """The packaged embedder, or the small copy of it."""
+    model = embedder_model(Config().embedder.model, lambda line: None)
+    return made(model, lambda: LocalEmbedder(model), print) if fast else LocalEmbedder(model)

@@ -1,22 +1,29 @@
 """Turns -> detections: the embedder and the small detector together, and a language model for what it is unsure of."""
 
 import asyncio
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import fields
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, cast
 
 from logtune.edges import detector_file
+from logtune.edges.detector_file import PACKAGED as PACKAGED
+from logtune.edges.detector_file import PACKAGED_FAST as PACKAGED_FAST
 from logtune.errors import LogtuneError
 from logtune.ports import Chat, Detection, Detector, Embedder, Turn
 from logtune.stages.detector import Parameters, detect, texts_of
 from logtune.stages.reaction import weighed
 
 ARRAYS = ("mean", "deviation", "landmarks", "weights", "bias")
+CHUNK = 512  # turns that are read at once
 Waiting = tuple[Sequence[Turn], "asyncio.Future[list[Detection]]"]
 
 
-def load(path: Path = detector_file.PACKAGED) -> Parameters:
+def load(path: Path = PACKAGED) -> Parameters:
     """The shipped parameters, or those in another file; ModelError when they cannot be read."""
     header, arrays = detector_file.load(path)
     return Parameters(
@@ -24,7 +31,7 @@ def load(path: Path = detector_file.PACKAGED) -> Parameters:
     )
 
 
-def save(learned: Parameters, path: Path = detector_file.PACKAGED) -> None:
+def save(learned: Parameters, path: Path = PACKAGED) -> None:
     """Write parameters to a file."""
     header = {f.name: getattr(learned, f.name) for f in fields(Parameters) if f.name not in ARRAYS}
     detector_file.save(header, {name: getattr(learned, name) for name in ARRAYS}, path)
@@ -69,6 +76,42 @@ class SmallDetector:
             return []
         texts = [text for turn in turns for text in texts_of(turn)]
         return detect(turns, self._embedder.embed(texts).reshape(len(turns), 3, -1), self._learned)
+
+
+def stream(turns: Iterable[Turn], detector: SmallDetector, chunk: int = CHUNK) -> Iterator[Detection]:
+    """One detection a turn, in order, over any number of turns: no more than a chunk is held at once."""
+    waiting = iter(turns)
+    while part := list(islice(waiting, chunk)):
+        yield from detector.read(part)
+
+
+def stream_on(
+    turns: Iterable[Turn], make: Callable[[], SmallDetector], processes: int, chunk: int = CHUNK
+) -> Iterator[Detection]:  # fmt: skip
+    """As `stream`, on so many processes; `make`, a function of a module, is called in each of them.
+
+    Of each process two chunks are under way at most, so memory stays bounded however long the stream is.
+    """
+    waiting = iter(turns)
+    with ProcessPoolExecutor(processes, get_context("spawn"), _open, (make,)) as pool:
+        running: deque[Future[list[Detection]]] = deque()
+        while True:
+            while len(running) < 2 * processes and (part := list(islice(waiting, chunk))):
+                running.append(pool.submit(_read, part))
+            if not running:
+                return
+            yield from running.popleft().result()
+
+
+_opened: list[SmallDetector] = []  # of a process that reads a stream
+
+
+def _open(make: Callable[[], SmallDetector]) -> None:
+    _opened[:] = [make()]
+
+
+def _read(turns: Sequence[Turn]) -> list[Detection]:
+    return _opened[0].read(turns)
 
 
 class CarefulDetector:

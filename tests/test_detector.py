@@ -167,11 +167,13 @@ def test_a_broken_file_is_a_model_error(tmp_path, content):
         detector_file.load(tmp_path / "d.npz")
 
 
-def test_the_shipped_parameters_fit_the_features(learned):
+@pytest.mark.parametrize("path", [detector_file.PACKAGED, detector_file.PACKAGED_FAST])
+def test_the_shipped_parameters_fit_the_features(path):
+    learned = detecting.load(path)
     names, _ = described([turn()], np.zeros((1, 3, 384), np.float32))
     assert learned.names == names
     assert 0.2 <= learned.threshold <= 0.6
-    assert detector_file.PACKAGED.stat().st_size < 3_000_000
+    assert path.stat().st_size < 3_000_000
 
 
 def test_another_embedder_does_not_fit(learned):
@@ -294,3 +296,44 @@ def test_any_text_goes_through(text, query, answer):
     item = replace(asked(text, answer=answer), query=query)
     for signal in read(item, [], SignalSettings(min_confidence=0), {t.text: found(0.9) for t in turns_of(item)}):
         assert signal.evidence in text
+
+
+# --- streams ---
+
+
+def test_a_stream_is_read_in_order_and_never_held(tiny):
+    held = 0
+
+    def turns():
+        nonlocal held
+        for number in range(25):
+            held += 1
+            yield turn(f"{number} is wrong" if number % 2 else f"and {number}?")
+
+    detector = detecting.SmallDetector(WordEmbedder(8), tiny)
+    found = detecting.stream(turns(), detector, chunk=4)
+    first = next(found)
+    assert held == 4
+    rest = list(found)
+    assert [item.is_feedback for item in (first, *rest)] == [bool(number % 2) for number in range(25)]
+
+
+def words_detector():
+    """Made in each process of a stream; no parameters but zeros, so every share is a half."""
+    width = len(described([turn()], np.zeros((1, 3, 8), np.float32))[0])
+    return detecting.SmallDetector(
+        WordEmbedder(8),
+        Parameters(
+            version="t", embedder="words-8", names=tuple(map(str, range(width))), mean=np.zeros(width, np.float32),
+            deviation=np.ones(width, np.float32), landmarks=np.zeros((1, width + 32), np.float32), widths=(1.0, 1.0),
+            weights=np.zeros((1, 1 + len(KINDS)), np.float32), bias=np.zeros(1 + len(KINDS), np.float32),
+        ),
+    )  # fmt: skip
+
+
+def test_a_stream_on_processes_gives_the_same(tiny):
+    turns = [turn(f"{number} is wrong") for number in range(11)]
+    found = list(detecting.stream_on(iter(turns), words_detector, processes=1, chunk=3))
+    assert len(found) == 11
+    assert {item.feedback for item in found} == {0.5}
+    assert found == list(detecting.stream(turns, words_detector(), chunk=3))

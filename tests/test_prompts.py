@@ -14,7 +14,7 @@ from logtune.prompts import PROMPTS, Language, language_of, read_object, render
 NAMES = sorted({name for name, _ in PROMPTS})
 ALL = {
     "query": "Q?", "answer": "A.", "feedback": "F!", "rules": "- R", "count": "3", "first": "one", "second": "two",
-    "problem": "no JSON", "memory": "user: Q",
+    "problem": "no JSON", "memory": "user: Q", "turn": "no",
 }  # fmt: skip
 
 
@@ -38,7 +38,7 @@ def test_nothing_is_left_open(name: str, language: Language) -> None:
     assert "$" not in render(name, language, **ALL)
 
 
-@pytest.mark.parametrize("name", ["distill", "predict", "revise", "judge"])
+@pytest.mark.parametrize("name", ["distill", "predict", "revise", "judge", "reaction"])
 def test_text_of_others_stands_inside_the_fence(name: str) -> None:
     prompt = render(name, "en", **{key: f"<<{key}>>" for key in ALL})
     fence = fences(prompt)[0]

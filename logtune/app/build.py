@@ -161,14 +161,23 @@ def detector(config: Config, vectors: Embedder, teacher: Chat | None, progress: 
     settings = config.signals
     if settings.detector == "wording":
         return None
-    learned = detecting.load()
-    if not detecting.fits(vectors, learned):
-        progress(f"turns are read by their wording: the detector knows {learned.embedder}, not {vectors.fingerprint}")
+    fast = settings.detector == "fast"
+    reader = _small_copy(config, vectors, progress) if fast else vectors
+    learned = detecting.load(detecting.PACKAGED_FAST if fast else detecting.PACKAGED)
+    if not detecting.fits(reader, learned):
+        progress(f"turns are read by their wording: the detector knows {learned.embedder}, not {reader.fingerprint}")
         return None
-    small = detecting.SmallDetector(vectors, learned)
+    small = detecting.SmallDetector(reader, learned)
     if teacher is None or not settings.ask_teacher:
         return small
     return detecting.CarefulDetector(small, teacher, (settings.unsure_from, settings.unsure_to))
+
+
+def _small_copy(config: Config, vectors: Embedder, progress: Said) -> Embedder:
+    from logtune.edges.static_vectors import made
+    from logtune.edges.weights import embedder_model
+
+    return made(embedder_model(config.embedder.model, progress), lambda: vectors, progress)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

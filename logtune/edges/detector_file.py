@@ -12,6 +12,7 @@ from logtune.errors import ModelError
 from logtune.records import Json
 
 PACKAGED = Path(__file__).with_name("feedback_detector.npz")
+PACKAGED_FAST = Path(__file__).with_name("feedback_detector_fast.npz")  # over a small copy of the embedder
 Arrays = Mapping[str, npt.NDArray[np.float32]]
 
 

@@ -63,6 +63,11 @@ class StaticVectors:
         self._words: dict[str, list[int]] = {}
 
     @property
+    def fingerprint(self) -> str:
+        """Of the embedder it was made from, and of how."""
+        return f"static-{self.folder.name}"
+
+    @property
     def dimension(self) -> int:
         """D, the embedder's own."""
         return int(self._table.shape[1])
@@ -142,6 +147,14 @@ def make(embedder: Embedder, tokenizer: Path, folder: Path, progress: Progress, 
     _write(folder, {
         "table": learned.table(alone), "shift": learned.shift, "invented": wanted[rows].astype(np.float16),
     }, [texts[row] for row in rows])  # fmt: skip
+
+
+def made(model: ModelFolder, embedder: Callable[[], Embedder], progress: Progress) -> StaticVectors:
+    """The small copy of an embedder, made if this machine has none yet."""
+    folder, tokenizer = table_folder(model), tokenizer_file(model)
+    if not (folder / "table.npy").exists():
+        make(embedder(), tokenizer, folder, progress)
+    return StaticVectors(folder, tokenizer)
 
 
 def vocabulary(tokenizer: "Tokenizer") -> list[str]:
