@@ -16,6 +16,7 @@ from logtune.config import Config, SignalSettings
 from logtune.edges import detector_file
 from logtune.errors import ModelError
 from logtune.ports import Detection, Turn
+from logtune.prompts import render
 from logtune.records import FollowUp, Interaction
 from logtune.stages.detector import KINDS, Parameters, described, detect, said, texts_of
 from logtune.stages.reaction import weighed
@@ -217,7 +218,7 @@ def test_a_sign_that_is_unsure_is_less_sure():
 
 
 def test_blank_turns_and_our_own_words_are_for_no_detector():
-    ours = "You read how a user reacted to an assistant's answer, and note what the assistant should do next time."
+    ours = render("predict", "en", query="q", count="5")
     assert [item.text for item in turns_of(asked("  ", "no", "no", ours))] == ["no"]
 
 
