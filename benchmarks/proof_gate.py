@@ -24,14 +24,14 @@ from logtune.stages import corrected as correction
 from logtune.stages import evaluate, held_out
 from logtune.statistics import Floats
 
-RUNS, QUICK = 2_000, 20
+RUNS, QUICK = 1_000, 20
 SIZES = (20, 40, 100, 200)  # held-out logs, one a user
 CHECKPOINTS = 8
 TIES = 0.2  # share of cases on which both sides are alike
 SPLITS = 50  # different ways to split the users, used in turn
 SETTINGS = EvaluateSettings()
 CLUSTERS, CANDIDATES = 5, 2  # of a cycle, for the error of all its tests together
-COVERAGE_RUNS = 4_000
+COVERAGE_RUNS = 2_000
 RIGHT = 0.75  # how often the judge is right
 GUARD_OF = {"length": "length", "praise": "sycophancy", "refusals": "refusals"}
 

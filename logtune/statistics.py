@@ -8,6 +8,7 @@ here from the paper named in the docstring and checked by enumeration and simula
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -81,6 +82,7 @@ def clopper_pearson(successes: int, n: int, confidence: float = 0.95) -> Interva
     return Interval(low, high)
 
 
+@lru_cache(maxsize=4096)  # searched for, and asked again by every guard and simulation
 def win_rate_interval(wins: int, ties: int, losses: int, confidence: float = 0.95) -> Interval:
     """Interval of P(win) + P(tie) / 2 from independent paired comparisons; 0..1 when there are none.
 
@@ -155,6 +157,7 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     return Estimate(mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
+@lru_cache(maxsize=4096)
 def power(n: int, win_rate: float, tie_share: float, confidence: float = 0.95, least: float = 0.5) -> float:
     """Chance that n cases put the lower end of `win_rate_interval` above 0.5 and the win rate at `least` or above.
 
@@ -170,6 +173,7 @@ def power(n: int, win_rate: float, tie_share: float, confidence: float = 0.95, l
     return float(chance.sum())
 
 
+@lru_cache(maxsize=4096)
 def needed_cases(
     win_rate: float, tie_share: float, confidence: float = 0.95, target: float = 0.8, least: float = 0.5
 ) -> int | None:

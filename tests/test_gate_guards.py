@@ -1,14 +1,17 @@
 """Guards: what each one sees, how wide its margin is, and how often a candidate that is worse gets by."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logtune.app.commands.records import details
 from logtune.config import build
 from logtune.config_guards import GuardSettings
+from logtune.records import Evaluation, Json
 from logtune.stages.gate_guards import Bad, Evidence, Exchange, Guard, Lesson, checked, noninferior
 
 SETTINGS = GuardSettings()
@@ -130,3 +133,16 @@ def test_a_guard_never_passes_what_is_estimated_above_its_margin(bad: list[Bad])
     assert guard.upper is not None
     assert guard.upper >= guard.value
     assert not guard.passed or guard.value <= guard.limit
+
+
+def test_a_guard_is_shown_by_its_reason() -> None:
+    kept = noninferior("refusals", "refusals", [(False, False)] * 60, SETTINGS)
+    lost = noninferior("safety", "help", [(True, False)] * 60, SETTINGS)
+    guards: dict[str, Json] = {guard.name: asdict(guard) for guard in (kept, lost)}
+    row = Evaluation(
+        id="eval-1", cluster_id="c", candidate="expert", adapter_id=None, baseline="base", interaction_ids=(), cases=0,
+        wins=0, ties=0, win_rate=None, lower=None, upper=None, guards=guards, outcome="failed", reason="",
+    )  # fmt: skip
+    shown = "\n".join(details(row, {"parents": (), "children": (), "logs": (), "users": ()}))
+    assert "refusals = kept: refusals: 0%" in shown
+    assert "safety = broken: help: 100%" in shown

@@ -118,7 +118,8 @@ def tally(cases: Sequence[Case], settings: EvaluateSettings) -> Tally:
 
 def _said_and_judged(cases: Sequence[Case], settings: EvaluateSettings) -> tuple[dict[str, float], dict[str, float]]:
     """Votes by users' own right answers, and votes as a judge sees the cases: without these answers."""
-    verdicts = [replace(case, reference=None) for case in cases if case.judged is not None]
+    seen = (case for case in cases if case.judged is not None)
+    verdicts = [replace(case, reference=None) if case.reference else case for case in seen]
     told = [case for case in cases if case.reference and case.reference.strip()]
     return _votes(told, settings), _votes(verdicts, settings)
 

@@ -185,7 +185,7 @@ def _length(evidence: Evidence, settings: GuardSettings) -> Guard:
     ours, yard = [_log_length(each.ours) for each in exchanges], [_yardstick(each, allowed) for each in exchanges]
     found = paired_difference(ours, yard, 2 * settings.confidence - 1)
     mean, upper = math.expm1(found.mean), math.expm1(found.high)
-    told = f"answers are {100 * mean:+.0f}% as long again as the baseline's or the users' own"
+    told = f"answers grew by {100 * mean:+.0f}% over the baseline's or the users' own"
     return Guard(
         name="length", passed=upper <= limit, value=round(mean, 6), limit=limit, upper=round(upper, 6),
         answers=len(exchanges), reason=f"{told}, upper bound {100 * upper:+.0f}%, allowed {100 * limit:+.0f}%",

@@ -234,7 +234,11 @@ def _said(
     if users is None:
         return f"{told}: no gain to show"
     if possible and days is not None:
-        return f"{told}: a live test needs about {users} users, {days:.0f} days"
-    time = f"about {users} users, {days:.0f} days" if days is not None else f"about {users} users, and none come"
+        return f"{told}: a live test needs about {users} users, {_days(days)}"
+    time = f"about {users} users, {_days(days)}" if days is not None else f"about {users} users, and none come"
     shown = f"in {max_days:.0f} days it can show {100 * least:.1f} points or more" if least else "it can show none"
     return f"{told}: not enough traffic to ever prove this ({time}; {shown})"
+
+
+def _days(days: float) -> str:
+    return "a day" if days <= 1.5 else f"{days:.0f} days"

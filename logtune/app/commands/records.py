@@ -249,12 +249,18 @@ def _parts(value: object) -> list[str]:
     if isinstance(value, records.FollowUp):
         return [f"user: {value.text}", f"assistant: {value.answer or '-'}  ({value.log_id})"]
     if isinstance(value, Mapping):
-        return [
-            f"{key} = {value[key] if isinstance(value[key], str) else records.canonical(value[key])}" for key in value
-        ]
+        return [f"{key} = {_told(value[key])}" for key in value]
     if isinstance(value, tuple):
         return [part for item in value[:MOST] for part in _parts(item)] + _rest(value)
     return [written("", value)]
+
+
+def _told(value: object) -> str:
+    """A check by its reason, where it has one; else as JSON."""
+    if isinstance(value, Mapping) and isinstance(value.get("reason"), str):
+        passed = {True: "kept: ", False: "broken: "}.get(cast("bool", value.get("passed")), "")
+        return f"{passed}{value['reason']}"
+    return value if isinstance(value, str) else records.canonical(value)
 
 
 NEAR = 1000  # newest records among which a name or a mistyped id is looked for
