@@ -7,7 +7,7 @@ are kept in the folder PROOF_HOME (else one of the system's temporary ones), and
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -19,18 +19,17 @@ from proof import Measured, Row
 
 from logtune.config import EvaluateSettings
 from logtune.ladder import corrected
-from logtune.records import Evaluation, Interaction, Json
+from logtune.records import Interaction, Json
 from logtune.stages import corrected as correction
 from logtune.stages import evaluate, held_out
 from logtune.statistics import Floats
 
-RUNS, QUICK = 1_000, 20
+RUNS, QUICK = 10_000, 20
 SIZES = (20, 40, 100, 200)  # held-out logs, one a user
 CHECKPOINTS = 8
-TIES = 0.2  # share of cases on which both sides are alike
 SPLITS = 50  # different ways to split the users, used in turn
 SETTINGS = EvaluateSettings()
-CLUSTERS, CANDIDATES = 5, 2  # of a cycle, for the error of all its tests together
+TESTS = 10  # of a cycle, over its clusters and candidates
 COVERAGE_RUNS = 2_000
 RIGHT = 0.75  # how often the judge is right
 GUARD_OF = {"length": "length", "praise": "sycophancy", "refusals": "refusals"}
@@ -43,77 +42,82 @@ def gate_false_rate(quick: bool) -> Measured:
     """Null adapters that pass, the best of 8 checkpoints each, by held-out logs; the paper's rule beside."""
     runs = RUNS // (QUICK if quick else 1)
     drawn = np.random.default_rng(11)
-    found: dict[str, float] = {}
-    paper: dict[str, float] = {}
-    for size in SIZES:
-        passed = [_null_passes(drawn, size, run, SETTINGS) for run in range(runs)]
-        found[str(size)] = round(sum(passed) / runs, 4)
-        paper[str(size)] = round(_papers_rule(drawn, size, runs), 4)
+    found = {str(size): _null_rate(drawn, size, 0.0, runs, 1) for size in SIZES}
     details: dict[str, Json] = {
-        "runs": runs, "checkpoints": CHECKPOINTS, "ties": TIES, "papers_rule": cast("Json", paper),
-        "cycle_of_10_tests_40_logs_each": round(_cycle_passes(drawn, max(20, runs // 10)), 4),
+        "runs": runs, "checkpoints": CHECKPOINTS,
+        "papers_rule": {str(size): _papers_rule(drawn, size, runs) for size in SIZES},
+        "a_fifth_ties": {str(size): _null_rate(drawn, size, 0.2, runs, 1) for size in SIZES[:2]},
+        "any_of_10_tests_of_a_cycle": {
+            str(size): _null_rate(drawn, size, 0.0, max(50, runs // TESTS), TESTS) for size in SIZES[1:3]
+        },
     }  # fmt: skip
     return Measured(value=found, details=details)
 
 
-def _null_passes(drawn: np.random.Generator, size: int, run: int, settings: EvaluateSettings) -> bool:
-    """A cluster through the gate's own functions: its users split, a checkpoint chosen, one test."""
+def _null_rate(drawn: np.random.Generator, size: int, ties: float, runs: int, tests: int) -> float:
+    """Share of cycles with so many tests in which a null candidate passes.
+
+    Each goes through the gate's own functions: users split, a checkpoint chosen, one test. What these functions say of
+    the same counts of verdicts is computed once.
+    """
+    return round(
+        sum(any(_passes(drawn, size, ties, run, tests) for _ in range(tests)) for run in range(runs)) / runs, 4
+    )
+
+
+def _passes(drawn: np.random.Generator, size: int, ties: float, run: int, tests: int) -> bool:
     selection, confirmation = _sides(size, run % SPLITS)
-    checkpoints = [_null(drawn, len(selection) + len(confirmation)) for _ in range(CHECKPOINTS)]
-    scores = [evaluate.selection_score(_cases(selection, row[: len(selection)]), settings) for row in checkpoints]
-    best = checkpoints[evaluate.choose(scores)]
-    return _tested(confirmation, best[len(selection) :], settings).outcome == "passed"
+    shares = [(1 - ties) / 2, ties, (1 - ties) / 2]
+    chosen_on = drawn.multinomial(selection, shares, CHECKPOINTS)
+    tested_on = drawn.multinomial(confirmation, shares, CHECKPOINTS)
+    best = evaluate.choose([_score(*map(int, row)) for row in chosen_on])
+    return _outcome(tests, *map(int, tested_on[best])) == "passed"
 
 
-def _cycle_passes(drawn: np.random.Generator, runs: int) -> float:
-    """Cycles of several clusters and candidates in which any null candidate passes."""
-    settings = corrected(SETTINGS, CLUSTERS * CANDIDATES)
-    tests = CLUSTERS * CANDIDATES
-    return sum(any(_null_passes(drawn, 40, run, settings) for _ in range(tests)) for run in range(runs)) / runs
+@cache
+def _sides(size: int, salt: int) -> tuple[int, int]:
+    """So many held-out users, more or less, split as a cycle splits them: on selection, on confirmation."""
+    users = round(size / (SETTINGS.selection_share + SETTINGS.confirmation_share))
+    sides = held_out.split([_interaction(number) for number in range(users)], SETTINGS, str(salt))
+    return len(sides.selection), len(sides.confirmation)
 
 
-def _null(drawn: np.random.Generator, count: int) -> Floats:
-    """Verdicts on a candidate that is as good as the baseline."""
-    return cast("Floats", drawn.choice([1.0, 0.5, 0.0], count, p=[(1 - TIES) / 2, TIES, (1 - TIES) / 2]))
+@cache
+def _score(wins: int, ties: int, losses: int) -> float | None:
+    return evaluate.selection_score(_cases(wins, ties, losses), SETTINGS)
+
+
+@cache
+def _outcome(tests: int, wins: int, ties: int, losses: int) -> str:
+    return evaluate.compare(
+        _cases(wins, ties, losses), cluster_id="clu-null", candidate="expert", adapter_id="ada-null", baseline="base",
+        settings=corrected(SETTINGS, tests), terms=evaluate.Terms(sharing=tests),
+    ).outcome  # fmt: skip
 
 
 def _papers_rule(drawn: np.random.Generator, size: int, runs: int) -> float:
     """The best of 8 checkpoints on the split that is reported, passed at a win rate of 0.53."""
-    verdicts = drawn.choice([1.0, 0.5, 0.0], (runs, CHECKPOINTS, size), p=[(1 - TIES) / 2, TIES, (1 - TIES) / 2])
-    return float((verdicts.mean(axis=2).max(axis=1) >= 0.53).mean())
+    wins = drawn.binomial(size, 0.5, (runs, CHECKPOINTS))
+    return round(float((wins.max(axis=1) / size >= 0.53).mean()), 4)
 
 
-@cache
-def _sides(size: int, salt: int) -> tuple[tuple[Interaction, ...], tuple[Interaction, ...]]:
-    """So many held-out users, more or less, split as a cycle splits them: selection, confirmation."""
-    users = round(size / (SETTINGS.selection_share + SETTINGS.confirmation_share))
-    items = [_interaction(number, 0.0) for number in range(users)]
-    sides = held_out.split(items, SETTINGS, str(salt))
-    return sides.selection, sides.confirmation
-
-
-def _interaction(number: int, at: float, query: str = "where is it", answer: str = "no idea") -> Interaction:
+def _interaction(number: int) -> Interaction:
     return Interaction(
-        id=f"int-{number}", log_id=f"log-{number}", context=(), query=query, answer=answer, follow_ups=(),
-        feedback_ids=(), user=f"user-{number}", session=None, adapter=None, at=at,
+        id=f"int-{number}", log_id=f"log-{number}", context=(), query="where is it", answer="no idea", follow_ups=(),
+        feedback_ids=(), user=f"user-{number}", session=None, adapter=None, at=0.0,
     )  # fmt: skip
 
 
-def _cases(items: Sequence[Interaction], verdicts: Floats) -> list[evaluate.Case]:
+def _cases(wins: int, ties: int, losses: int) -> list[evaluate.Case]:
+    """Cases that a judge decided so, one a user."""
+    verdicts = [1.0] * wins + [0.5] * ties + [0.0] * losses
     return [
         evaluate.Case(
-            interaction_id=item.id, user=item.user, prompt=(), reference=None, judged=float(verdict),
+            interaction_id=f"int-{number}", user=f"user-{number}", prompt=(), reference=None, judged=verdict,
             baseline_answer="the first of two answers", candidate_answer="the second of two answers",
         )
-        for item, verdict in zip(items, verdicts, strict=True)
+        for number, verdict in enumerate(verdicts)
     ]  # fmt: skip
-
-
-def _tested(items: Sequence[Interaction], verdicts: Floats, settings: EvaluateSettings) -> Evaluation:
-    return evaluate.compare(
-        _cases(items, verdicts), cluster_id="clu-null", candidate="expert", adapter_id="ada-null", baseline="base",
-        settings=settings,
-    )  # fmt: skip
 
 
 # --- the corrected interval ---

@@ -40,7 +40,7 @@ def prediction_powered(
     weight = _weight(*padded)
     rest = padded[0] - weight * padded[1]
     error = math.sqrt(rest.var(ddof=1) / len(rest) + weight**2 * padded[2].var(ddof=1) / len(padded[2]))
-    half = float(scipy.stats.t.ppf((1 + confidence) / 2, len(rest) - 1)) * error
+    half = float(scipy.special.stdtrit(len(rest) - 1, (1 + confidence) / 2)) * error
     centre = _powered(*padded, weight)
     return _within(mean, centre - half, centre + half)
 
@@ -54,7 +54,7 @@ def _weight(users: Floats, seen: Floats, others: Floats) -> float:
     spread = float(np.append(seen, others).var(ddof=1))
     if spread <= 0:
         return 0.0
-    together = float(np.cov(users, seen)[0, 1])
+    together = float(((users - users.mean()) * (seen - seen.mean())).sum()) / (len(users) - 1)
     return min(1.0, max(0.0, together / spread / (1 + len(users) / len(others))))
 
 
