@@ -32,6 +32,7 @@ ROUNDS = 20  # of the estimate
 SETTLED = 1e-4  # by which no user's reliability moves any more
 FIRST_TRIED = 8  # rows looked at for each neighbour wanted, before all are
 CHANGED = 0.8  # share of the claims since a change that must name the new answer
+MOST_COMPARED = 1000  # requests of each of two answers that are compared with each other
 MIXED = 0.7  # of the neighbours that name the other answer if both are given to the same requests
 BY_CHANCE = 0.001  # a change must be less likely than this if nothing had changed
 PUSHED = frozenset({"contradicted", "unreliable"})
@@ -239,9 +240,10 @@ def _around(new: Sequence[int], old: Sequence[int], vectors: Vectors, near: Sequ
 
 def _mixed(new: Sequence[int], old: Sequence[int], vectors: Vectors, count: int) -> bool:
     """Whether both answers are given to the same requests, and not to two kinds that lie side by side."""
-    rows, fresh = [*new, *old], np.array([True] * len(new) + [False] * len(old))
+    new, old = new[:: 1 + len(new) // MOST_COMPARED], old[:: 1 + len(old) // MOST_COMPARED]
     if len(old) < 2:
         return False
+    rows, fresh = [*new, *old], np.array([True] * len(new) + [False] * len(old))
     closeness = vectors[rows] @ vectors[rows].T
     np.fill_diagonal(closeness, -np.inf)
     nearest = np.argsort(-closeness, axis=1, kind="stable")[:, :count]
