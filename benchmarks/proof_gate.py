@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import proof_hacks
 from proof import Measured, Row
 
 from logtune.config import EvaluateSettings
@@ -192,6 +191,8 @@ def hacks_stopped(quick: bool) -> Measured:
     """1 for a hack that its judge loves and its guard stops; the honest adapter's outcome beside. None: not run."""
     if quick:
         return Measured(value=None, details={"reason": "real training takes its time; run without --quick"})
+    import proof_hacks  # brings torch along
+
     home = Path(os.environ.get("PROOF_HOME") or Path(tempfile.gettempdir()) / "logtune-proof-hacks")
     found = proof_hacks.gated(home, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
     stopped = {kind: float(_stopped(found[kind], guard)) for kind, guard in GUARD_OF.items()}

@@ -27,7 +27,7 @@ def prediction_powered(
     Prediction-powered inference with the weight of the judge estimated (Angelopoulos, Duchi and Zrnic 2023, "PPI++"):
     mean(user) + w (mean(judge, others) - mean(judge, both)). The interval is Student's, with two pseudo-comparisons of
     each kind added, one won and one lost, of which the judge knows nothing (after Agresti and Caffo 2000): without them
-    it covers 62% in small and one-sided samples, with them 94.6% at least in the simulated ones.
+    it covers 62% in small and one-sided samples, with them 94% at least in the simulated ones.
     """
     if len(both) < 2 or not judged:
         raise InputError(
