@@ -284,3 +284,18 @@ def test_a_rule_alone_is_merged_too_and_none_make_none() -> None:
 def test_merging_again_gives_the_same_ids() -> None:
     rules = [rule("be brief", 0), rule("be brief please", 1), rule("Answer: x", 2)]
     assert merge(rules, {}, WordEmbedder()) == merge(rules, {}, WordEmbedder())
+
+
+async def test_a_long_rule_keeps_the_sentences_that_fit() -> None:
+    long = "Sort the list by the sum of the digits. Keep version 3.5 as it is. If tied, keep the order that it had."
+    found = await distil(interaction(), [signal("edit", "x", "y")], ScriptedChat(json.dumps({"rules": [long]})),
+                         DistillSettings(max_words=16))  # fmt: skip
+    assert [r.text for r in found] == ["Sort the list by the sum of the digits. Keep version 3.5 as it is."]
+
+
+async def test_no_rule_of_a_reply_may_go_on_for_ever() -> None:
+    chat = ScriptedChat('{"rules": []}')
+    await distil(interaction(), [signal("edit", "x", "y")], chat)
+    schema = json.dumps(chat.calls[0].schema)
+    assert '"maxLength": 300' in schema
+    assert '"maxItems": 3' in schema

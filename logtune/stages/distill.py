@@ -19,7 +19,8 @@ from logtune.stages.grading import normalise
 from logtune.stages.orders import repeats, without_orders
 
 MOST_DISTILLED = 3  # of one interaction; a reaction seldom asks for more, and small models fill what they are given
-RULES_TOKENS = 400  # of a reply; five predicted rules of 40 words with their JSON
+RULE_CHARS = 300  # of one rule in a reply: a small model that cannot stop would else leave its JSON open
+RULES_TOKENS = 600  # of a reply; five predicted rules of RULE_CHARS with their JSON
 SAME_RULE = 0.9  # cosine similarity from which two rules in words say the same; measured on paraphrases of own rules
 SPOKEN = frozenset({"complaint", "constraint", "correction", "edit", "doubt"})
 LEAST_WORDS = 3
@@ -69,12 +70,13 @@ async def distil(
     texts = [as_order(text) for text in await _ask(teacher, prompt, MOST_DISTILLED, "distill")]
     cut = (*orders, *asked, *said)
     kept = [text for text in texts if is_rule(text) and not repeats(text, cut)]
-    return [_rule(_shorten(text, most), interaction, spoken) for text in dict.fromkeys(kept)]
+    short = dict.fromkeys(_shorten(_sentences(text, most), most) for text in kept)
+    return [_rule(text, interaction, spoken) for text in short]
 
 
 SHOULD = re.compile(
-    r"^(?:next time,?\s+)?(?:the\s+)?(?:assistant|model|ai|answer)\s+(?:should|must|needs? to)\s+(?!not\b|never\b|be\b)"
-    r"(?:always\s+)?(?=[a-z])",
+    r"^(?:next time,?\s+)?(?:(?:the\s+)?(?:assistant|model|ai|answer)\s+(?:should|must|needs? to)"
+    r"|the reaction (?:wants|asks) (?:the answer|for the answer) to)\s+(?!not\b|never\b|be\b)(?:always\s+)?(?=[a-z])",
     re.IGNORECASE,
 )
 
@@ -119,7 +121,7 @@ async def _ask(teacher: Chat, prompt: str, most: int, purpose: str) -> list[str]
 
 
 def _schema(most: int) -> Mapping[str, Json]:
-    rules: Json = {"type": "array", "items": {"type": "string"}, "maxItems": most}
+    rules: Json = {"type": "array", "items": {"type": "string", "maxLength": RULE_CHARS}, "maxItems": most}
     return {"type": "object", "properties": {"rules": rules}, "required": ["rules"], "additionalProperties": False}
 
 
@@ -167,6 +169,16 @@ def _rule(text: str, interaction: Interaction, signals: Sequence[Signal]) -> Rul
             from_feedback=True, covered=None, distinct_users=1,
         )
     )  # fmt: skip
+
+
+def _sentences(text: str, max_words: int) -> str:
+    """As many of the first sentences as have `max_words` together; the whole text where the first alone has more."""
+    kept = ""
+    for match in re.finditer(r"[^.!?。！？]*(?:[.!?。！？]+(?=\s|$)|[.!?。！？]+|$)", text):
+        if len(WORD.findall(kept + match.group())) > max_words:
+            break
+        kept += match.group()
+    return kept.strip() or text
 
 
 def _shorten(text: str, max_words: int) -> str:
