@@ -1,4 +1,4 @@
-"""Text of a log -> the same without the sentences that give orders to whoever reads the log.
+"""Text of a log -> the same without orders to whoever reads the log; rule -> whether the reaction backs it.
 
 A fence and an instruction keep a good model from obeying what stands in a log; a small one needs help. So what is
 plainly addressed to a reader is cut out before a teacher reads it, and a rule that repeats it is dropped. Nothing else
@@ -12,6 +12,16 @@ from functools import lru_cache
 from logtune.stages.textchecks import FLAG, class_scores
 
 CUT = "[...]"
+PARAGRAPH = re.compile(r"(\n\s*\n)")
+STEM = 6  # letters by which words are told to be the same
+FROM_MATERIAL = 0.7  # share of a rule's words in the request and answer from which it only repeats them
+EMPTY = frozenset((  # words that many texts share, whatever they are about
+    "that", "this", "with", "from", "have", "what", "when", "where", "which", "while", "will", "would", "should",
+    "could", "your", "yours", "there", "their", "them", "they", "then", "than", "into", "only", "also", "more",
+    "most", "some", "such", "please", "want", "need", "like", "make", "does", "done", "been", "being", "were",
+    "here", "about", "after", "before", "write", "give", "show", "list", "print", "code", "answer", "tell",
+    "using", "used", "first", "next", "step",
+))  # fmt: skip
 REPEATED_WORDS = 4  # in a row, of what was cut out, that make a rule a repetition
 RARE = re.compile(r"[^\W_]*(?:\d[^\W\d_]|[^\W\d_]\d)\w*|[A-Z]{4,}\w*")  # a coined word: letters with digits, capitals
 SENTENCE = re.compile(r"[^\n.!?。！？]+(?:[.!?。！？]+(?=\s|$|[\"'”’)])|[.!?。！？]+|\n|$)\s*|[\n.!?。！？]+\s*")
@@ -41,18 +51,47 @@ LASTING = re.compile(  # natural in a reaction, and out of place in what was ask
 
 
 def without_orders(text: str, *, reaction: bool = False) -> tuple[str, tuple[str, ...]]:
-    """The text with CUT in place of orders to its reader, and what was cut; of a reaction less is taken for one."""
-    cut: list[str] = []
+    """The text with CUT in place of orders to its reader, and what was cut; of a reaction less is taken for one.
+
+    Of the first paragraph the sentences with an order are cut; another one goes as a whole, because what stands beside
+    an order is no more to be trusted.
+    """
+    first, *others = PARAGRAPH.split(text)
     known = _attacks(text)  # a sentence has no clue that the whole has not
 
-    def kept(match: re.Match[str]) -> str:
-        sentence = match.group()
-        if not (_addressed(sentence, reaction=reaction) or (known and _attacks(sentence))):
-            return sentence
-        cut.append(sentence.strip())
-        return f"{CUT}\n" if sentence.endswith("\n") else f"{CUT} "
+    def is_order(sentence: str) -> bool:
+        return _addressed(sentence, reaction=reaction) or (known and _attacks(sentence))
 
-    return SENTENCE.sub(kept, text), tuple(cut)
+    sentences = [match.group() for match in SENTENCE.finditer(first)]
+    cut = [sentence for sentence in sentences if is_order(sentence)]
+    begin = "".join(_gap(sentence) if sentence in cut else sentence for sentence in sentences)
+    bad = [part for part in others if any(is_order(match.group()) for match in SENTENCE.finditer(part))]
+    rest = (CUT if part in bad else part for part in others)
+    return "".join((begin, *rest)), tuple(part.strip() for part in (*cut, *bad))
+
+
+def _gap(sentence: str) -> str:
+    return f"{CUT}\n" if sentence.endswith("\n") else f"{CUT} "
+
+
+def without_asides(reaction: str, about: str) -> tuple[str, tuple[str, ...]]:
+    """A reaction without the paragraphs after its first that share no word with the rest or with what it is about."""
+    first, *others = PARAGRAPH.split(reaction)
+    known = {*content(first), *content(about)}
+    cut = tuple(part for part in others if content(part) and not known & content(part))
+    return "".join((first, *(CUT if part in cut else part for part in others))), cut
+
+
+def grounded(rule: str, reaction: str, material: str) -> bool:
+    """Whether a rule can come from the reaction: it shares a word with it, or says what the rest does not say."""
+    words = content(rule)
+    return not words or bool(words & content(reaction)) or len(words & content(material)) < FROM_MATERIAL * len(words)
+
+
+def content(text: str) -> frozenset[str]:
+    """The beginnings of the words that carry a text's meaning; Chinese characters one by one."""
+    words = re.findall(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]{4,}|[^\W_]*\d[^\W_]*", text.casefold())
+    return frozenset(word[:STEM] for word in words if word not in EMPTY)
 
 
 def _addressed(sentence: str, *, reaction: bool) -> bool:
