@@ -18,7 +18,7 @@ from logtune.ports import ChatCall
 from logtune.records import Interaction, Rule, Signal
 from logtune.stages.distill import distil, predict
 from logtune.stages.judge import Question, pairwise, pointwise
-from logtune.stages.orders import without_orders
+from logtune.stages.orders import without_asides, without_orders
 from logtune.stages.revise import Writers, revise
 from logtune.testing import ScriptedChat
 
@@ -112,6 +112,7 @@ def instructions(text: str, language: str) -> Iterator[tuple[str, str, str]]:
         before, inside, after = parts(prompt)
         held = {"feedback": text, "answer": text, "query": whole, "rule": text}[where]
         cut = without_orders(held, reaction=where == "feedback")[0]  # what the distiller reads of it
+        cut = without_asides(cut, f"{query}\nSoon.")[0] if where == "feedback" else cut
         without_rules = where == "rule" and any(words in before for words in PREFER)
         assert held in inside or cut in inside or without_rules
         yield where, before, after

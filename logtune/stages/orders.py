@@ -13,14 +13,14 @@ from logtune.stages.textchecks import FLAG, class_scores
 
 CUT = "[...]"
 PARAGRAPH = re.compile(r"(\n\s*\n)")
-STEM = 6  # letters by which words are told to be the same
+STEM = 7  # letters by which words are told to be the same
 FROM_MATERIAL = 0.7  # share of a rule's words in the request and answer from which it only repeats them
 EMPTY = frozenset((  # words that many texts share, whatever they are about
     "that", "this", "with", "from", "have", "what", "when", "where", "which", "while", "will", "would", "should",
     "could", "your", "yours", "there", "their", "them", "they", "then", "than", "into", "only", "also", "more",
     "most", "some", "such", "please", "want", "need", "like", "make", "does", "done", "been", "being", "were",
     "here", "about", "after", "before", "write", "give", "show", "list", "print", "code", "answer", "tell",
-    "using", "used", "first", "next", "step",
+    "using", "used", "first", "next", "step", "question", "following",
 ))  # fmt: skip
 REPEATED_WORDS = 4  # in a row, of what was cut out, that make a rule a repetition
 RARE = re.compile(r"[^\W_]*(?:\d[^\W\d_]|[^\W\d_]\d)\w*|[A-Z]{4,}\w*")  # a coined word: letters with digits, capitals
@@ -90,7 +90,7 @@ def grounded(rule: str, reaction: str, material: str) -> bool:
 
 def content(text: str) -> frozenset[str]:
     """The beginnings of the words that carry a text's meaning; Chinese characters one by one."""
-    words = re.findall(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]{4,}|[^\W_]*\d[^\W_]*", text.casefold())
+    words = re.findall(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]{4,}|[^\W_]*\d[^\W_]+", text.casefold())
     return frozenset(word[:STEM] for word in words if word not in EMPTY)
 
 
