@@ -4,7 +4,7 @@
 
 POST /v1/chat/completions (JSON and server-sent events), /v1/load_lora_adapter, /v1/unload_lora_adapter; GET /v1/models.
 An answer begins after the delay; the events of a stream follow one another by the gap. `GET /failures` tells how many
-requests named a model that was not loaded.
+requests named a model that was not loaded. `GET /adapter/NAME/failing`, `slow` or `well` says how an adapter does.
 """
 
 import argparse
@@ -21,6 +21,7 @@ WORDS = (
     "will block it and send you another one at no charge. You can go on paying with the virtual card meanwhile; its "
     "number is under Cards as well. Tell me if your address has changed, because then we should stop the delivery now."
 )
+SLOW_S = 0.5  # that a slow adapter takes beyond the delay
 EVENTS = 4  # events with text in a stream: more of them, and load and mock take both cores at 1,000 streams a second
 HEAD = {"id": f"chatcmpl-{NUMBER.decode()}", "created": 1790000000, "model": "base"}
 USAGE = {"prompt_tokens": 176, "completion_tokens": 96, "total_tokens": 272}
@@ -72,6 +73,7 @@ class Server:
         self.delay_s = delay_s
         self.gap_s = gap_s
         self.adapters: set[str] = set()
+        self.broken: dict[bytes, bytes] = {}  # name of an adapter -> how it is: failing, slow
         self.failures = 0
         self.answered = 0
 
@@ -81,6 +83,10 @@ class Server:
             rows = [{"id": "base", "object": "model"}]
             rows += [{"id": name, "object": "model", "parent": "base"} for name in sorted(self.adapters)]
             return _answer(json.dumps({"object": "list", "data": rows}).encode())
+        if path.startswith(b"/adapter/"):
+            _, _, name, how = path.split(b"/")
+            self.broken[name] = how
+            return _answer(b'"Success"')
         if path == b"/failures":
             return _answer(str(self.failures).encode())
         name = json.loads(body)["lora_name"]
@@ -139,11 +145,16 @@ class Connection(asyncio.Protocol):
             self._server.failures += 1
             self._transport.write(NOT_FOUND)
             return
+        how = next((how for name, how in self._server.broken.items() if b'"%b"' % name in body), b"well")
+        if how == b"failing":
+            self._transport.write(_answer(b'{"error":{"message":"broken","code":500}}', b"500 Internal Server Error"))
+            return
         stream = b'"stream": true' in body or b'"stream":true' in body
         self._server.answered += 1
         number = b"%016x" % (self._server.answered * 0x9E3779B97F4A7C15 % 2**64)
         parts = STREAMS[version] if stream else [ANSWERS[version]]
-        self._later(self._server.delay_s, [part.replace(NUMBER, number) for part in parts], 0)
+        delay_s = self._server.delay_s + (SLOW_S if how == b"slow" else 0.0)
+        self._later(delay_s, [part.replace(NUMBER, number) for part in parts], 0)
 
     def _later(self, delay_s: float, parts: list[bytes], number: int) -> None:
         if delay_s > 0:

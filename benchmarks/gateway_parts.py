@@ -93,7 +93,7 @@ def _deploy_one(
         id="", interaction_ids=tuple(member.id for member in members), centroids=tuple(centroids), radius=RADIUS,
         label=name, name=name,
     ))  # fmt: skip
-    _put(opened, cluster, _adapter(config, cluster.id, name, 1), None)
+    _put(opened, cluster, adapter_record(config, cluster.id, name, 1), None)
 
 
 def _interaction(log: str, query: str) -> Interaction:
@@ -108,7 +108,7 @@ def swap_adapter(config: Config, before: Deployment, version: int) -> tuple[Adap
     opened = build.store(config)
     try:
         cluster = opened.load(Cluster, [before.cluster_id])[0]
-        adapter = _adapter(config, cluster.id, cluster.name, version)
+        adapter = adapter_record(config, cluster.id, cluster.name, version)
         return adapter, _put(opened, cluster, adapter, before.id)
     finally:
         opened.close()
@@ -128,7 +128,8 @@ def _put(opened: Store, cluster: Cluster, adapter: Adapter, previous: str | None
     return deployment
 
 
-def _adapter(config: Config, cluster: str, name: str, version: int) -> Adapter:
+def adapter_record(config: Config, cluster: str, name: str, version: int) -> Adapter:
+    """An adapter with its folder, which does nothing."""
     path = f"{name}-expert@{version}"
     return identified(Adapter(
         id="", cluster_id=cluster, pair_ids=(), kind="expert", base="b", rank=2, parameters=10,

@@ -166,7 +166,7 @@ def judge_experiments(cycle: Cycle) -> Iterator[Unit]:
     for group in by_cluster.values():
 
         async def work(group: Sequence[Evaluation] = group) -> Sequence[Derived]:
-            worth, live_test = cycle.config.ladder.worth, cycle.config.deploy.live_test
+            worth, live_test = cycle.config.ladder.worth, cycle.config.experiment.mode != "off"
             return choice.verdicts(group, worth=worth, live_test=live_test)
 
         yield Unit(tuple(found.id for found in group), work)

@@ -12,6 +12,7 @@ from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
+from logtune.config_experiment import ExperimentSettings as ExperimentSettings
 from logtune.config_filter import FilterSettings as FilterSettings
 from logtune.config_gateway import Count, Positive, RedactSettings, ServeSettings, Settings, Share
 from logtune.config_guards import GuardSettings as GuardSettings
@@ -197,13 +198,6 @@ class LadderSettings(Settings):
     """By how much of the win rate a costlier candidate must be better to serve instead of a cheaper one."""
 
 
-class DeploySettings(Settings):
-    """What may serve."""
-
-    live_test: bool = False
-    """True: a candidate that passed its gate must also win a live A/B test."""
-
-
 class CycleSettings(Settings):
     """The runner."""
 
@@ -234,7 +228,7 @@ class Config(Settings):
     evaluate: EvaluateSettings = EvaluateSettings()
     guards: GuardSettings = GuardSettings()
     ladder: LadderSettings = LadderSettings()
-    deploy: DeploySettings = DeploySettings()
+    experiment: ExperimentSettings = ExperimentSettings()
     serve: ServeSettings = ServeSettings()
     redact: RedactSettings = RedactSettings()
     cycle: CycleSettings = CycleSettings()

@@ -13,8 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
-from logtune import candidates, lessons, trusting
+from logtune import candidates, experiments, lessons, trusting
 from logtune.config import Config
+from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.errors import NOT_PASSED, OK
@@ -77,9 +78,9 @@ STAGES: tuple[Stage, ...] = (
     replace(TRAIN, phases=(candidates.train_second,)),  # what failed goes on, in the same cycle
     replace(EVALUATE, phases=(candidates.try_second,)),
     Stage(name="experiment", version="2", reads=(Evaluation,), writes=(Verdict,),
-          settings=lambda c: (c.deploy, c.ladder), phases=(candidates.judge_experiments,)),
+          settings=lambda c: (c.experiment, c.ladder), phases=(candidates.judge_experiments,)),
     Stage(name="deploy", version="1", reads=(Verdict, Cluster, Adapter), writes=(Deployment,),
-          settings=lambda c: (c.deploy,), phases=()),
+          settings=lambda c: (c.experiment,), phases=()),
 )  # fmt: skip
 
 
@@ -251,9 +252,26 @@ async def _deploy(store: Store, cycle: Cycle) -> Counts:
     planned = candidates.plan_deployments(cycle, store.deployments(), lambda ids: store.load(Adapter, ids))
     for deployment in planned:
         store.deploy(deployment, cycle.id)
-    current = store.deployments()
-    await candidates.unload_tried(cycle, [row.adapter_id for row in current.values() if row.adapter_id])
+    _test_live(store, cycle)
+    current, tested = store.deployments(), Experiments(store).running().values()
+    serving = [*(row.adapter_id for row in current.values()), *(test.adapter_id for test, _ in tested)]
+    await candidates.unload_tried(cycle, [adapter for adapter in serving if adapter])
     return Counts(done=len(planned), unchanged=len(current) - len(planned))
+
+
+def _test_live(store: Store, cycle: Cycle) -> None:
+    """Begin a live test of each candidate that passed its gate and may not serve without one."""
+    evaluations = {found.id: found for found in cycle.board.all(Evaluation) if found.outcome == "passed"}
+    said: list[str] = []
+    for verdict in cycle.board.all(Verdict):
+        if verdict.decision == "extend" and verdict.evaluation_id in evaluations:
+            name = cycle.board.get(Cluster, verdict.cluster_id).name
+            evaluation = evaluations[verdict.evaluation_id]
+            test, reason = experiments.begin(store, evaluation, name, cycle.config, cycle.tools.clock.now())
+            began = f"live test {test.id} begins" if test else f"no live test begins: {reason}"
+            said.append(f"{name}, {evaluation.candidate}: passed its gate; {began}.")
+            cycle.progress(f"deploy: {said[-1]}")
+    cycle.kept["live_tests"] = said
 
 
 def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Counts]) -> CycleReceipt:
@@ -316,6 +334,7 @@ def _summary(
         for e in evaluations
         if e.outcome != "passed"
     ]
+    told += cast("list[str]", cycle.kept.get("live_tests", []))
     told += [f"training failed: {reason}" for reason in counts["train"].reasons]
     return " ".join(told if len(told) > least else [*told, "Nothing new passed; what served keeps serving."])
 

@@ -2,6 +2,7 @@
 
     LogRecord, Feedback -> Interaction -> Signal -> Decision -> Rule -> PreferencePair -> Standing -> Cluster -> Gap
         -> Adapter -> Evaluation -> Verdict -> Deployment            (Failure: an item that a stage could not do)
+    Evaluation -> Experiment -> Step -> Verdict -> Deployment        (where candidates are tested live)
 
 Log records and feedback keep the id that the client knows. The id of a derived record is its kind and a hash of its
 canonical content, so a second run writes nothing twice. Each record holds its parents' ids: lineage is a join.
@@ -33,8 +34,11 @@ CandidateKind = Literal["base", "rules", "critic_prompt", "critic", "expert"]
 AdapterKind = Literal["expert", "critic"]
 Outcome = Literal["passed", "failed", "not_enough_data"]
 Action = Literal["deploy", "keep", "rollback", "retire"]
+StepAction = Literal["start", "ramp", "promote", "stop", "rollback", "end"]
+UnitKind = Literal["user", "session", "request"]
 
 
+SHADOW = "shadow"  # source of answers that a candidate gave unseen
 ANSWER_PREFIX = "chatcmpl-"  # of the ids of answers, before the id of the log record
 
 
@@ -66,6 +70,16 @@ class Message:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Draw:
+    """How a request came into its arm: by lot, so what the arms make of their requests can be compared."""
+
+    experiment: str  # id
+    unit: UnitKind  # what drew the lot
+    lot: float  # 0..1, the same for all requests of a unit
+    propensity: float  # chance of this arm at that moment, 0..1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LogRecord:
     """One call of the model as the gateway saw it, or as a file told it."""
 
@@ -87,6 +101,7 @@ class LogRecord:
     latency_ms: float | None = None
     usage: Mapping[str, Json] = field(default_factory=dict)
     traces: tuple[str, ...] = ()  # other ids its client knows it by: of the trace, span, message or request
+    draw: Draw | None = None  # None: its arm was not drawn, all requests of its kind go there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +314,42 @@ class Verdict:
     upper: float | None
     decision: Literal["promote", "extend", "stop", "rollback"]
     reason: str
+    code: str = ""  # of the reason, of a live test: stages.live.CODES
+    experiment_id: str | None = None  # parent; None: decided by the gate alone
+    receipt: Mapping[str, Json] = field(default_factory=dict)  # of a live test: what was compared, with all numbers
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """A live test: a candidate against what serves a cluster, on users drawn by lot."""
+
+    id: str
+    cluster_id: str  # parent
+    evaluation_id: str  # parent: the gate that it passed
+    adapter_id: str | None  # parent; None: a candidate without one
+    baseline_id: str | None  # parent: the deployment that it has to beat; None: the base model
+    cluster_name: str
+    candidate: CandidateKind
+    attempt: int  # 1-based, of this cluster
+    plan: Mapping[str, Json]  # its settings, declared before it began
+    config_hash: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What was done with a live test, by whom and why. The newest step that has come into force holds."""
+
+    id: str  # of the experiment and the number: of two steps made at once, the first one holds
+    experiment_id: str  # parent
+    number: int  # 0-based
+    action: StepAction
+    share: float  # of the units that get the candidate from then on, 0..1
+    since: float  # when it comes into force; a little ahead, so that all processes know it by then
+    verdict_id: str | None  # parent; None: no verdict was asked for
+    by: str  # loop, guard, or who did it by hand
+    reason: str
+    at: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,7 +381,7 @@ class Failure:
 
 Derived: TypeAlias = (
     Interaction | Signal | Decision | Rule | PreferencePair | Standing | Cluster | Gap | Adapter | Evaluation | Verdict
-    | Deployment | Failure
+    | Experiment | Step | Deployment | Failure
 )  # fmt: skip
 Record: TypeAlias = LogRecord | Feedback | Derived
 
@@ -339,7 +390,7 @@ UNHASHED = frozenset({"id", "at"})  # a record made again later is the same reco
 PREFIX = {
     "Interaction": "int", "Signal": "sig", "Decision": "dec", "Rule": "rule", "PreferencePair": "pair",
     "Standing": "sta", "Cluster": "clu", "Gap": "gap", "Adapter": "ada", "Evaluation": "eval", "Verdict": "ver",
-    "Deployment": "dep", "Failure": "fail",
+    "Deployment": "dep", "Failure": "fail", "Experiment": "exp", "Step": "step",
 }  # fmt: skip
 
 
@@ -351,7 +402,7 @@ def identified(record: T) -> T:
 
 
 def _plain(value: object) -> object:
-    if isinstance(value, (Message, FollowUp)):
+    if isinstance(value, (Message, FollowUp, Draw)):
         return asdict(value)
     if isinstance(value, (tuple, list)):
         return [_plain(item) for item in value]
@@ -360,6 +411,8 @@ def _plain(value: object) -> object:
 
 def also_known_as(log: LogRecord) -> tuple[str, ...]:
     """The ids beside its own by which feedback may name a log record: that of the response, and its traces."""
+    if log.source == SHADOW:  # nobody saw it; its trace is the request that it answered too
+        return ()
     given = (log.response or {}).get("id")
     apart = isinstance(given, str) and given and given not in (log.id, f"{ANSWER_PREFIX}{log.id}")
     return tuple(dict.fromkeys((*([str(given)] if apart else []), *log.traces)))

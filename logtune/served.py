@@ -14,6 +14,7 @@ from logtune.records import (
     Cluster,
     Deployment,
     Evaluation,
+    Experiment,
     Interaction,
     PreferencePair,
     Rule,
@@ -56,6 +57,12 @@ def _ended(store: Store, rule: Rule, entries: Sequence[RuleEntry]) -> bool:
     if line.action == "veto" or line.until is None:
         return True
     return all(item.at <= line.until for item in store.load(Interaction, rule.interaction_ids))
+
+
+def proven_rules(store: Store, test: Experiment) -> tuple[Rule, ...]:
+    """The rules that a candidate of kind "rules" is tested with."""
+    evaluation = store.get(test.evaluation_id)
+    return tuple(store.load(Rule, evaluation.rule_ids)) if isinstance(evaluation, Evaluation) else ()
 
 
 def _proven(store: Store, deployment: Deployment) -> tuple[str, ...]:

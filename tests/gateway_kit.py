@@ -113,10 +113,10 @@ class WatchedStore(Store):
             raise StoreError("the disk is full")
         return super().deployments()
 
-    def logs(self, since: float = 0.0) -> Iterator[LogRecord]:
+    def logs(self, since: float = 0.0, *, shadow: bool = False) -> Iterator[LogRecord]:
         if self.broken:
             raise StoreError("the disk is full")
-        return super().logs(since)
+        return super().logs(since, shadow=shadow)
 
     def wait(self, count: int = 1) -> list[LogRecord]:
         """The records, once there are `count`."""

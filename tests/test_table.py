@@ -2,14 +2,15 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from gateway_kit import adapter_for, cluster_of
 
 from logtune.app.chat_api import begin
-from logtune.app.table import Arm, Arms, Choice, Loaded, RoutingTable, plain
-from logtune.records import Adapter, CandidateKind, Cluster, Deployment, identified
+from logtune.app.table import Arm, Arms, Choice, Loaded, RoutingTable, Trial, plain
+from logtune.records import Adapter, CandidateKind, Cluster, Deployment, Step, identified
 from logtune.stages.cluster import Routed
 from logtune.statistics import unit_of
 
@@ -94,9 +95,17 @@ def test_what_served_before_stands_in_also_where_it_is_of_another_kind() -> None
     assert (ready.choose(HERE, ANN).adapter, ready.standby) == (ADAPTER.id, {})
 
 
-def arms_of(share: float, salt: str = "exp-1") -> Arms:
+def step(share: float, since: float = 0.0, number: int = 0) -> Step:
+    return Step(
+        id=f"step-{number}", experiment_id="exp-1", number=number, action="ramp", share=share, since=since,
+        verdict_id=None, by="loop", reason="", at=0.0,
+    )  # fmt: skip
+
+
+def arms_of(share: float, experiment: str = "exp-1") -> Arms:
     base = Arm(name="base", kind="base", share=1 - share)
-    return Arms(salt=salt, arms=(base, Arm(name="candidate", kind="expert", share=share, adapter=ADAPTER.id)))
+    ours = Arm(name="candidate", kind="expert", share=share, adapter=ADAPTER.id)
+    return Arms(arms=(base, ours), trial=Trial(experiment=experiment, steps=(step(share),)))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 1.0])
@@ -128,8 +137,31 @@ def test_the_unit_of_a_request(body: dict[str, str], headers: dict[str, str], un
     assert exchange.unit() == unit + (exchange.id if unit == "request:" else "")
 
 
-def test_a_ramp_moves_nobody_back_and_another_salt_draws_anew() -> None:
-    users = [f"user:{number}" for number in range(500)]
-    small, large = ({u for u in users if arms_of(share).of(u).name == "candidate"} for share in (0.2, 0.6))
+def in_candidate(arms: Arms, at: float = 1.0) -> set[str]:
+    return {user for user in (f"user:{number}" for number in range(500)) if arms.of(user, at)[0].name == "candidate"}
+
+
+def test_a_ramp_moves_nobody_back_and_another_test_draws_anew() -> None:
+    small, large = in_candidate(arms_of(0.2)), in_candidate(arms_of(0.6))
     assert small < large
-    assert {u for u in users if arms_of(0.2, "exp-2").of(u).name == "candidate"} != small
+    assert in_candidate(arms_of(0.2, "exp-2")) != small
+
+
+def test_a_step_comes_into_force_at_its_time_for_all_who_know_it() -> None:
+    trial = Trial(experiment="exp-1", steps=(step(0.05, since=10.0), step(0.2, since=20.0, number=1)))
+    arms = replace(arms_of(0.2), trial=trial)
+    assert in_candidate(arms, at=5.0) == set()  # it has not begun, and nothing is drawn
+    assert arms.of("user:1", 5.0)[1] is None
+    assert in_candidate(arms, at=15.0) == in_candidate(arms_of(0.05))
+    assert in_candidate(arms, at=25.0) == in_candidate(arms_of(0.2))
+    assert in_candidate(replace(arms, trial=trial.ended()), at=25.0) == set()
+
+
+def test_a_draw_says_how_likely_its_arm_was() -> None:
+    made = table(arms_of(0.2))
+    for number in range(200):
+        choice = made.choose(HERE, f"user:{number}")
+        assert choice.draw is not None
+        ours = choice.draw.lot < 0.2
+        assert (choice.arm, choice.draw.propensity) == (("candidate", 0.2) if ours else ("base", 0.8))
+        assert (choice.draw.experiment, choice.draw.unit) == ("exp-1", "user")

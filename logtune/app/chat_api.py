@@ -12,7 +12,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote
 
 from logtune.app.asgi import (
@@ -37,11 +37,12 @@ from logtune.edges.schema import to_json
 from logtune.edges.sse import LONGEST_LINE, StreamAssembler, event
 from logtune.edges.upstream import BASE, Answer, Backend, UpstreamCall
 from logtune.errors import RequestError
-from logtune.records import Json, LogRecord, new_id
+from logtune.records import SHADOW, Json, LogRecord, new_id
 from logtune.stages.answer import CRITICS
 from logtune.statistics import unit_of
 
 LOG = logging.getLogger(__name__)
+GONE = "the client went away"  # an exchange's error then
 SAFE = re.compile(r"[\w.@:/+~ -]*", re.ASCII)  # values of headers that need no escapes
 
 
@@ -113,6 +114,7 @@ class Exchange:
             session_source=who.session_source, error=redaction.error(self.error),
             route_reason=redaction.label(self.choice.reason), usage=usage,
             latency_ms=round(1000 * (time.perf_counter() - self.started), 3), traces=asked.traces,
+            draw=self.choice.draw,
         )  # fmt: skip
 
     def usage(self) -> dict[str, Json]:
@@ -165,6 +167,27 @@ class ChatApi:
         finally:
             ignore()
 
+    async def unseen(self, exchange: Exchange, choice: Choice) -> None:
+        """Let another candidate answer the same request, for nobody: its record alone is kept."""
+        body = {name: value for name, value in exchange.body.items() if name not in ("stream", "stream_options")}
+        other = Exchange(
+            id=new_id(), at=time.time(), started=time.perf_counter(), raw=json.dumps(body).encode(), body=body,
+            client=exchange.client, who=exchange.who, requested=exchange.requested, choice=choice,
+        )  # fmt: skip
+        try:
+            with self._router.adapters.using(choice.model):
+                answer = await self._candidate(other)
+                try:
+                    whole = b"".join([chunk async for chunk in answer.chunks])
+                finally:
+                    await answer.close()
+            other.response, other.error = read_answer(answer.status, whole)
+        except RequestError as error:
+            other.error = error.what
+        record = await self._redaction.made(len(other.raw), lambda: other.record(self._redaction))
+        hidden = replace(record, source=SHADOW, user=None, session=None, traces=(exchange.id,))
+        await self._journal.commit(hidden)
+
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         try:
             exchange.choice = await self._choose(exchange)
@@ -189,7 +212,7 @@ class ChatApi:
         """Route what asks for the base model; a model asked for by name is what the client gets."""
         if exchange.requested in ("", BASE, self._served_name):
             return await self._router.choose(last_user_text(exchange.body), exchange.unit())
-        return self._router.table.asked_for(exchange.requested)
+        return self._router.named(exchange.requested)
 
     async def _open(self, exchange: Exchange) -> Answer:
         """The answer of the chosen candidate; of the base model when the server has lost the candidate's adapter."""
@@ -321,7 +344,7 @@ class _Leaving:
     def __call__(self) -> None:
         """The client has gone."""
         if self._work is not None and not self._work.done() and not self._exchange.recorded:
-            self._exchange.error, self._left = "the client went away", True
+            self._exchange.error, self._left = GONE, True
             self._work.cancel()
 
     def ends_work(self) -> bool:

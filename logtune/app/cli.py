@@ -43,6 +43,9 @@ LOOP = {
     "judge": Entry("judge", "How far the judge of answers agrees with people."),
     "reproduce": Entry("reproduce", "The paper's evaluation, for those who have its data set."),
     "rollback": Entry("loop", "Give a cluster back to what served it before."),
+    "simulate": Entry("simulate", "How a live test would go: errors, users, days."),
+    "pause": Entry("experiments", "Let no live test change anything by itself."),
+    "resume": Entry("experiments", "Undo pause."),
 }
 RECORDS = {
     "interactions": Entry("records", "One query with its answer and what the user said next."),
@@ -56,7 +59,8 @@ RECORDS = {
     "gaps": Entry("records", "How new each cluster's lessons are, and what they train."),
     "adapters": Entry("records", "Trained LoRA adapters."),
     "evaluations": Entry("records", "The gate: candidates against what serves now."),
-    "experiments": Entry("records", "Live A/B tests and their verdicts."),
+    "experiments": Entry("experiments", "Live A/B tests; also stop, promote and rollback by hand."),
+    "verdicts": Entry("records", "What the gate and live tests decided, and why."),
     "deployments": Entry("records", "Which candidate serves each cluster, newest first."),
     "failures": Entry("records", "Items that a stage could not do."),
 }

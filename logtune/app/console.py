@@ -59,6 +59,11 @@ class Console:
         """The settings given with --set, by dotted name; InputError for one that is no assignment."""
         return dict(map(_assignment, self.settings))
 
+    def arguments(self) -> list[str]:
+        """The options that give another command the same settings."""
+        found = [] if self.config_file is None else ["--config", str(self.config_file)]
+        return [*found, *(part for text in self.settings for part in ("--set", text))]
+
     @contextmanager
     def store(self, **overrides: "Json") -> "Iterator[tuple[Store, Config]]":
         """The opened store and the settings that name it, with `overrides` as for `config`."""

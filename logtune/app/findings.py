@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar, cast
 
 from logtune.app.console import ALL
 from logtune.app.influence import newest, of_rule, told
+from logtune.app.live_tests import LiveTest, newest_tests
 from logtune.app.reflective import Reflective, reflective
 from logtune.edges.ledger import RuleLedger
 from logtune.errors import InputError
@@ -184,6 +185,7 @@ class Findings:
     troubles: tuple[Trouble, ...]
     share: float | None  # live adapters' parameters / base parameters
     stages: Mapping[str, Mapping[str, Json]]
+    live_tests: tuple[LiveTest, ...] = ()  # the newest, whenever they began
 
     @property
     def dropped(self) -> int:
@@ -228,6 +230,7 @@ def gather(store: "Store", cycle_id: str | None = None, base_parameters: int | N
         troubles=_troubles(_made(store, Failure, cycle)),
         share=sum_of_shares(serving),
         stages=cast("Mapping[str, Mapping[str, Json]]", cycle.receipt.get("stages") or {}),
+        live_tests=newest_tests(store),
     )
 
 

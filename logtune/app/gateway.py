@@ -31,6 +31,7 @@ from logtune.app.asgi import (
 from logtune.app.chat_api import Exchange
 from logtune.app.cors import Cors
 from logtune.app.feedback_reading import Shape
+from logtune.app.kill_switch import KillSwitch
 from logtune.app.lane import Lane
 from logtune.app.lanes import Lanes
 from logtune.app.projects import for_project, open_store
@@ -69,6 +70,7 @@ class Gateway:
         self._embedder = embedder
         self._adapters = adapters
         self._settings = settings
+        self.kill = KillSwitch(Path(settings.store.home))
         self._main = self._make_lane(DEFAULT, store)
         self._lanes = Lanes(self._main, lambda name: open_store(for_project(settings, name)), self._make_lane)
         self._keyring = Keyring(store)
@@ -78,6 +80,7 @@ class Gateway:
         self._receive_s = settings.serve.receive_timeout_s
         self._poll_s = settings.serve.poll_s
         self._ready = False
+        self.changed: Callable[[], None] = lambda: None  # tells other processes to look at the store
         self._watching: list[Watcher] = []
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._post_chat},
@@ -170,6 +173,7 @@ class Gateway:
                 return
 
     async def _start(self) -> "list[asyncio.Task[None]]":
+        self.kill.start()
         await self._follow_keys()
         await self._lanes.start()
         await self._lanes.open_all(self._access.projects())
@@ -179,6 +183,7 @@ class Gateway:
 
     async def _stop(self, polling: "Sequence[asyncio.Task[None]]") -> None:
         self._ready = False
+        self.kill.close()
         for task in polling:
             task.cancel()
         await asyncio.gather(*polling, return_exceptions=True)
@@ -210,8 +215,10 @@ class Gateway:
         home = (Path(settings.store.home) / "adapters").resolve()
         adapters = Adapters(ScopedAdapters(self._adapters, project), home)
         router = Router(store, self._embedder, adapters, static_router.wanted(settings))
+        router.killed = self.kill.on
         lane = Lane(store, backend, router, settings, self._done)
         lane.feedback.heard = self._heard
+        lane.guarding.told = lambda: self.changed()
         return lane
 
     def _done(self, exchange: Exchange) -> None:

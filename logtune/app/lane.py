@@ -11,8 +11,10 @@ from typing import TypeAlias
 from logtune.app.chat_api import ChatApi, Exchange
 from logtune.app.feedback_api import Answers, FeedbackApi
 from logtune.app.journal import Journal
+from logtune.app.live_guards import Guarding
 from logtune.app.redaction import Redaction
 from logtune.app.routing import Router
+from logtune.app.shadowing import Shadowing
 from logtune.config import Config
 from logtune.config_gateway import score_range
 from logtune.edges.spool_files import SPOOL
@@ -33,8 +35,13 @@ class Lane:
         self.router = router
         self.journal = Journal(store, settings.serve, Path(settings.store.home) / SPOOL)
         self.answers = Answers()
+        self.guarding = Guarding(store, router, settings.experiment)
+        self._done = done
         redaction = Redaction.of(settings)
-        self.chat = ChatApi(backend, router, self.journal, self.answers, settings.model.served_name, done, redaction)
+        self.chat = ChatApi(
+            backend, router, self.journal, self.answers, settings.model.served_name, self._ended, redaction
+        )
+        self.shadowing = Shadowing(self.chat, router, settings.experiment.shadow_per_minute)
         ranges = {name: (worst, best) for name, worst, best in map(score_range, settings.serve.scores)}
         self.feedback = FeedbackApi(store, self.journal, self.answers, redaction, ranges)
         self._backend = backend
@@ -43,6 +50,7 @@ class Lane:
     async def start(self) -> None:
         """Put the routing table in place, and make what the first request would wait for."""
         await self.journal.start()
+        self.guarding.start()
         await self.look(load=True)
         try:
             await self.router.warm()
@@ -53,8 +61,15 @@ class Lane:
 
     async def stop(self) -> None:
         """Write what waits."""
+        await self.guarding.close()
+        await self.shadowing.close()
         await self.journal.close()
         await self.router.close()
+
+    def _ended(self, exchange: Exchange) -> None:
+        self.guarding.note(exchange)
+        self.shadowing.note(exchange)
+        self._done(exchange)
 
     async def look(self, *, load: bool = False) -> None:
         """Follow the store's deployments; the table in place stays when that fails. `load`: wait for its adapters."""

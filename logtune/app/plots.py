@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from markupsafe import Markup, escape
 
 from logtune.app.console import fit, one_line
+from logtune.statistics import Interval as Bounds
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -117,6 +118,40 @@ def curves(name: str, alt: str, lines: Sequence[Line], steps: str, axis: str) ->
         if len(lines) > 1:
             axes.legend(frameon=False, fontsize=8.5, handlelength=3)
         return _svg(figure, name, alt)
+
+
+def sequence(name: str, alt: str, course: Sequence[tuple[int, Bounds]]) -> Markup:
+    """A confidence sequence: the band in which the difference lies, over users."""
+    with _drawing(name):
+        figure, _ = _band(course)
+        return _svg(figure, name, alt)
+
+
+def sequence_png(title: str, course: Sequence[tuple[int, Bounds]]) -> bytes:
+    """The same as a picture of its own."""
+    with _drawing(title):
+        figure, axes = _band(course)
+        figure.set_facecolor("white")
+        axes.set_title(title)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="png", dpi=150)
+        return drawn.getvalue()
+
+
+def _band(course: Sequence[tuple[int, Bounds]]) -> "tuple[Figure, Axes]":
+    figure, axes = _figure(2.6)
+    users = [count for count, _ in course]
+    low, high = ([100 * getattr(found, end) for _, found in course] for end in ("low", "high"))
+    axes.fill_between(users, low, high, color=CALM, alpha=0.25, linewidth=0)
+    axes.plot(users, low, color=CALM)
+    axes.plot(users, high, color=CALM)
+    axes.axhline(0, color=INK, linewidth=1, dashes=(3, 3))
+    last = course[len(course) // 3 :]
+    edge = 100 * max(0.05, *(max(abs(found.low), abs(found.high)) for _, found in last))
+    axes.set_ylim(-edge, edge)
+    axes.set_xlabel("users")
+    axes.set_ylabel("difference, points")
+    return figure, axes
 
 
 def _drawing(name: str) -> "_Style":

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from logtune.app.console import counted, moment
 from logtune.app.findings import Findings, Group, base_parameters, gather
-from logtune.app.plots import BAD, CALM, FAINT, GOOD, Bar, Interval, Line, bars, curves, intervals
+from logtune.app.plots import BAD, CALM, FAINT, GOOD, Bar, Interval, Line, bars, curves, intervals, sequence
 from logtune.records import Json
 from logtune.stages.standing import REASONS as HELD
 
@@ -101,6 +101,11 @@ def _plots(found: Findings) -> dict[str, "Markup"]:
             f"{line.label}: {' to '.join(f'{loss:.2f}' for loss in line.values)}" for line in lines
         )
         plots["losses"] = curves("losses", alt, lines, "epoch", "mean training loss")
+    for test in found.live_tests:
+        if test.course[-1][0]:
+            last = test.course[-1][1]
+            alt = f"Difference of the arms after {test.course[-1][0]} users: {last.low:.3f} to {last.high:.3f}."
+            plots[test.at.test.id] = sequence(test.at.test.id, alt, test.course)
     return plots
 
 

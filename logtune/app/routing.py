@@ -10,18 +10,21 @@ import hashlib
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from logtune.app.adapters import Adapters
 from logtune.app.batching import Batcher
 from logtune.app.samples import samples
 from logtune.app.static_router import StaticRouter
-from logtune.app.table import Arms, Choice, RoutingTable, Row, plain
+from logtune.app.table import Arm, Arms, Choice, RoutingTable, Row, arms_of_test, plain
+from logtune.edges.experiments import Experiments, Led
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
 from logtune.ports import Embedder
 from logtune.records import Adapter, Cluster, Deployment
-from logtune.served import served_rules
+from logtune.served import proven_rules, served_rules
 from logtune.stages.cluster import Routed, Routes
+from logtune.stages.experiment import BASE
 
 LOG = logging.getLogger(__name__)
 LOAD_S = 60.0  # a start waits no longer for its adapters; they go on loading
@@ -29,6 +32,8 @@ EMBED_S = 5.0  # a query not embedded by then goes to the base model
 STAND_IN_S = 0.5  # as EMBED_S, where the embedder only stands in for token vectors that are being made
 MOST_WAITING = 512  # queries at the embedder; with more the next go to the base model at once
 LONGEST = 16_384  # characters of a query that are looked at, so that no query costs the event loop much
+KILLED = "the kill switch is on"
+UNDEPLOYED = Arms(arms=(Arm(name=BASE, kind="base"),))
 CACHED = 10_000  # recent queries whose cluster is remembered
 
 
@@ -44,7 +49,10 @@ class Router:
         self._ledger = RuleLedger(store)
         self._line = 0  # of the ledger, that the table knows of
         self._static = static  # None: the embedder routes
-        self._seen: dict[str, str] = {}  # cluster name -> id of the deployment that the table holds
+        self._seen: dict[str, str] = {}  # cluster name -> what the table holds: a deployment and a test's newest step
+        self._tests = Experiments(store)
+        self._ended: set[str] = set()  # tests whose candidate does not serve any more, whatever the store says
+        self.killed: Callable[[], bool] = lambda: False  # whether the base model answers everything
         self._places: OrderedDict[bytes, Routed] = OrderedDict()  # among the present clusters, by hash of the query
         self._looking = asyncio.Lock()
         self._bringing: asyncio.Task[None] | None = None
@@ -54,6 +62,8 @@ class Router:
 
     async def choose(self, text: str, unit: str) -> Choice:
         """Where a query of a unit (`statistics.unit_of`) goes."""
+        if self.killed():
+            return Choice(reason=KILLED)
         if not self.table.clusters:
             return Choice(reason="nothing is deployed")
         text = text.lstrip()[:LONGEST]
@@ -67,6 +77,21 @@ class Router:
         except Exception as error:  # routing must not fail a request; the reason is kept
             LOG.exception("routing failed")
             return Choice(reason=f"routing failed: {type(error).__name__}: {error}"[:200])
+
+    def named(self, model: str) -> Choice:
+        """A model that the request names itself."""
+        choice = self.table.asked_for(model)
+        return Choice(reason=KILLED) if choice.adapter and self.killed() else choice
+
+    def end_test(self, experiment: str) -> None:
+        """The base for everybody in this test, from now on, also where the store does not know it yet."""
+        self._ended.add(experiment)
+        arms = {name: self._still(group) for name, group in self.table.arms.items()}
+        self.table = replace(self.table, arms=arms)
+
+    def _still(self, group: Arms) -> Arms:
+        over = group.trial is not None and group.trial.experiment in self._ended
+        return replace(group, trial=group.trial.ended()) if group.trial and over else group
 
     def lost(self, adapter: str) -> None:
         """The server does not know an adapter of the table: the base model answers until the next look loads it."""
@@ -84,10 +109,11 @@ class Router:
         """Follow the store and the model server. What serves already serves at once; loading goes on beside it."""
         async with self._looking:
             found = await asyncio.to_thread(self._store.deployments)
+            tests = await asyncio.to_thread(self._tests.running)
             line = await asyncio.to_thread(self._ledger.last)
-            changed = line != self._line or {name: deployment.id for name, deployment in found.items()} != self._seen
+            changed = line != self._line or _held(found, tests) != self._seen
             if changed:
-                await self._follow(found, decided=line != self._line)
+                await self._follow(found, tests, decided=line != self._line)
                 self._line = line
             await self.adapters.look()
             self._swap()
@@ -98,14 +124,21 @@ class Router:
             self._bringing = asyncio.create_task(self._bring())
         return changed
 
-    async def _follow(self, found: Mapping[str, Deployment], *, decided: bool) -> None:
+    async def _follow(
+        self, found: Mapping[str, Deployment], tests: Mapping[str, Led], *, decided: bool
+    ) -> None:  # fmt: skip
         """A new table: what answered in each place before stands in until the new candidate can serve.
 
         `decided`: the ledger of rules has changed too, so rules that were told before may be told no more.
         """
-        active = [deployment for deployment in found.values() if deployment.action != "retire"]
-        clusters = await asyncio.to_thread(self._store.load, Cluster, [item.cluster_id for item in active])
-        arms = {item.cluster_id: await asyncio.to_thread(self._arms, item) for item in active}
+        active = {name: deployment for name, deployment in found.items() if deployment.action != "retire"}
+        places = {name: deployment.cluster_id for name, deployment in active.items()}
+        places |= {name: test.cluster_id for name, (test, _) in tests.items()}
+        clusters = await asyncio.to_thread(self._store.load, Cluster, list(places.values()))
+        arms = {
+            place: await asyncio.to_thread(self._arms, active.get(name), tests.get(name))
+            for name, place in places.items()
+        }
         ids = sorted({arm.adapter for group in arms.values() for arm in group.arms if arm.adapter})
         self.adapters.want(await asyncio.to_thread(self._store.load, Adapter, ids))
         known, routes = tuple(clusters), self.table.routes
@@ -118,10 +151,20 @@ class Router:
         standby = {place: arm for place, arm in before.items() if not (decided and arm.rules)}
         self.table = RoutingTable(clusters=known, arms=arms, standby=standby, routes=routes)
         self._swap()
-        self._seen = {name: deployment.id for name, deployment in found.items()}
+        self._seen = _held(found, tests)
         LOG.info("routing table: %d clusters", len(clusters))
 
-    def _arms(self, deployment: Deployment) -> Arms:
+    def _arms(self, deployment: Deployment | None, led: Led | None) -> Arms:
+        if led is None:
+            assert deployment is not None  # a place is deployed, or tested
+            return self._plain(deployment)
+        test, steps = led
+        before = self._store.get(test.baseline_id or "")
+        base = self._plain(before) if isinstance(before, Deployment) else UNDEPLOYED
+        rules = tuple(rule.text for rule in proven_rules(self._store, test)) if test.candidate == "rules" else ()
+        return self._still(arms_of_test(test, steps, base, rules))
+
+    def _plain(self, deployment: Deployment) -> Arms:
         return plain(deployment, tuple(rule.text for rule in served_rules(self._store, deployment)))
 
     def _swap(self) -> None:
@@ -178,6 +221,12 @@ class Router:
         self._waiting -= 1
         if not future.cancelled():
             future.exception()  # asyncio would log one that nobody saw
+
+
+def _held(found: Mapping[str, Deployment], tests: Mapping[str, Led]) -> dict[str, str]:
+    """By cluster name, what tells that something has changed."""
+    held = {name: deployment.id for name, deployment in found.items()}
+    return held | {name: f"{held.get(name)} {steps[-1].id}" for name, (_, steps) in tests.items()}
 
 
 def _rows(embedder: Embedder) -> Callable[[Sequence[str]], list[Row]]:

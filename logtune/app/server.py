@@ -87,6 +87,8 @@ class _Server(uvicorn.Server):
         super().__init__(_config(app, limits, lifespan="on"))
         self._process = process
         self._metrics = metrics
+        if process.parent is not None:
+            process.gateway.changed = _tell_others
         self._admin = None if process.admin is None else _beside(self._administration())
         self._signalled = False
         self._tasks = set[asyncio.Task[None]]()
@@ -201,15 +203,24 @@ class _Server(uvicorn.Server):
         process = self._process
         operated = Operated(
             lanes=process.gateway.lanes, readiness=process.gateway.readiness, sample=self.sample,
-            reload=self._reload, facts=lambda: {**process.facts, "keys": process.gateway.keys()},
+            reload=self._reload, facts=self._facts,
         )  # fmt: skip
         return Admin(operated, self._metrics, process.token, public=process.public_admin)
+
+    def _facts(self) -> dict[str, Json]:
+        gateway = self._process.gateway
+        return {**self._process.facts, "keys": gateway.keys(), "killed": gateway.kill.on()}
 
     async def _reload(self) -> None:
         event(LOG, "reloading")
         await self._process.gateway.look()
         if self._process.parent is not None:
-            os.kill(os.getppid(), signal.SIGHUP)  # which tells the other workers
+            _tell_others()
+
+
+def _tell_others() -> None:
+    """Let the parent send SIGHUP to all workers."""
+    os.kill(os.getppid(), signal.SIGHUP)
 
 
 def _steady() -> None:

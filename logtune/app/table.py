@@ -5,20 +5,23 @@ Routed, unit -> RoutingTable -> Choice
 The table is one value and is swapped as a whole, so a request sees all of a deployment or nothing of it.
 """
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from logtune.records import CandidateKind, Cluster, Deployment
+from logtune.records import SHADOW, CandidateKind, Cluster, Deployment, Draw, Experiment, Step, UnitKind
 from logtune.stages.cluster import Routed, Routes
-from logtune.stages.experiment import BASE, CANDIDATE, assign
+from logtune.stages.experiment import BASE, CANDIDATE
+from logtune.stages.lots import lot, step_at
 
 Row: TypeAlias = npt.NDArray[np.float32]  # a unit vector, shape (D,)
 Place: TypeAlias = tuple[str, str]  # name of a cluster, name of an arm
 WITH_ADAPTER = ("expert", "critic")
+LOTS = 100_000  # of recent units that a test remembers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,6 +36,7 @@ class Choice:
     similarity: float | None = None
     rules: tuple[str, ...] = ()  # added to the prompt
     reason: str = ""
+    draw: Draw | None = None  # how the arm was drawn; None: it was not
 
     def given_up(self, reason: str) -> "Choice":
         """The base model instead."""
@@ -59,18 +63,54 @@ class Arm:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """A live test as the table sees it. All processes that know a step by the time it comes into force agree on it."""
+
+    experiment: str  # id
+    steps: tuple[Step, ...]
+    lots: dict[str, float] = field(default_factory=dict, compare=False)  # by unit: a hash is worth remembering
+
+    def draw(self, unit: str, at: float) -> tuple[bool, Draw] | None:
+        """Whether a unit gets the candidate at a moment, and how that was drawn; None: the test has not begun."""
+        step = step_at(self.steps, at)
+        if step is None:
+            return None
+        drawn = self.lots.get(unit)
+        if drawn is None:
+            if len(self.lots) >= LOTS:
+                self.lots.clear()
+            drawn = self.lots[unit] = lot(self.experiment, unit)
+        ours = drawn < step.share
+        kind = cast("UnitKind", unit.partition(":")[0])
+        chance = step.share if ours else 1 - step.share
+        return ours, Draw(experiment=self.experiment, unit=kind, lot=drawn, propensity=chance)
+
+    def ended(self) -> "Trial":
+        """The base for everybody, from now on."""
+        last = self.steps[-1]
+        return replace(self, steps=(*self.steps, replace(last, action="rollback", share=0.0, since=0.0)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arms:
-    """All arms of a cluster; the same salt and shares give a unit the same arm."""
+    """All arms of a cluster: one, or those of a live test, the base's first."""
 
-    salt: str
-    arms: tuple[Arm, ...]  # at least one; shares add up to 1
+    arms: tuple[Arm, ...]
+    trial: Trial | None = None
 
-    def of(self, unit: str) -> Arm:
-        """The arm of a unit (`statistics.unit_of`)."""
-        if len(self.arms) == 1:
-            return self.arms[0]
-        drawn = assign(unit, self.salt, {arm.name: arm.share for arm in self.arms})
-        return next(arm for arm in self.arms if arm.name == drawn)
+    def of(self, unit: str, at: float) -> tuple[Arm, Draw | None]:
+        """The arm of a unit (`statistics.unit_of`) at a moment."""
+        drawn = self.trial.draw(unit, at) if self.trial else None
+        return (self.arms[0], None) if drawn is None else (self.arms[drawn[0]], drawn[1])
+
+
+def arms_of_test(test: Experiment, steps: tuple[Step, ...], base: Arms, rules: tuple[str, ...] = ()) -> Arms:
+    """The arms of a live test: what serves, and the candidate."""
+    (before,) = base.arms
+    share = steps[-1].share
+    adapter = test.adapter_id if test.candidate in WITH_ADAPTER else None
+    ours = Arm(name=CANDIDATE, kind=test.candidate, adapter=adapter, rules=rules, share=share)
+    return Arms(arms=(replace(before, name=BASE, share=1 - share), ours), trial=Trial(experiment=test.id, steps=steps))
 
 
 def plain(deployment: Deployment, rules: tuple[str, ...] = ()) -> Arms:
@@ -80,7 +120,7 @@ def plain(deployment: Deployment, rules: tuple[str, ...] = ()) -> Arms:
         kind = "base"
     adapter = deployment.adapter_id if kind in WITH_ADAPTER else None
     arm = Arm(name=BASE if kind == "base" else CANDIDATE, kind=kind, adapter=adapter, rules=rules)
-    return Arms(salt=deployment.id, arms=(arm,))
+    return Arms(arms=(arm,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +145,8 @@ class RoutingTable:
             reason = "no deployed cluster was made with this embedder" if alien else "out of distribution"
             return Choice(similarity=None if alien else routed.similarity, reason=reason)
         arms, name = self.arms[cluster.id], named(cluster)
-        arm = arms.of(unit)
-        choice = Choice(cluster=name, arm=arm.name, similarity=routed.similarity)
+        arm, draw = arms.of(unit, time.time())
+        choice = Choice(cluster=name, arm=arm.name, similarity=routed.similarity, draw=draw)
         if problem := self._problem(arm):
             earlier = self.standby.get((name, arm.name))
             if earlier is None or self._problem(earlier):
@@ -115,6 +155,16 @@ class RoutingTable:
         what = f"the base model is deployed for {name}" if arm.kind == "base" else f"deployed for {name}"
         drawn = "" if len(arms.arms) == 1 else f", arm {arm.name} by {unit.partition(':')[0]}"
         return self._served(choice, arm, what + drawn)
+
+    def unseen(self, draw: Draw) -> Choice | None:
+        """The candidate of a test that answers in the shadow; None: it does not, or cannot now."""
+        for cluster in self.clusters:
+            arms = self.arms[cluster.id]
+            if arms.trial is not None and arms.trial.experiment == draw.experiment:
+                last, ours = arms.trial.steps[-1], arms.arms[-1]
+                if last.action == "start" and not last.share and not self._problem(ours):
+                    return self._served(Choice(cluster=named(cluster), arm=SHADOW, draw=draw), ours, "in the shadow")
+        return None
 
     def _served(self, choice: Choice, arm: Arm, reason: str) -> Choice:
         model = self.adapters[arm.adapter].name if arm.adapter else ""

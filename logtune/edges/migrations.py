@@ -189,3 +189,22 @@ def m008_trust(db: Connection) -> None:
         "CREATE TABLE rule_ledger (number INTEGER PRIMARY KEY, id {text} NOT NULL, at {real} NOT NULL, "
         "body {text} NOT NULL)",
     )
+
+
+@migration
+def m005_experiments(db: Connection) -> None:
+    """Live tests with their steps, which of them are running, and what was paused by hand."""
+    derived = "id {text} PRIMARY KEY, at {real} NOT NULL, cycle_id {text} NOT NULL, config_hash {text} NOT NULL, "
+    for name, column in (("experiments", "cluster_name"), ("steps", "experiment_id")):
+        _run(
+            db,
+            f"CREATE TABLE {name} ({derived}{column} {{text}} NOT NULL, body {{text}} NOT NULL)",
+            f"CREATE INDEX {name}_at ON {name} (at, id)",
+            f"CREATE INDEX {name}_{column} ON {name} ({column})",
+        )
+    _run(
+        db,
+        "CREATE TABLE running (experiment_id {text} PRIMARY KEY)",
+        'CREATE TABLE controls (name {text} PRIMARY KEY, at {real} NOT NULL, "by" {text} NOT NULL, '
+        "reason {text} NOT NULL)",
+    )

@@ -25,6 +25,7 @@ from logtune.records import (
     Deployment,
     Derived,
     Evaluation,
+    Experiment,
     Failure,
     Feedback,
     FollowUp,
@@ -36,6 +37,7 @@ from logtune.records import (
     Rule,
     Signal,
     Standing,
+    Step,
     Verdict,
 )
 
@@ -77,13 +79,14 @@ class ExactText(TypeDecorator[str]):
 NAMES: Mapping[type, str] = MappingProxyType({
     LogRecord: "logs", Feedback: "feedback", Interaction: "interactions", Signal: "signals", Decision: "decisions",
     Rule: "rules", PreferencePair: "pairs", Standing: "standings", Cluster: "clusters", Gap: "gaps",
-    Adapter: "adapters", Evaluation: "evaluations", Verdict: "verdicts", Deployment: "deployments", Failure: "failures",
+    Adapter: "adapters", Evaluation: "evaluations", Verdict: "verdicts", Experiment: "experiments", Step: "steps",
+    Deployment: "deployments", Failure: "failures",
 })  # fmt: skip
 KINDS: Mapping[str, type[Record]] = MappingProxyType({kind.__name__: kind for kind in NAMES})
 GIVEN = (LogRecord, Feedback)  # what came in; everything else was derived from it
 QUERIED: Mapping[type, tuple[str, ...]] = MappingProxyType({
     LogRecord: ("user", "session"), Feedback: ("target",), Interaction: ("user", "session"), Cluster: ("name",),
-    Deployment: ("cluster_name",), Failure: ("stage",),
+    Experiment: ("cluster_name",), Step: ("experiment_id",), Deployment: ("cluster_name",), Failure: ("stage",),
 })  # fmt: skip
 OPTIONAL = frozenset({"user", "session"})
 
@@ -142,6 +145,10 @@ rule_ledger = Table(
     "rule_ledger", metadata, Column("number", Integer, primary_key=True), _text("id"),
     Column("at", Double, nullable=False), _text("body"),
 )  # fmt: skip
+running = Table("running", metadata, _text("experiment_id", key=True))
+controls = Table(
+    "controls", metadata, _text("name", key=True), Column("at", Double, nullable=False), _text("by"), _text("reason")
+)
 replies = Table("replies", metadata, _text("key", key=True), Column("at", Double, nullable=False), _text("body"))
 rejects = Table(
     "rejects", metadata, _text("file", key=True), Column("line", Integer, primary_key=True), _text("reason", key=True),
@@ -170,7 +177,11 @@ def encode(record: Record) -> Row:
     """The row of a record, without the columns that say how it was derived (cycle, settings, time)."""
     kind: type = type(record)
     row: Row = {name: getattr(record, name) for name in QUERIED.get(kind, ())}
-    at = {"at": record.at} if isinstance(record, (LogRecord, Feedback, Interaction, Deployment)) else {}
+    at = (
+        {"at": record.at}
+        if isinstance(record, (LogRecord, Feedback, Interaction, Experiment, Step, Deployment))
+        else {}
+    )
     return {"id": record.id, **at, **row, "body": to_json(record)}
 
 

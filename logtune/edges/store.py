@@ -20,7 +20,7 @@ from logtune.edges.intake import Entry, Intake
 from logtune.edges.migrations import migrate
 from logtune.edges.schema import GIVEN, TABLES, R, decode, encode, parents_of, to_json
 from logtune.errors import StoreError
-from logtune.records import Deployment, Derived, Feedback, Json, LogRecord, Record, also_known_as
+from logtune.records import SHADOW, Deployment, Derived, Feedback, Json, LogRecord, Record, also_known_as
 
 TargetKind: TypeAlias = Literal["record", "session", "user"]
 Origin: TypeAlias = tuple[str, str, float]  # cycle, hash of its settings, time
@@ -119,9 +119,9 @@ class Store:
             rows = db.execute(select(table).order_by(table.c.file, table.c.line, table.c.reason).limit(limit))
             return [Reject(**row._mapping) for row in rows]
 
-    def logs(self, since: float = 0.0) -> Iterator[LogRecord]:
-        """Log records from `since` (seconds since 1970) on, by time, then id."""
-        return self._stream(LogRecord, since)
+    def logs(self, since: float = 0.0, *, shadow: bool = False) -> Iterator[LogRecord]:
+        """Log records from `since` (seconds since 1970) on, by time, then id; `shadow`: answers nobody saw too."""
+        return (log for log in self._stream(LogRecord, since) if shadow or log.source != SHADOW)
 
     def encoded_logs(self, since: float = 0.0) -> Iterator[str]:
         """As `logs`, each as the JSON that the store holds: for a reader that decodes in other processes."""
@@ -229,7 +229,7 @@ class Store:
         """Keep outputs, lineage and keys of finished units, all or nothing; existing records are left alone."""
         with self.transaction(write=True) as db:
             made = [(unit.outputs, (unit.cycle_id, unit.config_hash, unit.at)) for unit in units]
-            _insert_derived(db, [(record, origin) for records, origin in made for record in records])
+            insert_derived(db, [(record, origin) for records, origin in made for record in records])
             rows = [{name: getattr(unit, name) for name in UNIT_COLUMNS} for unit in units]
             # A unit that another process finished first keeps that process's outputs, never a mixture.
             new = {tuple(row) for row in insert_new(db, schema.units, rows)}
@@ -268,15 +268,9 @@ class Store:
 
     def deploy(self, deployment: Deployment, cycle_id: str) -> None:
         """Make a deployment the one that holds for its cluster name; again at once, it changes nothing."""
-        live = schema.live
         with self.transaction(write=True) as db:
             config = db.execute(select(schema.cycles.c.config_hash).where(schema.cycles.c.id == cycle_id)).scalar()
-            _insert_derived(db, [(deployment, (cycle_id, config or "", deployment.at))])
-            query = select(live).where(live.c.cluster_name == deployment.cluster_name)
-            last = db.execute(query.order_by(live.c.number.desc()).limit(1)).first()
-            if last is None or last.deployment_id != deployment.id:
-                row = {"cluster_name": deployment.cluster_name, "number": last.number + 1 if last else 1}
-                db.execute(live.insert(), {**row, "deployment_id": deployment.id, "cycle_id": cycle_id})
+            hold(db, deployment, (cycle_id, config or "", deployment.at))
 
     def deployments(self) -> dict[str, Deployment]:
         """What holds now: for each cluster name the deployment last given to `deploy`."""
@@ -320,7 +314,18 @@ def _replaces(item: Feedback, old: Feedback | None) -> bool:
     return old is None or (item != old and item.at >= old.at)
 
 
-def _insert_derived(db: Connection, made: Sequence[tuple[Derived, Origin]]) -> None:
+def hold(db: Connection, deployment: Deployment, origin: Origin) -> None:
+    """Make a deployment the one that holds for its cluster name; again at once, it changes nothing."""
+    live = schema.live
+    insert_derived(db, [(deployment, origin)])
+    query = select(live).where(live.c.cluster_name == deployment.cluster_name)
+    last = db.execute(query.order_by(live.c.number.desc()).limit(1)).first()
+    if last is None or last.deployment_id != deployment.id:
+        row = {"cluster_name": deployment.cluster_name, "number": last.number + 1 if last else 1}
+        db.execute(live.insert(), {**row, "deployment_id": deployment.id, "cycle_id": origin[0]})
+
+
+def insert_derived(db: Connection, made: Sequence[tuple[Derived, Origin]]) -> None:
     """Insert records, each with its origin, and their lineage; known ones are left alone."""
     by_kind: dict[type[Record], list[schema.Row]] = {}
     for record, (cycle_id, config_hash, at) in made:

@@ -70,6 +70,25 @@ def rollback(cluster_name: str, history: Iterable[Deployment], now: float, reaso
     return _next(rows[-1], cluster_name, cluster_id, state, "rollback", reason, now)
 
 
+def promotion(
+    verdict: Verdict,
+    cluster_name: str,
+    current: Mapping[str, Deployment],
+    adapters: Iterable[Adapter],
+    now: float,
+    *,
+    base_parameters: int | None = None,
+    budget: float = 0.005,
+) -> Deployment:
+    """The deployment that a live test's verdict brings to its cluster; a `keep` where it would exceed the budget."""
+    known, serving = {adapter.id: adapter for adapter in adapters}, current.get(cluster_name)
+    state = _offered(verdict, known)
+    change = _next(serving, cluster_name, verdict.cluster_id, state, "deploy", verdict.reason, now, verdict.id)
+    if base_parameters is None:
+        return change
+    return _within(change, current, known, base_parameters, budget)
+
+
 def live_adapters(current: Mapping[str, Deployment]) -> tuple[str, ...]:
     """Ids of the adapters that serve, each once, sorted."""
     return tuple(sorted({row.adapter_id for row in current.values() if row.adapter_id is not None}))
@@ -176,7 +195,7 @@ def _offered(verdict: Verdict, known: Mapping[str, Adapter]) -> State:
     if kind is None and verdict.adapter_id is not None and verdict.adapter_id in known:
         kind = known[verdict.adapter_id].kind
     if kind is None:
-        raise InputError(f"verdict {verdict.id} does not say what its candidate is", "logtune experiments list")
+        raise InputError(f"verdict {verdict.id} does not say what its candidate is", "logtune verdicts list")
     return _candidate(cast("CandidateKind", kind), verdict.adapter_id, verdict.cluster_id)
 
 

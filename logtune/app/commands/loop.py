@@ -193,6 +193,7 @@ def foretold(would: "Sequence[Reason]") -> Iterator[str]:
 
 def undo(store: "Store", name: str, now: float) -> "Deployment":
     """Deploy what served the cluster before; InputError with the closest name where there is no such cluster."""
+    from logtune.experiments import stop_test
     from logtune.records import Deployment
     from logtune.stages.deploy import rollback as previous
 
@@ -201,6 +202,7 @@ def undo(store: "Store", name: str, now: float) -> "Deployment":
         close = get_close_matches(name, names, 1)
         guess = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"no cluster '{name}' was ever deployed", f"{guess}deployed are: {', '.join(sorted(names))}")
+    stop_test(store, name, now)
     made = previous(name, store.list(Deployment, limit=ALL), now, "rolled back by hand")
     store.deploy(made, BY_HAND)
     return made

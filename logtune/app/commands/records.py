@@ -66,8 +66,8 @@ KINDS = {
         ("id", "cluster_id", "candidate", "cases", "win_rate", "lower", "upper", "outcome", "reason"),
         CYCLE + " where something was trained",
     ),
-    "experiments": Kind(
-        records.Verdict, "experiment", ("id", "cluster_id", "effect", "lower", "upper", "decision", "reason"), CYCLE,
+    "verdicts": Kind(
+        records.Verdict, "verdict", ("id", "cluster_id", "effect", "lower", "upper", "decision", "reason"), CYCLE,
     ),
     "deployments": Kind(
         records.Deployment, "deployment", ("id", "at", "cluster_name", "candidate", "adapter_id", "action", "reason"),

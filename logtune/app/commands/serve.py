@@ -14,10 +14,11 @@ import click
 
 from logtune import __version__
 from logtune.app.console import Console, counted, unscoped
-from logtune.errors import ConfigError, InputError
+from logtune.errors import ConfigError, InputError, StoreError
 
 if TYPE_CHECKING:
     from logtune.app.gateway import Gateway
+    from logtune.app.leading import Leader
     from logtune.app.tracing import Tracing
     from logtune.app.workers import Task
     from logtune.config import Config
@@ -99,13 +100,26 @@ class Serving:
 
     def work(self, task: "Task") -> None:
         """Be a server process."""
-        from logtune.app import build
-
-        opened = build.store(self.config)
+        opened = store_or_none(self.config)
+        leader = self._leader() if task.slot == 0 else None
         try:
             run(self.make(opened, self.config), self, task)
         finally:
+            if leader is not None:
+                leader.close()
             opened.close()
+
+    def _leader(self) -> "Leader | None":
+        """What leads live tests, where there may be any."""
+        from logtune.app.kill_switch import forced
+        from logtune.app.leading import Leader
+
+        settings = self.config.experiment
+        if settings.mode == "off" or not settings.keep_looking or forced():
+            return None
+        leader = Leader(self.say.arguments(), settings.look_s)
+        leader.start()
+        return leader
 
     def announce(self, facts: "Mapping[str, Json]") -> None:
         """Say what serves where."""
@@ -188,12 +202,32 @@ def token_of(settings: "ServeSettings") -> str:
     return token
 
 
+def store_or_none(config: "Config") -> "Store":
+    """The store; under the kill switch of the environment one that always fails, where it cannot be opened.
+
+    Only where nobody needs a key (serve.keys is never), since nobody knows the keys then.
+    """
+    from logtune.app import build, kill_switch
+    from logtune.edges.no_store import NoStore
+
+    try:
+        return build.store(config)
+    except StoreError as error:
+        if not kill_switch.forced() or config.serve.keys != "never":
+            raise
+        return NoStore(error)
+
+
 def check_keys(config: "Config", say: Console) -> str:
     """Who may ask, for people; ConfigError for a public address without keys. Brings the store's schema up to date."""
     from logtune.app import build
     from logtune.edges.keyring import Keyring
+    from logtune.edges.no_store import NoStore
 
-    opened = build.store(config)
+    opened = store_or_none(config)
+    if isinstance(opened, NoStore):
+        say.progress("The store cannot be opened. The kill switch is on: the base model answers, records wait on disk.")
+        return _who([], config.serve.keys)
     try:
         build.check_address(opened, config, say.progress)
         return _who([key.project for key in Keyring(opened).every() if key.revoked_at is None], config.serve.keys)

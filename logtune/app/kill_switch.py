@@ -1,0 +1,53 @@
+"""The kill switch: the base model answers everything, at once, whatever else is broken.
+
+LOGTUNE_KILL=1 when the gateway starts, or a file named KILL in `store.home` while it runs -> KillSwitch.on()
+
+A thread of its own looks for the file, so neither the store, nor a model server, nor a busy event loop is in its way.
+"""
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+LOG = logging.getLogger(__name__)
+VARIABLE, FILE = "LOGTUNE_KILL", "KILL"
+LOOK_S = 0.2
+
+
+def forced() -> bool:
+    """Whether the environment says that it is on."""
+    return os.environ.get(VARIABLE, "").strip().lower() not in ("", "0", "false", "no")
+
+
+class KillSwitch:
+    """Whether the base model answers everything; for all projects of a process."""
+
+    def __init__(self, home: Path) -> None:
+        self._file = home / FILE
+        self._forced = forced()
+        self._on = self._forced or self._file.exists()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="kill-switch", daemon=True)
+
+    def on(self) -> bool:
+        """Whether it is on; asked for every request."""
+        return self._on
+
+    def start(self) -> None:
+        """Look for the file from now on."""
+        if self._on:
+            LOG.warning("the kill switch is on: the base model answers everything")
+        self._thread.start()
+
+    def close(self) -> None:
+        """Look no more."""
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(LOOK_S):
+            on = self._forced or self._file.exists()
+            if on != self._on:
+                self._on = on
+                what = "on: the base model answers everything" if on else "off: deployments serve again"
+                LOG.warning("the kill switch is %s", what)

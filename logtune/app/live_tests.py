@@ -1,0 +1,48 @@
+"""Store -> LiveTest*: the newest live tests with their confidence sequences, for whoever shows them."""
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from logtune.edges.experiments import ENDS, Experiments
+from logtune.records import Experiment
+from logtune.stages import live
+from logtune.stages.trials import Standing, standing, words
+from logtune.statistics import Interval
+
+if TYPE_CHECKING:
+    from logtune.edges.experiments import Led
+    from logtune.edges.store import Store
+
+POINTS = 24  # of a sequence
+MOST = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveTest:
+    """One test as it stands."""
+
+    at: Standing
+    course: tuple[tuple[int, Interval], ...]  # users, and the difference of the arms then
+    words: str
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return self.at.now.action in ENDS
+
+
+def shown(store: "Store", led: "Led", now: float | None = None) -> LiveTest:
+    """A test with all that is known of it."""
+    now = time.time() if now is None else now
+    logs = list(store.logs(led[0].at, shadow=True))
+    at = standing(*led, logs, list(store.feedback()), now)
+    told = live.telling(at.units, at.settings, now, at.last)
+    course = live.intervals(told, at.settings, at.last, POINTS)
+    return LiveTest(at=at, course=tuple(course), words=at.now.reason if at.now.action in ENDS else words(at, "open"))
+
+
+def newest_tests(store: "Store") -> tuple[LiveTest, ...]:
+    """The tests begun last."""
+    tests = Experiments(store)
+    return tuple(shown(store, (test, tests.led(test))) for test in store.list(Experiment, limit=MOST))

@@ -1,0 +1,211 @@
+"""Live tests are led: look at what users made of the arms, decide, write it down; gateways follow the store.
+
+store, now -> look -> Step*, Verdict*, Deployment*        begin: a test, for what passed its gate; promote, end: by hand
+
+Looking changes nothing unless a decision is due, so it may be done at any time, by several processes at once: of two
+that decide the same, the second one finds the step taken.
+"""
+
+import getpass
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from logtune.config_experiment import ExperimentSettings
+from logtune.edges.experiments import ENDS, Experiments, Led
+from logtune.errors import InputError
+from logtune.records import Adapter, Deployment, Evaluation, Experiment, Json, Step, StepAction, identified
+from logtune.stages import deploy, live
+from logtune.stages.experiment import Decision
+from logtune.stages.trials import DAY_S, Standing, numbered, ruling, standing, step_of, verdict_of, words
+
+if TYPE_CHECKING:
+    from logtune.config import Config
+    from logtune.edges.store import Store
+
+LOADING_S = 30.0  # until a test comes into force: its candidate has to be loaded by then
+AHEAD_S = 3.0  # beyond the poll of the gateways, until a larger share comes into force: all know it by then
+ALL = 10_000_000
+
+
+def begin(
+    store: "Store", evaluation: Evaluation, cluster_name: str, config: "Config", now: float
+) -> tuple[Experiment | None, str]:
+    """Begin the test of a candidate that has passed its gate; None and why, where it may not begin now."""
+    tests, settings = Experiments(store), config.experiment
+    history = tests.of_cluster(cluster_name)
+    if reason := _hindered(tests, history, cluster_name, settings, now):
+        return None, reason
+    current = store.deployments().get(cluster_name)
+    test = identified(
+        Experiment(
+            id="", cluster_id=evaluation.cluster_id, evaluation_id=evaluation.id, adapter_id=evaluation.adapter_id,
+            baseline_id=current.id if current else None, cluster_name=cluster_name, candidate=evaluation.candidate,
+            attempt=len(history) + 1, plan=settings.model_dump(mode="json"), config_hash=config.config_hash, at=now,
+        )
+    )  # fmt: skip
+    share = settings.ramp[0] if settings.mode == "ab" else 0.0
+    since = now + config.serve.poll_s + LOADING_S
+    first = Step(
+        id="", experiment_id="", number=0, action="start", share=share, since=since, verdict_id=None, by="loop",
+        reason="the gate was passed", at=now,
+    )  # fmt: skip
+    begun = tests.begin(test, numbered(test, 0, first))
+    return (test, "") if begun else (None, "a live test of this cluster is running already")
+
+
+def _hindered(tests: Experiments, history: list[Led], name: str, settings: ExperimentSettings, now: float) -> str:
+    paused = [control for control in tests.paused() if control.name in ("", name)]
+    if paused:
+        return f"paused by {paused[0].by}: {paused[0].reason}"
+    ended = [steps[-1] for _, steps in history]
+    if ended and ended[-1].action not in ENDS:
+        return "a live test of this cluster is running already"
+    days = live.backoff_days([step.action for step in ended], settings)
+    left = (ended[-1].at + days * DAY_S - now) / DAY_S if ended else 0.0
+    return f"its last live test was lost; the next one may begin in {left:.1f} days" if left > 0 else ""
+
+
+def look(
+    store: "Store", config: "Config", now: float, base_parameters: int | None = None
+) -> list[tuple[Experiment, Step]]:
+    """Lead every running test as far as its users' outcomes allow; the steps that were taken."""
+    running = Experiments(store).running()
+    if not running:
+        return []
+    since = min(test.at for test, _ in running.values())
+    logs, feedback = list(store.logs(since, shadow=True)), list(store.feedback())
+    taken = [
+        (led[0], _lead(store, standing(*led, logs, feedback, now), config, now, base_parameters))
+        for led in running.values()
+    ]
+    return [(test, step) for test, step in taken if step is not None]
+
+
+def _lead(store: "Store", at: Standing, config: "Config", now: float, base_parameters: int | None) -> Step | None:
+    if moved := _moved(store, at):
+        return end(store, at, "stop", "moved", moved, by="loop", now=now)
+    what, code = ruling(at, now)
+    paused = any(control.name in ("", at.test.cluster_name) for control in Experiments(store).paused())
+    if code == "open" or (paused and what != "rollback"):
+        return None
+    if what == "promote":
+        return promote(store, at, code, words(at, code), config, now=now, base_parameters=base_parameters)
+    if code == "ramp":
+        return _ramp(store, at, config, now)
+    return end(store, at, "rollback" if what == "rollback" else "stop", code, words(at, code), by="loop", now=now)
+
+
+def _moved(store: "Store", at: Standing) -> str:
+    """Why the arms of a test are not any more what they were; "": they are."""
+    current = store.deployments().get(at.test.cluster_name)
+    if at.watched:
+        verdict = at.now.verdict_id
+        same = current is not None and current.verdict_id == verdict
+    else:
+        same = (current.id if current else None) == at.test.baseline_id
+    return "" if same else f"{at.test.cluster_name} is served by {current.id if current else 'the base model'} now"
+
+
+def _ramp(store: "Store", at: Standing, config: "Config", now: float) -> Step | None:
+    index = at.settings.ramp.index(at.now.share) + 1
+    since = now + config.serve.poll_s + AHEAD_S
+    step = step_of(at, "ramp", at.settings.ramp[index], since, by="loop", reason=words(at, "ramp"), now=now)
+    return step if Experiments(store).take(step) else None
+
+
+def promote(
+    store: "Store", at: Standing, code: str, reason: str, config: "Config", *, by: str = "loop", now: float,
+    base_parameters: int | None = None,
+) -> Step | None:  # fmt: skip
+    """Let the candidate serve, at first with a hold-back; a watch that is over ends the test."""
+    if at.watched:
+        return end(store, at, "end", code, reason, by=by, now=now)
+    verdict = verdict_of(_evaluation(store, at), at, "promote", code, reason)
+    current = store.deployments()
+    ids = sorted({*deploy.live_adapters(current), *([at.test.adapter_id] if at.test.adapter_id else [])})
+    change = deploy.promotion(
+        verdict, at.test.cluster_name, current, store.load(Adapter, ids), now, base_parameters=base_parameters,
+        budget=config.train.budget,
+    )  # fmt: skip
+    if change.action == "keep":
+        return end(store, at, "stop", code, change.reason, by=by, now=now)
+    ends = at.settings.hold_back == 0
+    action: StepAction = "end" if ends else "promote"
+    share = 1 - at.settings.hold_back
+    step = step_of(at, action, share, now, by=by, reason=reason, now=now, verdict=verdict.id)
+    return step if Experiments(store).take(step, verdict, change) else None
+
+
+def end(
+    store: "Store", at: Standing, action: StepAction, code: str, reason: str, *, by: str, now: float
+) -> Step | None:
+    """End a test; a promoted candidate that is rolled back is replaced by what served before."""
+    decisions: dict[StepAction, Decision] = {"rollback": "rollback", "end": "promote"}
+    decision = decisions.get(action, "stop")
+    verdict = verdict_of(_evaluation(store, at), at, decision, code, reason)
+    share = 1.0 if action == "end" else 0.0
+    step = step_of(at, action, share, now, by=by, reason=reason, now=now, verdict=verdict.id)
+    back = None
+    if at.watched and action == "rollback":
+        history = store.list(Deployment, limit=ALL)
+        back = deploy.rollback(at.test.cluster_name, history, now, f"{reason} ({verdict.id})")
+    return step if Experiments(store).take(step, verdict, back) else None
+
+
+def _evaluation(store: "Store", at: Standing) -> Evaluation:
+    return store.load(Evaluation, [at.test.evaluation_id])[0]
+
+
+def break_guard(store: "Store", experiment: str, guard: str, numbers: Mapping[str, Json], now: float) -> Step | None:
+    """Roll back a test whose guard a gateway saw broken; None: it was over already."""
+    led = next((led for led in Experiments(store).running().values() if led[0].id == experiment), None)
+    if led is None:
+        return None
+    at = standing(*led, (), (), now)
+    reason = f"the guard '{guard}' was broken: {', '.join(f'{name} {value}' for name, value in numbers.items())}"
+    return end(store, at, "rollback", "guard", reason, by="guard", now=now)
+
+
+def stop_test(store: "Store", cluster_name: str, now: float) -> Step | None:
+    """End the test that runs in a cluster, if one does, because what serves there is changed by hand."""
+    led = Experiments(store).running().get(cluster_name)
+    if led is None:
+        return None
+    return end(store, standing(*led, (), (), now), "stop", "moved", "rolled back by hand", by=whoami(), now=now)
+
+
+def find(store: "Store", wanted: str) -> Led:
+    """The test with this id, or its beginning, or the newest one of a cluster; InputError where there is none."""
+    tests, record = Experiments(store), store.get(wanted)
+    if isinstance(record, Experiment):
+        return record, tests.led(record)
+    found = tests.of_cluster(wanted)
+    if not found:
+        raise InputError(f"there is no experiment '{wanted}'", "logtune experiments lists them")
+    return found[-1]
+
+
+def by_hand(store: "Store", wanted: str, action: str, reason: str, config: "Config", now: float) -> Step:
+    """Stop, promote or roll back a test by hand; InputError where it is over."""
+    led = find(store, wanted)
+    at = standing(*led, list(store.logs(led[0].at, shadow=True)), list(store.feedback()), now)
+    if at.now.action in ENDS:
+        raise InputError(
+            f"{at.test.id} is over: {at.now.action}, by {at.now.by}",
+            f"logtune rollback {at.test.cluster_name} restores what served before",
+        )
+    if action == "promote":
+        step = promote(store, at, "by_hand", reason, config, by=whoami(), now=now)
+    else:
+        step = end(store, at, "rollback" if action == "rollback" else "stop", "by_hand", reason, by=whoami(), now=now)
+    if step is None:
+        raise InputError(f"another process led {at.test.id} on just now", "look at it again: logtune experiments show")
+    return step
+
+
+def whoami() -> str:
+    """Who runs the command."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container whose user has no name
+        return "unknown"

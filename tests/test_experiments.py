@@ -1,0 +1,229 @@
+"""Live tests, led over a real store: ramp, promotion, watch, rollback, waits, and what is done by hand."""
+
+from pathlib import Path
+
+import pytest
+from gateway_kit import deployed
+from live_kit import BEGUN, CLUSTER, DAY, HOUR, begin, changed, passed, settings, steps, visit
+
+from logtune import experiments
+from logtune.config import Config
+from logtune.edges.experiments import Control, Experiments
+from logtune.edges.store import Store
+from logtune.errors import InputError
+from logtune.records import Experiment, Verdict
+from logtune.stages.trials import standing
+
+
+@pytest.fixture
+def store(tmp_path: Path):
+    opened = Store(f"sqlite:///{tmp_path / 'logtune.db'}")
+    yield opened
+    opened.close()
+
+
+def look(store: Store, config: Config, now: float) -> list[str]:
+    return [step.action for _, step in experiments.look(store, config, now)]
+
+
+def ramped(store: Store, config: Config, test: Experiment, likes, start: int = 0) -> float:
+    """Users come until half of them get the candidate; the time then."""
+    now = BEGUN + 60
+    for number in range(40):
+        if steps(store)[-1].share == 0.5:
+            return now
+        visit(store, test, range(start + 100 * number, start + 100 * number + 100), now, likes, seed=number)
+        now += 200
+        look(store, config, now)
+        now += 60
+    raise AssertionError("the ramp did not end")
+
+
+def test_a_better_candidate_climbs_is_promoted_watched_and_stays(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    test = begin(store, config)
+    now = ramped(store, config, test, lambda ours: 0.9 if ours else 0.5)
+    visit(store, test, range(10_000, 10_400), now, lambda ours: 0.9 if ours else 0.5)
+    assert look(store, config, now + 2 * HOUR) == ["promote"]
+    assert [(step.action, step.share) for step in steps(store)] == [
+        ("start", 0.05), ("ramp", 0.2), ("ramp", 0.5), ("promote", 0.95)
+    ]  # fmt: skip
+    live = store.deployments()["late"]
+    assert (live.action, live.adapter_id, live.verdict_id) == ("deploy", test.adapter_id, steps(store)[-1].verdict_id)
+    (verdict,) = store.list(Verdict)
+    assert (verdict.decision, verdict.code, verdict.experiment_id) == ("promote", "better", test.id)
+    assert verdict.lower is not None
+    assert verdict.lower > 0
+    assert verdict.receipt["config_hash"] == config.config_hash
+    assert verdict.receipt["mixed"] == 0
+    assert {test.id, test.evaluation_id, test.cluster_id} <= set(store.parents(verdict.id))
+    assert look(store, config, now + 3 * HOUR) == []  # watched, and nothing is due
+    assert look(store, config, now + 2 * HOUR + 7.1 * DAY) == ["end"]
+    assert Experiments(store).running() == {}
+    assert store.deployments()["late"] == live
+
+
+def test_a_worse_candidate_is_rolled_back_and_the_next_one_waits_ever_longer(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    test = begin(store, config)
+    now = ramped(store, config, test, lambda ours: 0.3 if ours else 0.8)
+    visit(store, test, range(10_000, 10_300), now, lambda ours: 0.3 if ours else 0.8)
+    now += 2 * HOUR
+    assert look(store, config, now) == ["rollback"]
+    assert store.list(Verdict)[0].decision == "rollback"
+    assert "late" not in store.deployments()
+    evaluation = passed(store, tmp_path)
+    assert "may begin in 7.0 days" in experiments.begin(store, evaluation, "late", config, now)[1]
+    again, _ = experiments.begin(store, evaluation, "late", config, now + 7.1 * DAY)
+    assert again is not None
+    assert again.attempt == 2
+    assert again.id != test.id
+    now += 8 * DAY
+    experiments.by_hand(store, "late", "stop", "not now", config, now)
+    assert "may begin in 14.0 days" in experiments.begin(store, evaluation, "late", config, now)[1]
+
+
+def test_a_promoted_candidate_that_turns_bad_is_rolled_back_to_what_served_before(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path, hold_back=0.2)
+    before = deployed(store, CLUSTER, None, 5.0)
+    test = begin(store, config)
+    assert test.baseline_id == before.id
+    experiments.by_hand(store, test.id, "promote", "the fair is tomorrow", config, BEGUN + 60)
+    assert store.deployments()["late"].adapter_id == test.adapter_id
+    visit(store, test, range(600), BEGUN + 100, lambda ours: 0.3 if ours else 0.9)
+    assert look(store, config, BEGUN + 3 * HOUR) == ["rollback"]
+    back = store.deployments()["late"]
+    assert (back.action, back.adapter_id, back.candidate) == ("rollback", None, "base")
+
+
+def test_a_guard_ends_a_test_long_before_its_outcomes_are_known(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path, window_hours=48.0)
+    test = begin(store, config)
+    now = ramped(store, config, test, lambda ours: 0.6)
+    for log in visit(store, test, range(10_000, 10_200), now, lambda ours: 0.6):
+        changed(store, log, at=log.at + 0.5, error="no answer" if log.arm == "candidate" else None)
+    assert look(store, config, now + 300) == ["rollback"]
+    verdict = store.list(Verdict)[0]
+    assert verdict.code == "guard"
+    assert "'errors' was broken" in verdict.reason
+    assert verdict.receipt["units"] == {"base": 0, "candidate": 0}
+
+
+def test_users_who_get_lost_on_the_way_stop_a_test(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path, ramp=[0.5], ramp_users=[])
+    test = begin(store, config)
+    everybody = range(900)
+    likes = lambda ours: 0.6  # noqa: E731
+    kept = [user for user in everybody if user % 3 or not drawn_candidate(store, test, user)]
+    visit(store, test, kept, BEGUN + 60, likes)
+    assert look(store, config, BEGUN + 2 * HOUR) == ["stop"]
+    assert store.list(Verdict)[0].code == "mismatch"
+
+
+def drawn_candidate(store: Store, test: Experiment, user: int) -> bool:
+    from logtune.stages.lots import lot
+
+    return lot(test.id, f"user:u{user}") < 0.5
+
+
+def test_equal_arms_end_undecided_when_their_time_is_over(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path, max_days=2.0)
+    test = begin(store, config)
+    visit(store, test, range(100), BEGUN + 60, lambda ours: 0.6)
+    assert look(store, config, BEGUN + 1 * HOUR) == ["ramp"]
+    assert look(store, config, BEGUN + 2.1 * DAY) == ["stop"]
+    assert "nothing is sure" in steps(store)[-1].reason
+
+
+def test_users_whom_the_ramp_moves_are_left_out_by_their_lot(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    test = begin(store, config)
+    visit(store, test, range(200), BEGUN + 60, lambda ours: 0.6)
+    look(store, config, BEGUN + 300)
+    visit(store, test, range(200), BEGUN + 400, lambda ours: 0.6)  # the same ones, some of them moved now
+    logs = list(store.logs())
+    arms = {user: {log.arm for log in logs if log.user == user} for user in {log.user for log in logs}}
+    moved = {user for user, seen in arms.items() if len(seen) == 2}
+    assert moved
+    at = standing(*Experiments(store).running()["late"], logs, list(store.feedback()), BEGUN + DAY)
+    assert at.state.mixed == 0
+    counted = {unit.lot for unit in at.units if unit.lot < unit.share or unit.lot >= 0.5}
+    assert not counted & {log.draw.lot for log in logs if log.user in moved and log.draw}
+    assert at.state.moved == sum(0.05 <= unit.lot < 0.5 for unit in at.units)
+
+
+def test_feedback_after_a_users_window_changes_nothing(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path, ramp=[0.5], ramp_users=[])
+    test = begin(store, config)
+    made = visit(store, test, range(50), BEGUN + 60, lambda ours: 0.6)
+
+    def told() -> dict[str, float | None]:
+        led = Experiments(store).running()["late"]
+        return dict(standing(*led, list(store.logs()), list(store.feedback()), BEGUN + DAY).state.means)
+
+    before = told()
+    late = [log for log in made if log.arm == "base"]
+    from logtune.records import Feedback
+
+    store.put_feedback([
+        Feedback(id=f"late-{log.id}", target=log.id, at=log.at + 2 * HOUR, value=-1.0, user=log.user) for log in late
+    ])  # fmt: skip
+    assert told() == before
+
+
+def test_what_is_paused_changes_nothing_but_guards(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    test = begin(store, config)
+    tests = Experiments(store)
+    tests.pause(Control(name="", at=BEGUN, by="ann", reason="holidays"))
+    visit(store, test, range(300), BEGUN + 60, lambda ours: 0.6)
+    assert look(store, config, BEGUN + 2 * HOUR) == []
+    assert tests.resume("")
+    assert not tests.resume("")
+    assert look(store, config, BEGUN + 2 * HOUR) == ["ramp"]
+
+
+def test_a_paused_cluster_begins_no_test(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    Experiments(store).pause(Control(name="late", at=BEGUN, by="ann", reason="new texts"))
+    found, reason = experiments.begin(store, passed(store, tmp_path), "late", config, BEGUN)
+    assert (found, reason) == (None, "paused by ann: new texts")
+
+
+def test_of_two_that_lead_a_test_the_second_one_finds_the_step_taken(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    test = begin(store, config)
+    at = standing(test, steps(store), (), (), BEGUN)
+    first, second = (
+        experiments.end(store, at, "stop", "by_hand", reason, by="ann", now=BEGUN) for reason in ("one", "two")
+    )
+    assert first is not None
+    assert second is None
+    assert steps(store)[-1].reason == "one"
+
+
+def test_a_cluster_has_one_test_at_a_time(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    begin(store, config)
+    found, reason = experiments.begin(store, passed(store, tmp_path), "late", config, BEGUN + 1)
+    assert (found, reason) == (None, "a live test of this cluster is running already")
+
+
+def test_a_change_of_what_serves_ends_a_test(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    begin(store, config)
+    deployed(store, CLUSTER, None, BEGUN + 5)
+    assert look(store, config, BEGUN + 10) == ["stop"]
+    assert store.list(Verdict)[0].code == "moved"
+
+
+def test_a_decision_by_hand_is_recorded_with_who_when_and_why(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    test = begin(store, config)
+    step = experiments.by_hand(store, "late", "rollback", "complaints on the phone", config, BEGUN + 7)
+    assert (step.reason, step.at, step.share) == ("complaints on the phone", BEGUN + 7, 0.0)
+    assert step.by == experiments.whoami()
+    with pytest.raises(InputError, match="is over: rollback"):
+        experiments.by_hand(store, test.id[:12], "promote", "after all", config, BEGUN + 8)
+    with pytest.raises(InputError, match="no experiment 'nowhere'"):
+        experiments.find(store, "nowhere")

@@ -1,0 +1,231 @@
+"""Live tests in a running gateway: what is drawn and recorded, guards, the kill switch, the shadow."""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from gateway_kit import WAIT_S, Kit, ScriptedEngine, WatchedStore, post, serving
+from live_kit import LATE, begin, settings
+
+from logtune import experiments
+from logtune.app.commands.serve import store_or_none
+from logtune.app.gateway import create
+from logtune.app.kill_switch import FILE, VARIABLE
+from logtune.app.shadowing import AT_ONCE
+from logtune.config import Config, build
+from logtune.edges.experiments import Experiments
+from logtune.edges.spool_files import SPOOL, waiting
+from logtune.edges.upstream import EmbeddedBackend
+from logtune.errors import StoreError
+from logtune.ports import ChatCall, StreamPiece
+from logtune.records import SHADOW, LogRecord
+from logtune.testing import MemoryAdapterServer, WordEmbedder
+
+EVEN: dict[str, object] = {"ramp": [0.5], "ramp_users": []}
+
+
+class Engine(ScriptedEngine):
+    """Fails with an adapter as long as `broken`."""
+
+    broken = False
+
+    async def stream(self, call: ChatCall) -> AsyncIterator[StreamPiece]:
+        if self.broken and call.model not in ("", "base"):
+            raise StoreError("the adapter makes the model fall over")
+        async for piece in super().stream(call):
+            yield piece
+
+
+@contextmanager
+def live_gateway(folder: Path, config: Config) -> Iterator[tuple[Kit, Engine]]:
+    """A gateway with a live test that has just come into force."""
+    store, server = WatchedStore(f"sqlite:///{folder / 'logtune.db'}"), MemoryAdapterServer()
+    engine = Engine(server)
+    begin(store, config, time.time() - 60)
+    app = create(store, EmbeddedBackend(engine), WordEmbedder(), server, config)
+    with serving(app) as url:
+        yield Kit(url, store, engine, server, app), engine
+    store.close()
+
+
+def ask(kit: Kit, user: str, model: str = "base") -> tuple[int, str, str]:
+    """Status, answer and arm."""
+    body = {"model": model, "user": user, "messages": [{"role": "user", "content": LATE}]}
+    status, headers, raw = post(kit.url, "/v1/chat/completions", json.dumps(body).encode())
+    said = json.loads(raw)
+    text = said["choices"][0]["message"]["content"] if status == 200 else ""
+    return status, text, headers.get("x-logtune-arm", "")
+
+
+def until(holds: Callable[[], object], why: str) -> None:
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end, why
+        time.sleep(0.02)
+
+
+def test_users_stick_to_their_arm_and_every_record_says_how_it_was_drawn(tmp_path: Path) -> None:
+    with live_gateway(tmp_path, settings(tmp_path, **EVEN)) as (kit, _):  # type: ignore[arg-type]
+        seen = defaultdict(set)
+        for number in range(60):
+            seen[f"u{number % 20}"].add(ask(kit, f"u{number % 20}")[2])
+        records = kit.store.wait(60)
+    assert all(len(arms) == 1 for arms in seen.values())
+    assert {"base", "candidate"} == set().union(*seen.values())
+    for record in records:
+        assert record.draw is not None
+        assert (record.draw.unit, record.draw.propensity) == ("user", 0.5)
+        assert (record.draw.lot < 0.5) == (record.arm == "candidate") == (record.adapter is not None)
+    lots = defaultdict(set)
+    for record in records:
+        assert record.draw is not None
+        lots[record.user].add(record.draw.lot)
+    assert all(len(drawn) == 1 for drawn in lots.values())
+
+
+def test_a_candidate_that_fails_is_gone_within_two_seconds(tmp_path: Path) -> None:
+    with live_gateway(tmp_path, settings(tmp_path, **EVEN)) as (kit, engine):  # type: ignore[arg-type]
+        for number in range(60):
+            assert ask(kit, f"early-{number}")[0] == 200
+        engine.broken = True
+        asked, broke = 0, time.monotonic()
+        while ask(kit, f"late-{asked}")[0] != 200 or not ended(kit):
+            asked += 1
+            assert time.monotonic() < broke + WAIT_S, "the guard did not end the test"
+        statuses = {ask(kit, f"after-{number}")[0] for number in range(40)}
+        until(lambda: not Experiments(kit.store).running(), "the store was not told")
+        (_, steps) = Experiments(kit.store).of_cluster("late")[-1]
+    assert statuses == {200}
+    assert (steps[-1].action, steps[-1].by) == ("rollback", "guard")
+    assert "'errors' was broken" in steps[-1].reason
+
+
+def ended(kit: Kit) -> bool:
+    (arms,) = kit.gateway.lanes()["default"].router.table.arms.values()
+    return arms.trial is None or arms.trial.steps[-1].action == "rollback"
+
+
+def test_both_arms_failing_alike_ends_nothing(tmp_path: Path) -> None:
+    with live_gateway(tmp_path, settings(tmp_path, **EVEN)) as (kit, _):  # type: ignore[arg-type]
+        for number in range(150):
+            body = {"model": "base", "user": f"u{number}", "messages": [{"role": "user", "content": f"{LATE} FAIL"}]}
+            post(kit.url, "/v1/chat/completions", json.dumps(body).encode())
+        time.sleep(0.5)
+        assert not ended(kit)
+
+
+def test_a_guard_ends_a_test_while_the_store_is_down_and_tells_it_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    down = True
+
+    def told(*arguments: object) -> None:
+        if down:
+            raise StoreError("the disk is full")
+        original(*arguments)  # type: ignore[arg-type]
+
+    original = experiments.break_guard
+    monkeypatch.setattr("logtune.app.live_guards.break_guard", told)
+    with live_gateway(tmp_path, settings(tmp_path, **EVEN)) as (kit, engine):  # type: ignore[arg-type]
+        for number in range(40):
+            ask(kit, f"early-{number}")
+        engine.broken = True
+        for number in range(60):
+            ask(kit, f"late-{number}")
+        until(lambda: ended(kit), "the guard did not end the test")
+        assert ask(kit, "after")[0] == 200
+        assert Experiments(kit.store).running()
+        down = False
+        until(lambda: not Experiments(kit.store).running(), "the store was not told")
+
+
+def test_the_kill_switch_sends_all_to_the_base_with_the_store_down_and_back(tmp_path: Path) -> None:
+    with live_gateway(tmp_path, settings(tmp_path, **EVEN)) as (kit, _):  # type: ignore[arg-type]
+        user = next(f"u{number}" for number in range(50) if ask(kit, f"u{number}")[2] == "candidate")
+        adapter = ask(kit, user)[1].partition(":")[0]
+        kit.store.broken = True
+        (tmp_path / FILE).touch()
+        until(lambda: ask(kit, user)[1].startswith("base:"), "the kill switch did nothing")
+        assert ask(kit, user, model=adapter)[1].startswith("base:")
+        (tmp_path / FILE).unlink()
+        until(lambda: ask(kit, user)[2] == "candidate", "the kill switch stayed on")
+
+
+def test_the_kill_switch_in_the_environment_holds_from_the_first_request(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "1")
+    with live_gateway(tmp_path, settings(tmp_path, **EVEN)) as (kit, _):  # type: ignore[arg-type]
+        assert {ask(kit, f"u{number}")[1].partition(":")[0] for number in range(20)} == {"base"}
+        assert kit.store.wait(20)[0].route_reason == "the kill switch is on"
+
+
+def test_without_any_store_the_base_answers_and_records_wait_on_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(VARIABLE, "1")
+    (tmp_path / "logtune.db").write_bytes(b"this is no database" * 100)
+    url = f"sqlite:///{tmp_path / 'logtune.db'}"
+    config = build({"store": {"home": str(tmp_path), "url": url}, "serve": {"keys": "never"}})
+    store = store_or_none(config)
+    app = create(
+        store, EmbeddedBackend(ScriptedEngine(server := MemoryAdapterServer())), WordEmbedder(), server, config
+    )
+    with serving(app) as url:
+        body = {"model": "base", "messages": [{"role": "user", "content": LATE}]}
+        status, _, raw = post(url, "/v1/chat/completions", json.dumps(body).encode())
+        assert (status, json.loads(raw)["choices"][0]["message"]["content"]) == (200, f"base: {LATE}")
+    assert waiting(tmp_path / SPOOL).records == 1
+    closed = config.model_copy(update={"serve": config.serve.model_copy(update={"keys": "auto"})})
+    with pytest.raises(StoreError):
+        store_or_none(closed)  # nobody would know the keys
+    monkeypatch.delenv(VARIABLE)
+    with pytest.raises(StoreError):
+        store_or_none(config)
+
+
+def test_a_shadow_answers_unseen_and_its_records_teach_nothing(tmp_path: Path) -> None:
+    config = settings(tmp_path, mode="shadow")
+    with live_gateway(tmp_path, config) as (kit, _):
+        for number in range(3 * AT_ONCE):
+            assert ask(kit, f"u{number}")[1].startswith("base:")
+            time.sleep(0.02)
+        until(lambda: kit.store.count(LogRecord) > 3 * AT_ONCE, "the shadow did not answer")
+        time.sleep(0.2)
+        hidden = [log for log in kit.store.logs(shadow=True) if log.source == SHADOW]
+        assert hidden
+        seen = {log.id: log for log in kit.store.logs()}
+    for log in hidden:
+        assert (log.user, log.arm) == (None, SHADOW)
+        assert log.adapter is not None
+        assert seen[log.traces[0]].adapter is None
+    assert not {log.id for log in hidden} & set(seen)
+
+
+def test_a_shadow_that_breaks_no_guard_is_promoted(tmp_path: Path) -> None:
+    config = settings(tmp_path, mode="shadow", shadow_answers=20, shadow_per_minute=1000, slow_factor=1000)
+    with live_gateway(tmp_path, config) as (kit, _):
+        end = time.monotonic() + WAIT_S
+        while kit.store.count(LogRecord) - len(list(kit.store.logs())) < 20:
+            assert time.monotonic() < end
+            ask(kit, f"u{time.monotonic()}")
+        ((_, step),) = experiments.look(kit.store, config, time.time())
+        assert (step.action, step.share) == ("promote", 0.95)
+        until(lambda: ask(kit, f"u{time.monotonic()}")[2] == "candidate", "the gateway did not follow")
+
+
+def test_a_shadow_that_fails_is_stopped(tmp_path: Path) -> None:
+    config = settings(tmp_path, mode="shadow", shadow_answers=1000, shadow_per_minute=1000)
+    with live_gateway(tmp_path, config) as (kit, engine):
+        engine.broken = True
+        end = time.monotonic() + WAIT_S
+        while kit.store.count(LogRecord) - len(list(kit.store.logs())) < 25:
+            assert time.monotonic() < end
+            assert ask(kit, f"u{time.monotonic()}")[0] == 200
+        ((_, step),) = experiments.look(kit.store, config, time.time())
+        assert step.action == "stop"
+        assert "errors 100.0% against 0.0%" in step.reason
