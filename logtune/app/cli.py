@@ -35,7 +35,7 @@ LOOP = {
     "keys": Entry("keys", "Who may ask the gateway: create, list, revoke."),
     "import": Entry("loop", "Read logs and feedback from files."),
     "filter": Entry("filter", "What the filter drops, why, and where its thresholds belong."),
-    "cycle": Entry("loop", "Learn from the logs: filter, distil, cluster, train, gate, deploy."),
+    "cycle": Entry("loop", "Learn from the logs: filter, distil, train, gate, deploy."),
     "schedule": Entry("schedule", "When the next cycle begins by itself, or why it does not."),
     "status": Entry("status", "Logs, last cycle, what serves, what would happen next."),
     "report": Entry("loop", "One HTML page about a cycle."),
