@@ -61,7 +61,7 @@ def _hindered(tests: Experiments, history: list[Led], name: str, settings: Exper
     if ended and ended[-1].action not in ENDS:
         return "a live test of this cluster is running already"
     days = live.backoff_days([step.action for step in ended], settings)
-    left = (ended[-1].at + days * DAY_S - now) / DAY_S if ended else 0.0
+    left = (ended[-1].at + days * DAY_S - now) / DAY_S if days else 0.0
     return f"its last live test was lost; the next one may begin in {left:.1f} days" if left > 0 else ""
 
 

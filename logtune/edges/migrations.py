@@ -192,7 +192,7 @@ def m008_trust(db: Connection) -> None:
 
 
 @migration
-def m005_experiments(db: Connection) -> None:
+def m009_experiments(db: Connection) -> None:
     """Live tests with their steps, which of them are running, and what was paused by hand."""
     derived = "id {text} PRIMARY KEY, at {real} NOT NULL, cycle_id {text} NOT NULL, config_hash {text} NOT NULL, "
     for name, column in (("experiments", "cluster_name"), ("steps", "experiment_id")):
