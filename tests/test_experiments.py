@@ -129,7 +129,7 @@ def drawn_candidate(store: Store, test: Experiment, user: int) -> bool:
 def test_equal_arms_end_undecided_when_their_time_is_over(store: Store, tmp_path: Path) -> None:
     config = settings(tmp_path, max_days=2.0)
     test = begin(store, config)
-    visit(store, test, range(100), BEGUN + 60, lambda ours: 0.6)
+    visit(store, test, range(400), BEGUN + 60, lambda ours: 0.6)
     assert look(store, config, BEGUN + 1 * HOUR) == ["ramp"]
     assert look(store, config, BEGUN + 2.1 * DAY) == ["stop"]
     assert "nothing is sure" in steps(store)[-1].reason
