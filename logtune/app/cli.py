@@ -39,7 +39,7 @@ LOOP = {
     "schedule": Entry("schedule", "When the next cycle begins by itself, or why it does not."),
     "status": Entry("status", "Logs, last cycle, what serves, what would happen next."),
     "report": Entry("loop", "One HTML page about a cycle."),
-    "gap": Entry("gap", "How new lessons are, by several methods, and which the gate backs."),
+    "gap": Entry("gap", "How new lessons are, by several methods, beside the gate."),
     "judge": Entry("judge", "How far the judge of answers agrees with people."),
     "reproduce": Entry("reproduce", "The paper's evaluation, for those who have its data set."),
     "rollback": Entry("loop", "Give a cluster back to what served it before."),
