@@ -1,6 +1,7 @@
 """Cycles that begin by themselves: real processes, a real store, and gates that are looked at again and again."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from logtune.app.scheduler import CYCLE, Child, Ended, Scheduler, available_bytes
+from logtune.app.unattended import WHILE_OPEN
 from logtune.config import Config, build
 from logtune.edges.lease import Lease
 from logtune.edges.runs import Runs, failures
@@ -166,9 +168,10 @@ def settings_file(folder: Path) -> Path:
 @pytest.mark.slow  # starts real processes, of which one loads what a cycle needs
 def test_the_command_begins_cycles_and_ends_with_its_input(tmp_path: Path) -> None:
     path = settings_file(tmp_path)
-    command = [sys.executable, "-m", "logtune.app.cli", "cycle", "--config", str(path), "--while-open"]
+    command = [sys.executable, "-m", "logtune.app.cli", "cycle", "--config", str(path), "--every", "1s"]
     lines: list[str] = []
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    beside = {**os.environ, WHILE_OPEN: "1"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=beside) as process:
         assert process.stdin is not None
         assert process.stderr is not None
         for line in process.stderr:

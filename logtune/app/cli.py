@@ -52,7 +52,7 @@ RECORDS = {
     "feedback": Entry("records", "Ratings, edits, comments and corrections as they came in."),
     "signals": Entry("signals", "Readings of what users thought of answers."),
     "decisions": Entry("records", "What each interaction may teach, and why."),
-    "rules": Entry("rules", "Instructions that would have made answers better; pin, veto, edit, expire."),
+    "rules": Entry("rules", "Instructions that would have made answers better."),
     "pairs": Entry("records", "A better and a worse answer to the same prompt."),
     "standings": Entry("records", "Whose words hold, whose are held back, and why."),
     "clusters": Entry("records", "Interactions of one kind; an adapter each."),

@@ -3,6 +3,7 @@
 settings -> a Scheduler a project -> one look after the other, one cycle at a time
 """
 
+import os
 import signal
 import subprocess
 import sys
@@ -22,19 +23,20 @@ from logtune.errors import OK, ConfigError, LogtuneError
 
 Limits: TypeAlias = tuple[int | None, float | None]  # --max-calls, --max-cost
 
+WHILE_OPEN = "_LOGTUNE_WHILE_OPEN"  # in the environment: end when standard input does
 LOOK_S = 30.0  # between two looks
 END_S = 40.0  # for the process beside serve, which may have a child to end
 
 
-def go_on(say: Console, every: str | None, *, while_open: bool, limits: Limits) -> int:
-    """Look at the schedules until a signal, or with `while_open` until standard input ends."""
+def go_on(say: Console, every: str, limits: Limits) -> int:
+    """Look at the schedules until a signal, or beside a gateway until that ends."""
     config = say.config(schedule__every=every)
     if not config.schedule.every:
         raise ConfigError("schedule.every is empty", "say when, such as logtune cycle --every 7d")
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    if while_open:
+    if WHILE_OPEN in os.environ:
         threading.Thread(target=_until_closed, args=(stop,), daemon=True).start()
     schedulers: dict[str, Scheduler] = {}
     while not stop.is_set():
@@ -60,7 +62,10 @@ def beside(say: Console, config: Config) -> Iterator[None]:
     if not config.schedule.every:
         yield
         return
-    child = subprocess.Popen([*command(say), "--while-open"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [*command(say), "--every", config.schedule.every], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
+        env={**os.environ, WHILE_OPEN: "1"},
+    )  # fmt: skip
     try:
         yield
     finally:

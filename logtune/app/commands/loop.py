@@ -55,11 +55,8 @@ def import_logs(say: Console, paths: Sequence[Path], format_name: str | None) ->
 @click.option("--every", metavar="TIME", help="Go on, and begin one at each: 7d, 12h, or a cron expression.")
 @click.option("--max-calls", type=click.IntRange(1), help="Calls of the teacher.  [default: spend.max_calls]")
 @click.option("--max-cost", type=click.FloatRange(0, min_open=True), help="Their cost.  [default: spend.max_cost]")
-@click.option("--while-open", is_flag=True, hidden=True, help="End when standard input does.")
 @common
-def cycle(
-    say: Console, dry_run: bool, every: str | None, max_calls: int | None, max_cost: float | None, while_open: bool
-) -> int:  # fmt: skip
+def cycle(say: Console, dry_run: bool, every: str | None, max_calls: int | None, max_cost: float | None) -> int:
     """Learn from the logs: filter, distil, cluster, train, gate, deploy. Exit 3 where no candidate passed its gate.
 
     What an earlier run did is not done again. A cycle may be killed at any time; the next one continues it. One runs at
@@ -72,10 +69,10 @@ def cycle(
       logtune cycle --max-calls 2000 --set train.epochs=5 --json
       logtune cycle --every "0 3 * * 1" --set schedule.min_new=100
     """
-    if every is not None or while_open:
+    if every is not None:
         from logtune.app.unattended import go_on
 
-        return go_on(say, every, while_open=while_open, limits=(max_calls, max_cost))
+        return go_on(say, every, (max_calls, max_cost))
     from logtune.app.build import tools
 
     with say.store(spend__max_calls=max_calls, spend__max_cost=max_cost) as (store, config):

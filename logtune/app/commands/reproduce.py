@@ -30,18 +30,17 @@ def reproduce() -> None:
 @click.option("--out", type=click.Path(path_type=Path), default=Path("memorybench"), show_default=True, help="Results.")
 @click.option("--method", "methods", multiple=True, type=click.Choice(METHODS), help="Only these.  [default: all]")
 @click.option("--task", "tasks", multiple=True, metavar="NAME", help="Only these, as Long-Short.  [default: all]")
-@click.option("--constants", type=click.Path(path_type=Path), help="MemoryBench's final_evaluate_summary_*.json.")
 @click.option("--dialog", default="", metavar="NAME", help="Read the columns dialog_NAME and implicit_feedback_NAME.")
 @unscoped
 def memorybench(
-    say: Console, data: Path, out: Path, methods: tuple[str, ...], tasks: tuple[str, ...], constants: Path | None,
-    dialog: str,
+    say: Console, data: Path, out: Path, methods: tuple[str, ...], tasks: tuple[str, ...], dialog: str
 ) -> int:  # fmt: skip
     """Learn from MemoryBench's dialogs and answer its test requests, with UNO, UNO-single and baselines.
 
     Writes predict.json for each method, which MemoryBench's own evaluation scores. Put its evaluate_details.json beside
-    it and run the same again with --constants: nothing is answered twice, and the summary is comparable with published
-    ones. Before that, answers are compared with the references that records hold.
+    it, its final_evaluate_summary_*.json into the same results folder, and run the same again: nothing is answered
+    twice, and the summary is comparable with published ones. Before that, answers are compared with the references that
+    records hold.
 
     \b
     Examples:
@@ -52,6 +51,7 @@ def memorybench(
 
     config = say.config()
     sets = read(data, dialog)
+    constants = next(iter(sorted(out.glob("final_evaluate_summary_*.json"))), None)
     found = run(say, sets, config, out, methods or METHODS, tasks, constants)
     say.answer({"tasks": found}, told(found, out))
     return OK
