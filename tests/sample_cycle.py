@@ -21,6 +21,7 @@ from logtune.records import (
     PreferencePair,
     Rule,
     Signal,
+    Standing,
     Verdict,
     identified,
 )
@@ -150,7 +151,10 @@ def _cluster(store: Store, made: list[Derived], number: int, name: str) -> Clust
         Feedback(id=f"fb-{name}-{i}", target=item.log_id, at=item.at + 60, kind="edit", correction=name)
         for i, item in enumerate(asked)
     ])  # fmt: skip
-    made += [*asked, *signals, *decisions, rule, *pairs, cluster, gap]
+    standing = identified(Standing(
+        id="", lesson_id=rule.id, state="trusted", reason="trusted", users=rule.distinct_users, scores={"share": 1.0}
+    ))  # fmt: skip
+    made += [*asked, *signals, *decisions, rule, *pairs, standing, cluster, gap]
     return cluster
 
 
