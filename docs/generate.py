@@ -331,6 +331,18 @@ FIGURES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "ece": ("calibration error of its confidence", "{:.3f}", "at most 0.05"),
         "records_per_s_embedded": ("turns read over the embedder's small copy", "{:.0f} a second", "300"),
     },
+    "filter": {
+        "recall.jailbreak": ("jailbreaks that the filter found, out of fold", "{:.0%}", "90%"),
+        "recall.prompt_injection": ("injected orders that it found", "{:.0%}", "90%"),
+        "recall.harmful_request": ("harmful requests that it found", "{:.0%}", "90%"),
+        "recall.toxic": ("toxic texts that it found", "{:.0%}", "90%"),
+        "recall.spam": ("spam that it found", "{:.0%}", "90%"),
+        "false_positives.benign": ("benign texts that it took for noise", "{:.1%}", "at most 2%"),
+        "false_positives.benign_hard": ("benign texts that look bad", "{:.1%}", "at most 8%"),
+        "leave_source_out_recall": ("attacks of a source that it never saw", "{:.0%}", "75%"),
+        "off_topic_recall": ("off-topic requests to a bank that it found, at 2% false positives", "{:.1%}", "90%"),
+        "pii_f1": ("personal data found in texts, F1", "{:.3f}", "0.95"),
+    },
     "startup": {"help_seconds": ("`logtune --help`", "{:.2f} s", "0.3 s")},
 }  # fmt: skip
 
@@ -340,6 +352,7 @@ def results() -> str:
     folder = ROOT / "benchmarks" / "results"
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
     lines = [line for name, figures in FIGURES.items() for line in _figures(found.get(name, {}), figures)]
+    lines += [line for name, rows in found.items() if name.startswith("proof") for line in _proofs(rows)]
     if not lines:
         return "No results are recorded yet; `make bench` writes them.\n"
     return "\n".join(["| figure | measured | aim |", "|---|---|---|", *lines]) + "\n"
@@ -348,10 +361,28 @@ def results() -> str:
 def _figures(row: Mapping[str, Json], figures: Mapping[str, tuple[str, str, str]]) -> Iterator[str]:
     """A line a figure that is there; of a list the largest."""
     for key, (label, written, target) in figures.items():
-        value = row.get(key)
+        value: Json = row.get(key)
+        if "." in key:
+            inner = row.get(key.partition(".")[0])
+            value = inner.get(key.partition(".")[2]) if isinstance(inner, dict) else None
         numbers = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, (int, float))]
         if numbers:
             yield f"| {label} | {written.format(float(max(numbers)))} | {target} |"
+
+
+def _proofs(rows: Mapping[str, Json]) -> Iterator[str]:
+    """A line a row of `benchmarks/proof.py`, which says itself what it is and what its aim is; of several the worst."""
+    for row in rows.values():
+        if not isinstance(row, dict):
+            continue
+        value, most = row.get("value"), row.get("at_most")
+        values = [
+            item for item in (value.values() if isinstance(value, dict) else [value]) if isinstance(item, (int, float))
+        ]
+        if values:
+            worst = max(values) if most is not None else min(values)
+            aim = f"at most {most:g}" if isinstance(most, (int, float)) else f"at least {row.get('at_least')}"
+            yield f"| {row['what']} | {worst:.4g} | {aim} |"
 
 
 def tree() -> str:

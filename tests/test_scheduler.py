@@ -14,6 +14,7 @@ import pytest
 from logtune.app.scheduler import CYCLE, Child, Ended, Scheduler, available_bytes
 from logtune.app.unattended import WHILE_OPEN
 from logtune.config import Config, build
+from logtune.edges.experiments import Control, Experiments
 from logtune.edges.lease import Lease
 from logtune.edges.runs import Runs, failures
 from logtune.edges.store import Store
@@ -105,6 +106,16 @@ def test_a_cycle_by_hand_holds_the_schedule_back(store: Store, config: Config) -
         look = scheduler.look()
         assert look.reason == "running"
         assert "process" in look.detail
+    assert scheduler.look().ready
+
+
+def test_what_was_paused_by_hand_begins_nothing(store: Store, config: Config) -> None:
+    scheduler = Scheduler(store, config, ends(0), lambda line: None)
+    Experiments(store).pause(Control(name="one-cluster", at=1.0, by="ann", reason="its texts change"))
+    assert scheduler.look().ready
+    Experiments(store).pause(Control(name="", at=1.0, by="ann", reason="holiday"))
+    assert (scheduler.look().reason, scheduler.look().detail) == ("paused", "ann paused everything: holiday")
+    Experiments(store).resume("")
     assert scheduler.look().ready
 
 

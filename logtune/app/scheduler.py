@@ -19,6 +19,7 @@ from typing import IO, cast
 
 from logtune.app.due import Facts, Look, decide
 from logtune.config import Config
+from logtune.edges.experiments import Experiments
 from logtune.edges.lease import Lease
 from logtune.edges.runs import Run, Runs, failures
 from logtune.edges.store import Store
@@ -74,7 +75,7 @@ class Scheduler:
         return Facts(
             now=now, since=self._since, last_began=max(began, default=None), last_ended=max(ended, default=None),
             unfinished=bool(runs and runs[0].unfinished) or self._store.running_cycle() is not None,
-            failures=failures(runs), holder=Lease(self._store, CYCLE).holder(), new=self._records() - _learned(runs),
+            paused=_paused(self._store), failures=failures(runs), holder=Lease(self._store, CYCLE).holder(), new=self._records() - _learned(runs),
             disk_bytes=shutil.disk_usage(_existing(Path(self._config.store.home))).free,
             memory_bytes=available_bytes(), cost_30d=cost,
         )  # fmt: skip
@@ -163,6 +164,12 @@ def available_bytes() -> int | None:
         return None
     found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
     return int(found[0]) * 1024 if found else None
+
+
+def _paused(store: Store) -> str:
+    """Why everything is paused by hand; "": it is not."""
+    found = (item for item in Experiments(store).paused() if not item.name)
+    return next((f"{item.by} paused everything: {item.reason}" for item in found), "")
 
 
 def _learned(runs: Sequence[Run]) -> int:

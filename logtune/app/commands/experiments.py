@@ -237,7 +237,7 @@ def _look_at_all(say: Console, config: "Config") -> "list[Step]":
 @REASON
 @common
 def pause(say: Console, name: str, reason: str) -> None:
-    """Let no live test begin, grow, promote or end by itself, until `logtune resume`; guards go on rolling back.
+    """Let no cycle begin and no live test change by itself, until `logtune resume`; guards go on rolling back.
 
     \b
     Examples:
