@@ -79,7 +79,7 @@ def test_the_same_job_gives_the_same_adapter(base: Path, tmp_path: Path) -> None
 def checksum(model: "torch.nn.Module") -> str:
     found = hashlib.sha256()
     for name, weight in model.state_dict().items():
-        found.update(name.encode() + weight.numpy().tobytes())
+        found.update(name.encode() + weight.float().numpy().tobytes())
     return found.hexdigest()
 
 

@@ -58,10 +58,12 @@ class Leader:
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     def _once(self) -> int:
-        self._child = subprocess.Popen(
+        self._child = child = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=_modest
         )  # fmt: skip
-        return self._child.wait()
+        assert child.stdin is not None
+        with child.stdin:  # it is held open as long as the child lives
+            return child.wait()
 
 
 def _modest() -> None:

@@ -75,7 +75,8 @@ class Scheduler:
         return Facts(
             now=now, since=self._since, last_began=max(began, default=None), last_ended=max(ended, default=None),
             unfinished=bool(runs and runs[0].unfinished) or self._store.running_cycle() is not None,
-            paused=_paused(self._store), failures=failures(runs), holder=Lease(self._store, CYCLE).holder(), new=self._records() - _learned(runs),
+            paused=_paused(self._store), failures=failures(runs),
+            holder=Lease(self._store, CYCLE).holder(), new=self._records() - _learned(runs),
             disk_bytes=shutil.disk_usage(_existing(Path(self._config.store.home))).free,
             memory_bytes=available_bytes(), cost_30d=cost,
         )  # fmt: skip
