@@ -43,6 +43,7 @@ from logtune.statistics import unit_of
 
 LOG = logging.getLogger(__name__)
 GONE = "the client went away"  # an exchange's error then
+BODILESS = (204, 304)  # RFC 9112, 6.3
 SAFE = re.compile(r"[\w.@:/+~ -]*", re.ASCII)  # values of headers that need no escapes
 
 
@@ -284,9 +285,10 @@ class ChatApi:
         exchange.response, exchange.error = read_answer(answer.status, body)
         kept = await self._keep(exchange)
         headers = [*_passed(answer), *exchange.headers()]
-        await begin_answer(
-            send, answer.status, len(body), answer.content_type, headers
-        )  # while the record is committed
+        if not body or answer.status in BODILESS:  # the head is the end
+            await kept
+        # Else the head leaves while the record is committed.
+        await begin_answer(send, answer.status, len(body), answer.content_type, headers)
         await kept
         await end_answer(send, body)
 

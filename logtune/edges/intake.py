@@ -29,7 +29,7 @@ Kind: TypeAlias = Literal["log", "feedback"]
 MOST_ROWS = 64  # of a statement; fewer go in powers of two, so that few statements have to be remembered
 LONG_LOG = 16_000  # pages of SQLite's write-ahead log (64 MB) above which writers wait a moment for its end
 CHECKPOINT_BUSY_MS = 50
-_LOG_FIELDS = tuple(name for name in field_names(LogRecord) if name != "request")
+_LOG_FIELDS = field_names(LogRecord)[2:]  # after id and request
 _log_values = attrgetter(*_LOG_FIELDS)
 OVERHEAD = 600  # bytes of an entry beside its body, roughly
 # What is in the record, as SQLite tells it (too big, constraint, mismatch) and as SQLSTATE classes: data, constraint,
@@ -61,7 +61,8 @@ def entry(record: LogRecord | Feedback, request: str | None = None) -> Entry:
     """The entry of a record; `request`: that of a log record as JSON, where it was encoded before."""
     if isinstance(record, LogRecord):  # said by hand, since it happens with every request
         rest = to_json(dict(zip(_LOG_FIELDS, _log_values(record), strict=True)))
-        body = f'{rest[:-1]},"request":{to_json(record.request) if request is None else request}}}'
+        asked = to_json(record.request) if request is None else request
+        body = f'{{"id":{to_json(record.id)},"request":{asked},{rest[1:]}'
         return Entry("log", (record.id, record.at, record.user, record.session, body), also_known_as(record))
     return Entry("feedback", tuple(encode(record).values()))
 
