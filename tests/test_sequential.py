@@ -86,7 +86,7 @@ def test_equal_arms_are_rarely_told_apart_over_a_ramp_with_a_look_after_every_un
 
 
 def test_margins_shift_what_is_asked():
-    told = units(np.random.default_rng(3), 40, 800, 0.6, 0.55)
+    told = units(np.random.default_rng(3), 40, 1000, 0.6, 0.55)
     _, strict = advance(begin(40), told, null_down=0.0)
     _, lenient = advance(begin(40), told, null_down=-0.2)
     assert (lenient.down[:, -1] < strict.down[:, -1]).all()
