@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from logtune import pipeline
 from logtune.config import build
 from logtune.edges.store import Store
 from logtune.prompts import render
-from logtune.records import Evaluation, Feedback, Interaction, Json, LogRecord, Rule, Signal, Standing
+from logtune.records import Decision, Evaluation, Feedback, Interaction, Json, LogRecord, Rule, Signal, Standing
 from logtune.stages.answer import critic_prompt, revise_prompt
 from logtune.stages.prompted import told
 from logtune.testing import FakeExecutor, ScriptedChat, sample_log, tools
@@ -20,6 +21,9 @@ BASE: dict[str, Json] = {"filter": {"off_topic": "off"}, "train": {"budget": 0.0
 DAY = 86_400.0
 REFUND = ("when do I get my refund for order {n}", "the refund of order {n} is not on my card yet",
           "refund for order {n} still missing", "how long does the refund of order {n} take")  # fmt: skip
+THINGS = ("umbrella", "trousers", "espresso machine", "bicycle lamp", "garden chair", "headphones", "raincoat", "kettle",
+          "doormat", "screwdriver")  # fmt: skip
+PLACES = ("Hamburg", "the Lisbon shop", "your warehouse", "last Christmas", "my neighbour", "Kraków")
 LATE = ("my parcel {n} is late", "where is my parcel {n}", "parcel {n} was due on monday", "the parcel {n} is so late")
 
 
@@ -113,8 +117,9 @@ def test_a_fact_that_has_changed_is_learnt(logs: Logs) -> None:
 
 
 def test_a_loud_user_trains_no_more_than_a_few_times_what_others_do(logs: Logs) -> None:
-    for number in range(60):
-        logs.add("loud", REFUND, "refund_status", 1e9 + DAY * number / 6)
+    for number, (thing, place) in enumerate(product(THINGS, PLACES)):  # in words of their own: copies are noise
+        asked = f"when do I get my refund for the {thing} from {place}"
+        logs.add("loud", (asked,), "refund_status", 1e9 + DAY * number / 6)
     executor = FakeExecutor()
     pipeline.run_cycle(logs.store, tools(ScriptedChat("general_question"), executor), build(BASE))
     users = {i.query: i.user for i in logs.store.list(Interaction, limit=10_000)}
@@ -122,7 +127,11 @@ def test_a_loud_user_trains_no_more_than_a_few_times_what_others_do(logs: Logs) 
         owners = [users[pair.prompt[-1].content] for pair in job.pairs]
         assert owners.count("loud") <= 3
     reasons = [item.reason for item in logs.standings().values()]
-    assert reasons.count("over_cap") >= 50
+    loud = {item.id for item in logs.store.list(Interaction, limit=10_000) if item.user == "loud"}
+    decisions = logs.store.list(Decision, limit=10_000)
+    taught = sum(item.interaction_id in loud and item.teaches != "nothing" for item in decisions)
+    assert taught > 40  # the filter has taken few for copies of each other
+    assert reasons.count("over_cap") >= taught - 3
 
 
 def test_many_sessions_without_a_user_are_one_person_where_users_have_names(logs: Logs) -> None:
