@@ -21,8 +21,8 @@ BASE: dict[str, Json] = {"filter": {"off_topic": "off"}, "train": {"budget": 0.0
 DAY = 86_400.0
 REFUND = ("when do I get my refund for order {n}", "the refund of order {n} is not on my card yet",
           "refund for order {n} still missing", "how long does the refund of order {n} take")  # fmt: skip
-THINGS = ("umbrella", "trousers", "espresso machine", "bicycle lamp", "garden chair", "headphones", "raincoat", "kettle",
-          "doormat", "screwdriver")  # fmt: skip
+THINGS = ("umbrella", "trousers", "espresso machine", "bicycle lamp", "garden chair", "headphones", "raincoat",
+          "kettle", "doormat", "screwdriver")  # fmt: skip
 PLACES = ("Hamburg", "the Lisbon shop", "your warehouse", "last Christmas", "my neighbour", "Kraków")
 LATE = ("my parcel {n} is late", "where is my parcel {n}", "parcel {n} was due on monday", "the parcel {n} is so late")
 
@@ -126,12 +126,13 @@ def test_a_loud_user_trains_no_more_than_a_few_times_what_others_do(logs: Logs) 
     for job in executor.jobs:
         owners = [users[pair.prompt[-1].content] for pair in job.pairs]
         assert owners.count("loud") <= 3
-    reasons = [item.reason for item in logs.standings().values()]
+    held = [item.reason for item in logs.standings().values() if item.state == "held"]
     loud = {item.id for item in logs.store.list(Interaction, limit=10_000) if item.user == "loud"}
     decisions = logs.store.list(Decision, limit=10_000)
     taught = sum(item.interaction_id in loud and item.teaches != "nothing" for item in decisions)
     assert taught > 40  # the filter has taken few for copies of each other
-    assert reasons.count("over_cap") >= taught - 3
+    assert len(held) >= taught - 3
+    assert held.count("over_cap") > 40  # some others are told to contradict a neighbour
 
 
 def test_many_sessions_without_a_user_are_one_person_where_users_have_names(logs: Logs) -> None:
