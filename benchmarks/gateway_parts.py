@@ -28,7 +28,8 @@ from logtune.app import build
 from logtune.config import Config
 from logtune.edges.store import Store, UnitResult
 from logtune.edges.weights import cache_home
-from logtune.records import Adapter, Cluster, Deployment, Interaction, Json, identified
+from logtune.ids import identified
+from logtune.records import Adapter, Cluster, Deployment, Interaction, Json
 
 KEPT = cache_home() / "benchmark-router"
 HERE = Path(__file__).resolve().parent

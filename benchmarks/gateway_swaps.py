@@ -32,7 +32,8 @@ from logtune.config import Config
 from logtune.config import build as settings
 from logtune.edges.store import Store, UnitResult
 from logtune.edges.weights import ModelFolder, base_model
-from logtune.records import Adapter, Cluster, Deployment, Json, identified
+from logtune.ids import identified
+from logtune.records import Adapter, Cluster, Deployment, Json
 from logtune.testing import random_adapter
 
 QUESTION = "My new card has still not arrived. When will it come?"

@@ -24,8 +24,9 @@ from logtune.edges.chat import HttpChat
 from logtune.edges.replies import Meter, MeteredChat, RememberedChat, ReplyMemory
 from logtune.edges.store import Store
 from logtune.errors import ModelError
+from logtune.ids import digest
 from logtune.ports import Chat
-from logtune.records import Interaction, Json, Signal, digest
+from logtune.records import Interaction, Json, Signal
 from logtune.stages.distill import distil
 from logtune.stages.filter import ATTACKS, decide
 

@@ -29,8 +29,9 @@ from logtune import pipeline
 from logtune.app import build
 from logtune.config import Config, load
 from logtune.edges.store import Store
+from logtune.ids import digest, identified
 from logtune.ports import Executor, Tools, TrainingJob, TrainingPair
-from logtune.records import Adapter, Interaction, Json, PreferencePair, digest, identified
+from logtune.records import Adapter, Interaction, Json, PreferencePair
 from logtune.runner import Cycle, Unit
 from logtune.stages import filter as filtering
 from logtune.statistics import paired_difference

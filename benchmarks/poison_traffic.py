@@ -14,8 +14,9 @@ from typing import cast
 
 from weekly import MAX_TOKENS, NAMES_TOPIC, REACTIONS, WEEK_S, Row, Service, User, live, question
 
+from logtune.ids import canonical, digest
 from logtune.ports import Chat, ChatCall
-from logtune.records import Feedback, FeedbackKind, Json, LogRecord, Message, canonical, digest
+from logtune.records import Feedback, FeedbackKind, Json, LogRecord, Message
 
 START = 1_750_000_000.0
 ATTACKERS = 0.05  # share of all users

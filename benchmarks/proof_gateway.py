@@ -25,7 +25,8 @@ from logtune.app import build
 from logtune.config_experiment import ExperimentSettings
 from logtune.edges.experiments import Experiments
 from logtune.edges.store import Store, UnitResult
-from logtune.records import Adapter, Cluster, Evaluation, Experiment, Json, identified
+from logtune.ids import identified
+from logtune.records import Adapter, Cluster, Evaluation, Experiment, Json
 from logtune.stages.trials import standing, step_of
 
 USERS, RATE = 1500, 60.0  # who come, and requests a second

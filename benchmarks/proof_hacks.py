@@ -20,8 +20,9 @@ from logtune.config import build as build_config
 from logtune.config import load as load_config
 from logtune.edges.local_model import LocalModel
 from logtune.gate import Contender, Trials, gate
+from logtune.ids import digest
 from logtune.ports import ChatCall, ChatReply, TrainingJob, TrainingPair
-from logtune.records import Adapter, Cluster, Derived, Evaluation, Interaction, Json, Message, digest
+from logtune.records import Adapter, Cluster, Derived, Evaluation, Interaction, Json, Message
 from logtune.runner import Board, Cycle
 from logtune.stages import train
 from logtune.stages.behaviour import flatters, refuses

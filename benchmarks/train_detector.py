@@ -15,7 +15,7 @@ from detector_data import bench, more
 from detector_fit import Course, calibrate, fit, joined_tables, load_embedder, out_of_fold, table, vectors_of
 
 from logtune import detecting
-from logtune.records import digest
+from logtune.ids import digest
 
 VERSION = "1"
 

@@ -410,7 +410,7 @@ def _first_sentence(path: Path) -> str:
 def _in_order(folder: str, paths: Sequence[Path]) -> list[Path]:
     """Files of a folder as they are best read: stages in pipeline order, the rest by name."""
     first = {
-        "logtune": ["records", "ports", "pipeline", "lessons", "candidates", "ladder", "gate", "runner"],
+        "logtune": ["records", "ids", "ports", "pipeline", "lessons", "candidates", "ladder", "gate", "runner"],
         "logtune/stages": list(dict.fromkeys(stage.name for stage in STAGES)),
     }
     order = first.get(folder, [])

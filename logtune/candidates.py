@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from logtune import ladder
 from logtune.errors import ModelError
 from logtune.gate import Contender, gate
+from logtune.ids import digest, identified
 from logtune.ladder import Plan
 from logtune.records import (
     Adapter,
@@ -21,8 +22,6 @@ from logtune.records import (
     Interaction,
     PreferencePair,
     Verdict,
-    digest,
-    identified,
 )
 from logtune.runner import Cycle, Unit
 from logtune.stages import choice, deploy, distill, gap

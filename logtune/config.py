@@ -21,7 +21,8 @@ from logtune.config_signals import SignalSettings as SignalSettings
 from logtune.config_train import TrainSettings as TrainSettings
 from logtune.config_trust import TrustSettings
 from logtune.errors import ConfigError
-from logtune.records import Json, digest
+from logtune.ids import digest
+from logtune.records import Json
 
 
 class StoreSettings(Settings):

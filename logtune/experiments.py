@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 from logtune.config_experiment import ExperimentSettings
 from logtune.edges.experiments import ENDS, Experiments, Led
 from logtune.errors import InputError
-from logtune.records import Adapter, Deployment, Evaluation, Experiment, Json, Step, StepAction, identified
+from logtune.ids import identified
+from logtune.records import Adapter, Deployment, Evaluation, Experiment, Json, Step, StepAction
 from logtune.stages import deploy, live
 from logtune.stages.experiment import Decision
-from logtune.stages.trials import DAY_S, Standing, numbered, ruling, standing, step_of, verdict_of, words
+from logtune.stages.trials import DAY_S, Trial, numbered, ruling, standing, step_of, verdict_of, words
 
 if TYPE_CHECKING:
     from logtune.config import Config
@@ -81,7 +82,7 @@ def look(
     return [(test, step) for test, step in taken if step is not None]
 
 
-def _lead(store: "Store", at: Standing, config: "Config", now: float, base_parameters: int | None) -> Step | None:
+def _lead(store: "Store", at: Trial, config: "Config", now: float, base_parameters: int | None) -> Step | None:
     if moved := _moved(store, at):
         return end(store, at, "stop", "moved", moved, by="loop", now=now)
     what, code = ruling(at, now)
@@ -95,7 +96,7 @@ def _lead(store: "Store", at: Standing, config: "Config", now: float, base_param
     return end(store, at, "rollback" if what == "rollback" else "stop", code, words(at, code), by="loop", now=now)
 
 
-def _moved(store: "Store", at: Standing) -> str:
+def _moved(store: "Store", at: Trial) -> str:
     """Why the arms of a test are not any more what they were; "": they are."""
     current = store.deployments().get(at.test.cluster_name)
     if at.watched:
@@ -106,7 +107,7 @@ def _moved(store: "Store", at: Standing) -> str:
     return "" if same else f"{at.test.cluster_name} is served by {current.id if current else 'the base model'} now"
 
 
-def _ramp(store: "Store", at: Standing, config: "Config", now: float) -> Step | None:
+def _ramp(store: "Store", at: Trial, config: "Config", now: float) -> Step | None:
     index = at.settings.ramp.index(at.now.share) + 1
     since = now + config.serve.poll_s + AHEAD_S
     step = step_of(at, "ramp", at.settings.ramp[index], since, by="loop", reason=words(at, "ramp"), now=now)
@@ -114,7 +115,7 @@ def _ramp(store: "Store", at: Standing, config: "Config", now: float) -> Step | 
 
 
 def promote(
-    store: "Store", at: Standing, code: str, reason: str, config: "Config", *, by: str = "loop", now: float,
+    store: "Store", at: Trial, code: str, reason: str, config: "Config", *, by: str = "loop", now: float,
     base_parameters: int | None = None,
 ) -> Step | None:  # fmt: skip
     """Let the candidate serve, at first with a hold-back; a watch that is over ends the test."""
@@ -136,9 +137,7 @@ def promote(
     return step if Experiments(store).take(step, verdict, change) else None
 
 
-def end(
-    store: "Store", at: Standing, action: StepAction, code: str, reason: str, *, by: str, now: float
-) -> Step | None:
+def end(store: "Store", at: Trial, action: StepAction, code: str, reason: str, *, by: str, now: float) -> Step | None:
     """End a test; a promoted candidate that is rolled back is replaced by what served before."""
     decisions: dict[StepAction, Decision] = {"rollback": "rollback", "end": "promote"}
     decision = decisions.get(action, "stop")
@@ -152,7 +151,7 @@ def end(
     return step if Experiments(store).take(step, verdict, back) else None
 
 
-def _evaluation(store: "Store", at: Standing) -> Evaluation:
+def _evaluation(store: "Store", at: Trial) -> Evaluation:
     return store.load(Evaluation, [at.test.evaluation_id])[0]
 
 

@@ -16,6 +16,7 @@ from statistics import fmean
 from logtune import forecast
 from logtune.config import EvaluateSettings
 from logtune.guarding import Side, evidence
+from logtune.ids import identified
 from logtune.ports import Chat, ChatCall, ChatReply
 from logtune.records import (
     Adapter,
@@ -28,7 +29,6 @@ from logtune.records import (
     Message,
     PreferencePair,
     Rule,
-    identified,
 )
 from logtune.runner import Cycle
 from logtune.stages import answer, evaluate, gate_guards, judge

@@ -9,6 +9,7 @@ from typing import cast
 
 import numpy as np
 
+from logtune.ids import digest
 from logtune.ports import Vectors
 from logtune.records import (
     Adapter,
@@ -20,7 +21,6 @@ from logtune.records import (
     PreferencePair,
     Rule,
     Signal,
-    digest,
 )
 from logtune.runner import Cycle, Unit
 from logtune.stages import answer, distill, implicit, ledger

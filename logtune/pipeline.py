@@ -19,6 +19,7 @@ from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.errors import NOT_PASSED, OK
+from logtune.ids import new_id
 from logtune.ports import Tools
 from logtune.prompts import VERSION as PROMPTS
 from logtune.records import (
@@ -39,7 +40,6 @@ from logtune.records import (
     Signal,
     Standing,
     Verdict,
-    new_id,
 )  # fmt: skip
 from logtune.runner import Board, Counts, Cycle, Prompted, Stage, run_stage
 from logtune.served import accepted_lessons, served_rules

@@ -12,7 +12,8 @@ from types import MappingProxyType
 from typing import Literal, cast
 
 from logtune.errors import ConfigError, ModelError
-from logtune.records import Json, digest
+from logtune.ids import digest
+from logtune.records import Json
 
 Language = Literal["en", "zh"]
 VERSION = "4"

@@ -9,13 +9,9 @@ canonical content, so a second run writes nothing twice. Each record holds its p
 Times are seconds since 1970 (UTC), durations carry their unit, shares lie in 0..1, a missing score is None.
 """
 
-import hashlib
-import json
-import os
-import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
-from typing import Literal, TypeAlias, TypeVar
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 Json: TypeAlias = "None | bool | int | float | str | list[Json] | dict[str, Json]"
 Vector: TypeAlias = tuple[float, ...]
@@ -37,28 +33,7 @@ Action = Literal["deploy", "keep", "rollback", "retire"]
 StepAction = Literal["start", "ramp", "promote", "stop", "rollback", "end"]
 UnitKind = Literal["user", "session", "request"]
 
-
 SHADOW = "shadow"  # source of answers that a candidate gave unseen
-ANSWER_PREFIX = "chatcmpl-"  # of the ids of answers, before the id of the log record
-
-
-def new_id() -> str:
-    """A UUIDv7 (RFC 9562): sortable by time, so an id tells when it was made."""
-    value = (int(time.time() * 1000) << 80) | int.from_bytes(os.urandom(10), "big")
-    value = (value & ~(0xF << 76)) | (7 << 76)
-    value = (value & ~(0x3 << 62)) | (2 << 62)
-    text = f"{value:032x}"
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
-
-
-def canonical(value: object) -> str:
-    """JSON with sorted keys and no spaces: the form that is hashed."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=str)
-
-
-def digest(value: object, length: int = 16) -> str:
-    """The first `length` hex digits of the SHA-256 of the canonical form."""
-    return hashlib.sha256(canonical(value).encode("utf-8", "surrogatepass")).hexdigest()[:length]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -384,40 +359,3 @@ Derived: TypeAlias = (
     | Experiment | Step | Deployment | Failure
 )  # fmt: skip
 Record: TypeAlias = LogRecord | Feedback | Derived
-
-T = TypeVar("T", bound=Derived)
-UNHASHED = frozenset({"id", "at"})  # a record made again later is the same record
-PREFIX = {
-    "Interaction": "int", "Signal": "sig", "Decision": "dec", "Rule": "rule", "PreferencePair": "pair",
-    "Standing": "sta", "Cluster": "clu", "Gap": "gap", "Adapter": "ada", "Evaluation": "eval", "Verdict": "ver",
-    "Deployment": "dep", "Failure": "fail", "Experiment": "exp", "Step": "step",
-}  # fmt: skip
-
-
-def identified(record: T) -> T:
-    """The record with its id: its kind and a hash of its canonical content, without id and time."""
-    kind = type(record)
-    plain = {name: _plain(getattr(record, name)) for name in field_names(kind) if name not in UNHASHED}
-    return replace(record, id=f"{PREFIX[kind.__name__]}-{digest(plain)}")
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, (Message, FollowUp, Draw)):
-        return asdict(value)
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def also_known_as(log: LogRecord) -> tuple[str, ...]:
-    """The ids beside its own by which feedback may name a log record: that of the response, and its traces."""
-    if log.source == SHADOW:  # nobody saw it; its trace is the request that it answered too
-        return ()
-    given = (log.response or {}).get("id")
-    apart = isinstance(given, str) and given and given not in (log.id, f"{ANSWER_PREFIX}{log.id}")
-    return tuple(dict.fromkeys((*([str(given)] if apart else []), *log.traces)))
-
-
-def field_names(kind: type) -> tuple[str, ...]:
-    """The names of a record's fields, in order."""
-    return tuple(item.name for item in fields(kind))

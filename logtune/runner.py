@@ -16,6 +16,7 @@ from typing import TypeVar
 from logtune.config import Config
 from logtune.config_gateway import Settings
 from logtune.errors import BudgetSpent, LogtuneError, TooManyFailures
+from logtune.ids import digest, identified
 from logtune.ports import ChatCall, ChatReply, Tools
 from logtune.records import (
     CandidateKind,
@@ -26,8 +27,6 @@ from logtune.records import (
     PreferencePair,
     Rule,
     RuleEntry,
-    digest,
-    identified,
 )
 
 R = TypeVar("R", bound=Derived)

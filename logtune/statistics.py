@@ -1,4 +1,4 @@
-"""Numbers in, numbers out: intervals, paired tests, power, sequential bounds, the hash that draws lots.
+"""Numbers in, numbers out: intervals, paired tests, power, the hash that draws lots.
 
 The gate (`stages.evaluate`) and the live test (`stages.experiment`) both stand on it. An interval of `confidence` 0.95
 is two-sided: each of its ends is wrong about 2.5% of the time. SciPy does the distributions; what it lacks is written
@@ -6,7 +6,7 @@ here from the paper named in the docstring and checked by enumeration and simula
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,13 +15,10 @@ import numpy.typing as npt
 import scipy  # its submodules load at first use: importing this module stays cheap
 
 from logtune.errors import InputError
-from logtune.records import digest
+from logtune.ids import digest
 
 Floats = npt.NDArray[np.float64]
 MAX_CASES = 20_000  # a test that needs more is reported as out of reach
-GRID = 1000  # candidate means of a confidence sequence: its bounds are exact to 0.001, rounded outwards
-BET_CAP = 0.5  # largest share of the capital at stake in one bet (Waudby-Smith and Ramdas 2024: 1/2 or 3/4)
-BLOCK = 2048  # observations in one matrix of a confidence sequence: 2048 x 1001 doubles are 16 MB
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +36,6 @@ class Estimate:
     mean: float
     low: float
     high: float
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Band:
-    """A confidence sequence: after t+1 observations the mean lies in low[t]..high[t], for all t at once. Shape (N,)."""
-
-    low: Floats
-    high: Floats
-
-    @property
-    def last(self) -> Interval:
-        """The interval after the last observation; 0..1 before the first."""
-        return Interval(float(self.low[-1]), float(self.high[-1])) if len(self.low) else Interval(0.0, 1.0)
 
 
 def uniform(*parts: str) -> float:
@@ -191,66 +175,6 @@ def needed_cases(
         reached = power(middle, win_rate, tie_share, confidence, least) >= target
         low, high = (low, middle) if reached else (middle, high)
     return high
-
-
-def sample_ratio_p(counts: Mapping[str, int], shares: Mapping[str, float]) -> float:
-    """p of Pearson's chi-square test that units fell on the arms in the proportions `shares`; 1 without any unit.
-
-    Below about 0.001 the assignment or the logging is broken and the experiment says nothing (Fabijan et al. 2019).
-    Raises InputError when an arm was seen that has no share.
-    """
-    stray = sorted(arm for arm, count in counts.items() if count and shares.get(arm, 0.0) <= 0)
-    if stray:
-        raise InputError(f"units were seen in an arm without a share: {', '.join(stray)}", f"shares: {dict(shares)}")
-    arms = [arm for arm, share in shares.items() if share > 0]
-    total, weight = sum(counts.values()), sum(shares[arm] for arm in arms)
-    if len(arms) < 2 or not total:
-        return 1.0
-    expected = [total * shares[arm] / weight for arm in arms]
-    return float(scipy.stats.chisquare([counts.get(arm, 0) for arm in arms], expected).pvalue)
-
-
-def confidence_sequence(values: Sequence[float], confidence: float = 0.95) -> Band:
-    """Bounds of the mean of values in 0..1 that hold at every moment at once: one may look after each value and stop.
-
-    Hedged capital process with predictable plug-in bets (Waudby-Smith and Ramdas, JRSS B 2024, theorem 3): for each
-    mean m two gamblers bet that the truth is higher or lower; m is out once their capital reaches 1 / alpha.
-    Values may depend on earlier ones as long as their conditional mean stays the same. Raises InputError outside 0..1.
-    """
-    x = np.asarray(values, dtype=np.float64)
-    if x.size and not (x.min() >= 0 and x.max() <= 1):  # also catches NaN
-        raise InputError(f"values from {x.min()} to {x.max()} are not all within 0..1", "scale them to 0..1 first")
-    means, bets = np.linspace(0, 1, GRID + 1), _bets(x, 1 - confidence)
-    capital, ruled_out = np.zeros((2, GRID + 1)), np.zeros(GRID + 1, dtype=bool)
-    low, high = np.zeros(x.size), np.ones(x.size)
-    for start in range(0, x.size, BLOCK):
-        block = slice(start, start + BLOCK)
-        logs = capital[:, None, :] + _log_growth(x[block], bets[block], means)
-        capital = logs[:, -1, :]
-        best = np.maximum.accumulate(logs.max(axis=0), axis=0)
-        out = (best >= math.log(2 / (1 - confidence))) | ruled_out  # each gambler starts with half of the capital
-        ruled_out = out[-1]
-        low[block] = np.where(out.all(axis=1), 0, np.argmin(out, axis=1) - 1) / GRID
-        high[block] = np.where(out.all(axis=1), GRID, GRID + 1 - np.argmin(out[:, ::-1], axis=1)) / GRID
-    return Band(np.maximum.accumulate(np.clip(low, 0, 1)), np.minimum.accumulate(np.clip(high, 0, 1)))
-
-
-def _bets(x: Floats, alpha: float) -> Floats:
-    """The predictable plug-in bets before their cap, shape (N,): each uses the values before its own alone."""
-    t = np.arange(1, x.size + 1)
-    means = (0.5 + np.cumsum(x)) / (t + 1)
-    variances = (0.25 + np.cumsum((x - means) ** 2)) / (t + 1)
-    before = np.concatenate(([0.25], variances[:-1])) if x.size else variances
-    return np.asarray(np.sqrt(2 * math.log(2 / alpha) / (before * t * np.log1p(t))))
-
-
-def _log_growth(x: Floats, bets: Floats, means: Floats) -> Floats:
-    """Log capital of both gamblers within a block, shape (2, N, GRID + 1)."""
-    with np.errstate(divide="ignore"):
-        up = np.minimum(bets[:, None], BET_CAP / means)
-        down = np.minimum(bets[:, None], BET_CAP / (1 - means))
-    away = x[:, None] - means
-    return np.stack([np.cumsum(np.log1p(up * away), axis=0), np.cumsum(np.log1p(-down * away), axis=0)])
 
 
 def _counts(*values: int) -> None:

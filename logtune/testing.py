@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logtune.errors import ModelError, TrainingError
+from logtune.ids import digest, identified
 from logtune.ports import Chat, ChatCall, ChatReply, Example, Executor, Tools, TrainingJob, Vectors
-from logtune.records import Adapter, Feedback, Json, LogRecord, Message, digest, identified
+from logtune.records import Adapter, Feedback, Json, LogRecord, Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -17,7 +17,7 @@ from filter_data import BENIGN, OWN, Text, columns
 
 from logtune.edges.vectors import LocalEmbedder
 from logtune.edges.weights import embedder_model
-from logtune.records import digest
+from logtune.ids import digest
 from logtune.stages import grams, noise
 from logtune.stages.noise import BLOCK, CLASSES, PADDED, Rung
 

@@ -21,8 +21,9 @@ from logtune.edges.intake import Entry
 from logtune.edges.store import Store, TargetKind, UnitResult
 from logtune.edges.upstream import STREAM_TYPE, Answer, Backend, EmbeddedBackend, UpstreamCall
 from logtune.errors import RecordRefused, StoreError
+from logtune.ids import identified
 from logtune.ports import ChatCall, ChatReply, Embedder, StreamPiece, Vectors
-from logtune.records import Adapter, AdapterKind, Cluster, Deployment, Json, LogRecord, identified
+from logtune.records import Adapter, AdapterKind, Cluster, Deployment, Json, LogRecord
 from logtune.testing import MemoryAdapterServer, WordEmbedder
 
 WEIGHTS = b"safetensors, as far as the gateway can tell"

@@ -12,7 +12,8 @@ from logtune.app.table import Trial
 from logtune.config import Config, build
 from logtune.edges.experiments import Experiments
 from logtune.edges.store import Store, UnitResult
-from logtune.records import Cluster, Evaluation, Experiment, Feedback, Json, LogRecord, Step, identified
+from logtune.ids import identified
+from logtune.records import Cluster, Evaluation, Experiment, Feedback, Json, LogRecord, Step
 
 LATE = "where is my late parcel"
 CLUSTER = cluster_of("late", LATE)

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from logtune.edges.store import CycleRow, Store, UnitResult
+from logtune.ids import identified
 from logtune.records import (
     Adapter,
     Cluster,
@@ -23,7 +24,6 @@ from logtune.records import (
     Signal,
     Standing,
     Verdict,
-    identified,
 )
 from logtune.testing import sample_log
 

@@ -15,7 +15,8 @@ from logtune.app.samples import KEPT, NO_PAIRS, Sample, samples
 from logtune.edges.adapter_folder import checked
 from logtune.edges.store import UnitResult
 from logtune.errors import ModelError
-from logtune.records import Adapter, AdapterKind, Message, PreferencePair, Rule, identified
+from logtune.ids import identified
+from logtune.records import Adapter, AdapterKind, Message, PreferencePair, Rule
 from logtune.testing import MemoryAdapterServer, WordEmbedder
 
 LATE = "where is my late parcel"

@@ -13,8 +13,9 @@ from logtune.app.findings import gather
 from logtune.app.reflective import reflective
 from logtune.config import build
 from logtune.edges.store import Store
+from logtune.ids import identified
 from logtune.ports import ChatCall
-from logtune.records import Json, LogRecord, Message, identified
+from logtune.records import Json, LogRecord, Message
 from logtune.stages.answer import answer
 from logtune.testing import ScriptedChat
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logtune.errors import InputError
-from logtune.records import Adapter, Cluster, Deployment, Verdict, identified
+from logtune.ids import identified
+from logtune.records import Adapter, Cluster, Deployment, Verdict
 from logtune.stages.deploy import live_adapters, live_share, plan, rollback, share
 
 BASE_PARAMETERS = 100_000_000

@@ -2,7 +2,8 @@
 
 import pytest
 
-from logtune.records import Evaluation, identified
+from logtune.ids import identified
+from logtune.records import Evaluation
 from logtune.stages.experiment import decide
 
 

@@ -13,7 +13,8 @@ from logtune import pipeline
 from logtune.app.feedback_api import Answers, named_target, read_feedback
 from logtune.edges.upstream import HttpBackend
 from logtune.errors import RequestError
-from logtune.records import Feedback, Interaction, Json, new_id
+from logtune.ids import new_id
+from logtune.records import Feedback, Interaction, Json
 
 
 @pytest.fixture

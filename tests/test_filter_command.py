@@ -7,7 +7,8 @@ import pytest
 
 from logtune.app import build, cli
 from logtune.edges.store import Store
-from logtune.records import Decision, Interaction, LogRecord, identified
+from logtune.ids import identified
+from logtune.records import Decision, Interaction, LogRecord
 from logtune.testing import WordEmbedder
 
 SPAM = "WINNER!! You have been drawn for a £2000 prize. Txt CLAIM to 87066 now! 150p/msg, 18+ only"

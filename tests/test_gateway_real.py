@@ -19,7 +19,7 @@ from logtune.config import build as settings
 from logtune.edges.local_model import LocalModel
 from logtune.edges.upstream import EmbeddedBackend
 from logtune.edges.weights import base_model
-from logtune.records import identified
+from logtune.ids import identified
 from logtune.testing import tiny_model
 
 pytestmark = [

@@ -9,8 +9,9 @@ import pytest
 from logtune import pipeline
 from logtune.config import Config, build
 from logtune.edges.store import Store
+from logtune.ids import identified
 from logtune.ports import ChatCall, Tools
-from logtune.records import Cluster, Deployment, Evaluation, Json, PreferencePair, identified
+from logtune.records import Cluster, Deployment, Evaluation, Json, PreferencePair
 from logtune.served import accepted_lessons
 from logtune.testing import FixedLikelihood, ScriptedChat, sample_log, sample_logs
 from logtune.testing import tools as fakes

@@ -17,7 +17,8 @@ from logtune.edges import json_lines, log_lines
 from logtune.edges.importers import FORMATS, REASONS, detect, import_file, read
 from logtune.edges.store import Reject, Store
 from logtune.errors import InputError, StoreError
-from logtune.records import Feedback, Json, LogRecord, digest
+from logtune.ids import digest
+from logtune.records import Feedback, Json, LogRecord
 from logtune.stages.interactions import answer_text, join, request_messages
 
 ROOT = Path(__file__).resolve().parent.parent

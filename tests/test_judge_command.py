@@ -13,7 +13,8 @@ from logtune.app import cli
 from logtune.edges.preferences import HumanChoice, read_choices
 from logtune.edges.store import Store, UnitResult
 from logtune.errors import InputError
-from logtune.records import Message, PreferencePair, identified
+from logtune.ids import identified
+from logtune.records import Message, PreferencePair
 
 ROWS = [
     {"instruction": f"Add {n} and 1.", "output_1": str(n + 1), "output_2": f"It is {n}.", "preferred": 1}

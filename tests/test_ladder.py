@@ -15,8 +15,9 @@ from logtune import pipeline
 from logtune.app.rules_prompt import with_rules as with_rules_in_body
 from logtune.config import Config, build
 from logtune.edges.store import Store
+from logtune.ids import identified
 from logtune.ports import ChatCall, Example, Tools, TrainingJob
-from logtune.records import Adapter, Cluster, Evaluation, Feedback, Json, Message, Rule, Verdict, identified
+from logtune.records import Adapter, Cluster, Evaluation, Feedback, Json, Message, Rule, Verdict
 from logtune.served import served_rules
 from logtune.stages import deploy
 from logtune.stages.choice import best_of, verdicts

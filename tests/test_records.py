@@ -10,21 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logtune import records
-from logtune.records import (
-    PREFIX,
-    Cluster,
-    Decision,
-    Deployment,
-    FollowUp,
-    Interaction,
-    Json,
-    Message,
-    canonical,
-    digest,
-    field_names,
-    identified,
-    new_id,
-)
+from logtune.ids import PREFIX, canonical, digest, field_names, identified, new_id
+from logtune.records import Cluster, Decision, Deployment, FollowUp, Interaction, Json, Message
 
 DERIVED = typing.get_args(records.Derived)
 ALL = (*typing.get_args(records.Record), Message, FollowUp)

@@ -13,7 +13,8 @@ from logtune.app.cli import cli
 from logtune.config import build
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
-from logtune.records import Feedback, PreferencePair, Rule, RuleAction, RuleEntry, identified
+from logtune.ids import identified
+from logtune.records import Feedback, PreferencePair, Rule, RuleAction, RuleEntry
 from logtune.stages.ledger import amend, decided
 from logtune.testing import FakeExecutor, ScriptedChat, sample_log, sample_logs, tools
 

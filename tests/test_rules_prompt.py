@@ -10,17 +10,8 @@ from gateway_kit import Kit, WatchedStore, cluster_of, gateway, post
 from logtune.app.rules_prompt import with_rules
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import UnitResult
-from logtune.records import (
-    CandidateKind,
-    Cluster,
-    Deployment,
-    Json,
-    Rule,
-    RuleAction,
-    RuleEntry,
-    RuleState,
-    identified,
-)
+from logtune.ids import identified
+from logtune.records import CandidateKind, Cluster, Deployment, Json, Rule, RuleAction, RuleEntry, RuleState
 from logtune.served import served_rules
 from logtune.stages.prompted import MOST_RULES
 

@@ -7,7 +7,8 @@ import pytest
 
 from logtune.config import Config
 from logtune.errors import BudgetSpent, ModelError
-from logtune.records import Decision, Derived, Failure, identified
+from logtune.ids import identified
+from logtune.records import Decision, Derived, Failure
 from logtune.runner import Board, Cycle, Stage, Unit, run_stage
 from logtune.testing import ScriptedChat, tools
 

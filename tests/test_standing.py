@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from logtune.config_trust import TrustSettings
-from logtune.records import Rule, RuleState, Standing, identified
+from logtune.ids import identified
+from logtune.records import Rule, RuleState, Standing
 from logtune.stages.standing import REASONS, Evidence, of_rules
 from logtune.stages.trust import Doubt, Weighed
 

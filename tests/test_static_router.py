@@ -21,8 +21,9 @@ from logtune.edges import static_vectors
 from logtune.edges.store import UnitResult
 from logtune.edges.weights import embedder_model
 from logtune.errors import ModelError
+from logtune.ids import identified
 from logtune.ports import Vectors
-from logtune.records import Cluster, Interaction, LogRecord, identified
+from logtune.records import Cluster, Interaction, LogRecord
 from logtune.stages.cluster import Routes
 from logtune.stages.static_routes import Fit, StaticRoutes, fit
 from logtune.testing import MemoryAdapterServer

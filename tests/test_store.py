@@ -24,8 +24,8 @@ from sqlalchemy import create_engine, text
 from logtune.edges.schema import KINDS, NAMES, TABLES, parents_of
 from logtune.edges.store import CycleRow, Reject, Store, UnitResult
 from logtune.errors import MissingExtra, StoreError
+from logtune.ids import PREFIX, identified
 from logtune.records import (
-    PREFIX,
     Cluster,
     Decision,
     Deployment,
@@ -39,7 +39,6 @@ from logtune.records import (
     Message,
     Record,
     Rule,
-    identified,
 )
 
 BIN = Path("/usr/lib/postgresql")
@@ -487,7 +486,8 @@ def test_a_planned_deployment_is_not_live(store: Store) -> None:
 WRITER = """
 import sys
 from logtune.edges.store import Store, UnitResult
-from logtune.records import Decision, LogRecord, identified
+from logtune.ids import identified
+from logtune.records import Decision, LogRecord
 url, name, number = sys.argv[1], sys.argv[2], int(sys.argv[3])
 store = Store(url)
 for at in range(number):

@@ -10,7 +10,8 @@ from gateway_kit import adapter_for, cluster_of
 
 from logtune.app.chat_api import begin
 from logtune.app.table import Arm, Arms, Choice, Loaded, RoutingTable, Trial, plain
-from logtune.records import Adapter, CandidateKind, Cluster, Deployment, Step, identified
+from logtune.ids import identified
+from logtune.records import Adapter, CandidateKind, Cluster, Deployment, Step
 from logtune.stages.cluster import Routed
 from logtune.statistics import unit_of
 

@@ -21,7 +21,8 @@ pytest.importorskip("torch", reason="needs the extra local")
 
 from logtune.edges.adapter_server import HttpAdapterServer
 from logtune.edges.upstream import HttpBackend
-from logtune.records import Adapter, LogRecord, identified
+from logtune.ids import identified
+from logtune.records import Adapter, LogRecord
 from logtune.testing import random_adapter, tiny_model
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -37,7 +37,8 @@ from logtune.edges.schema import to_json
 from logtune.edges.sse import LONGEST_LINE, StreamAssembler, event
 from logtune.edges.upstream import BASE, Answer, Backend, UpstreamCall
 from logtune.errors import RequestError
-from logtune.records import SHADOW, Json, LogRecord, new_id
+from logtune.ids import new_id
+from logtune.records import SHADOW, Json, LogRecord
 from logtune.stages.answer import CRITICS
 from logtune.statistics import unit_of
 

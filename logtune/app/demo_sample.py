@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from logtune.records import Feedback, Json, LogRecord, Message, digest
+from logtune.ids import digest
+from logtune.records import Feedback, Json, LogRecord, Message
 
 FILE = Path(__file__).with_suffix(".jsonl")
 SYSTEM = (

@@ -18,7 +18,8 @@ from logtune.app.journal import Journal, Kept
 from logtune.app.redaction import Redaction
 from logtune.edges.store import Store
 from logtune.errors import RequestError, StoreError
-from logtune.records import Feedback, FeedbackKind, Json, digest, new_id
+from logtune.ids import digest, new_id
+from logtune.records import Feedback, FeedbackKind, Json
 
 RECORD_KEYS = ("target", "log_id", "inference_id", "response_id", "trace_id")
 KNOWN_KEYS = frozenset({

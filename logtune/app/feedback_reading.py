@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from logtune.errors import RequestError
-from logtune.records import Feedback, Json, digest, new_id
+from logtune.ids import digest, new_id
+from logtune.records import Feedback, Json
 
 TargetKind: TypeAlias = Literal["record", "session", "user"]
 Target: TypeAlias = tuple[TargetKind, str]

@@ -34,7 +34,8 @@ from logtune.app.feedback_reading import (
 )
 from logtune.app.identity import text_of
 from logtune.errors import RequestError
-from logtune.records import Feedback, Json, canonical
+from logtune.ids import canonical
+from logtune.records import Feedback, Json
 
 Reads = Callable[[Json, str], Sequence[Said | RequestError]]
 Answers = Callable[[Json, Sequence[Outcome]], tuple[int, Json]]

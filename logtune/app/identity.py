@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
-from logtune.records import Json, digest
+from logtune.ids import digest
+from logtune.records import Json
 
 LONGEST = 256  # characters of a user, session or trace
 MOST_TRACES = 8  # other ids of one request that are kept

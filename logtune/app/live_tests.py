@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from logtune.edges.experiments import ENDS, Experiments
 from logtune.records import Experiment
 from logtune.stages import live
-from logtune.stages.trials import Standing, standing, words
+from logtune.stages.trials import Trial, standing, words
 from logtune.statistics import Interval
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ MOST = 10
 class LiveTest:
     """One test as it stands."""
 
-    at: Standing
+    at: Trial
     course: tuple[tuple[int, Interval], ...]  # users, and the difference of the arms then
     words: str
 

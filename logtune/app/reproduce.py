@@ -20,10 +20,11 @@ from logtune.edges import memorybench as bench
 from logtune.edges.memorybench import BenchSet, Row
 from logtune.edges.store import Store
 from logtune.errors import ModelError
+from logtune.ids import digest
 from logtune.pipeline import run_cycle
 from logtune.ports import Chat, ChatCall, Tools
 from logtune.prompts import language_of, render
-from logtune.records import Adapter, Cluster, Feedback, Json, LogRecord, Message, digest
+from logtune.records import Adapter, Cluster, Feedback, Json, LogRecord, Message
 from logtune.served import served_rules
 from logtune.stages.answer import answer
 from logtune.stages.bm25 import Bm25

@@ -30,8 +30,9 @@ from logtune.edges.store import Store
 from logtune.edges.turned_vectors import TurnedVectors
 from logtune.edges.weights import ModelFolder, embedder_model
 from logtune.errors import LogtuneError, ModelError
+from logtune.ids import digest
 from logtune.ports import Embedder
-from logtune.records import Cluster, Interaction, digest
+from logtune.records import Cluster, Interaction
 from logtune.stages.cluster import Routed
 from logtune.stages.static_routes import Fit, StaticRoutes, fit
 

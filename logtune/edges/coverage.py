@@ -17,8 +17,9 @@ import numpy.typing as npt
 
 from logtune.edges.weights import base_model
 from logtune.errors import ModelError
+from logtune.ids import digest
 from logtune.ports import Embedder, Example, Likelihood
-from logtune.records import Message, digest
+from logtune.records import Message
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -23,7 +23,8 @@ from logtune.edges import schema
 from logtune.edges.database import store_error
 from logtune.edges.schema import TABLES, encode, exact, to_json
 from logtune.errors import RecordRefused, StoreError
-from logtune.records import Feedback, LogRecord, also_known_as, field_names
+from logtune.ids import also_known_as, field_names
+from logtune.records import Feedback, LogRecord
 
 Kind: TypeAlias = Literal["log", "feedback"]
 MOST_ROWS = 64  # of a statement; fewer go in powers of two, so that few statements have to be remembered

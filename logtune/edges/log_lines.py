@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import Literal, TypeAlias, cast, get_args
 
 from logtune.edges.json_lines import Bad, Object
-from logtune.records import Feedback, FeedbackKind, Json, LogRecord, digest
+from logtune.ids import digest
+from logtune.records import Feedback, FeedbackKind, Json, LogRecord
 
 TargetKind: TypeAlias = Literal["record", "session", "user"]
 

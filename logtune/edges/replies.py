@@ -14,8 +14,8 @@ from logtune.edges import schema
 from logtune.edges.database import insert_new, pairs_in
 from logtune.edges.store import Store
 from logtune.errors import BudgetSpent, LogtuneError, ModelError
+from logtune.ids import digest
 from logtune.ports import Chat, ChatCall, ChatReply, Spent
-from logtune.records import digest
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")

@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from logtune.edges import schema
 from logtune.edges.store import Store
-from logtune.records import new_id
+from logtune.ids import new_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

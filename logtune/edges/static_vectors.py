@@ -22,8 +22,8 @@ import numpy.typing as npt
 from logtune.edges.invented import invented
 from logtune.edges.weights import ModelFolder, cache_home
 from logtune.errors import MissingExtra, ModelError
+from logtune.ids import digest
 from logtune.ports import Embedder, Vectors
-from logtune.records import digest
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

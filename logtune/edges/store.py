@@ -20,7 +20,8 @@ from logtune.edges.intake import Entry, Intake
 from logtune.edges.migrations import migrate
 from logtune.edges.schema import GIVEN, TABLES, R, decode, encode, parents_of, to_json
 from logtune.errors import StoreError
-from logtune.records import SHADOW, Deployment, Derived, Feedback, Json, LogRecord, Record, also_known_as
+from logtune.ids import also_known_as
+from logtune.records import SHADOW, Deployment, Derived, Feedback, Json, LogRecord, Record
 
 TargetKind: TypeAlias = Literal["record", "session", "user"]
 Origin: TypeAlias = tuple[str, str, float]  # cycle, hash of its settings, time

@@ -17,7 +17,7 @@ from math import prod
 from pathlib import Path
 
 from logtune.errors import MissingExtra, ModelError
-from logtune.records import digest
+from logtune.ids import digest
 
 Progress = Callable[[str], None]
 MARKER = "logtune-model.json"

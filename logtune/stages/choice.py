@@ -7,7 +7,8 @@ only when its win rate against the same baseline is higher by `worth`, and its l
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from logtune.records import CandidateKind, Evaluation, Json, Verdict, identified
+from logtune.ids import identified
+from logtune.records import CandidateKind, Evaluation, Json, Verdict
 from logtune.stages.experiment import decide
 
 NAMES: Mapping[CandidateKind, str] = {

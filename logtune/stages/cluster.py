@@ -18,8 +18,9 @@ from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
 from logtune.config import ClusterSettings
+from logtune.ids import digest, identified
 from logtune.ports import Vectors
-from logtune.records import Cluster, digest, identified
+from logtune.records import Cluster
 
 Labels = npt.NDArray[np.int64]  # (N,), a group number each
 Floats = npt.NDArray[np.float64]

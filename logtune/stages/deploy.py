@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias, cast
 
 from logtune.errors import InputError
-from logtune.records import Action, Adapter, CandidateKind, Cluster, Deployment, Verdict, identified
+from logtune.ids import identified
+from logtune.records import Action, Adapter, CandidateKind, Cluster, Deployment, Verdict
 
 # What serves: its kind, its adapter, and without an adapter the cluster whose rules or prompt it is ("" otherwise).
 State: TypeAlias = "tuple[CandidateKind, str | None, str]"

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from logtune.config import DistillSettings
+from logtune.ids import identified
 from logtune.ports import Chat, ChatCall, Embedder
 from logtune.prompts import CHINESE, language_of, render
-from logtune.records import Interaction, Json, Message, Rule, Signal, identified
+from logtune.records import Interaction, Json, Message, Rule, Signal
 from logtune.stages.asking import Rules, ask
 from logtune.stages.grading import normalise
 from logtune.stages.orders import grounded, repeats, without_asides, without_orders

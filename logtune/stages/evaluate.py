@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, replace
 
 from logtune.config import EvaluateSettings
 from logtune.errors import InputError
-from logtune.records import CandidateKind, Evaluation, Json, Message, Outcome, identified
+from logtune.ids import identified
+from logtune.records import CandidateKind, Evaluation, Json, Message, Outcome
 from logtune.stages.corrected import FEWEST_BOTH, Counts, pooled, prediction_powered, through_agreement
 from logtune.stages.gate_guards import Guard as Guard
 from logtune.stages.grading import bleu, degenerate, grade

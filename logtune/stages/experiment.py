@@ -5,7 +5,8 @@ Without a live test a passed gate promotes. With one it begins the test (`stages
 
 from typing import Literal
 
-from logtune.records import Evaluation, Json, Verdict, identified
+from logtune.ids import identified
+from logtune.records import Evaluation, Json, Verdict
 
 BASE, CANDIDATE = "base", "candidate"  # names of arms
 Decision = Literal["promote", "extend", "stop", "rollback"]

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from logtune.config import FilterSettings
+from logtune.ids import identified
 from logtune.ports import Vectors
-from logtune.records import Decision, Interaction, Signal, Teaches, identified
+from logtune.records import Decision, Interaction, Signal, Teaches
 from logtune.stages.closeness import Cut, Floats, closeness, cut
 from logtune.stages.copies import Copy, copies
 from logtune.stages.personal import strong_identifiers

@@ -11,8 +11,9 @@ from functools import cache
 from statistics import fmean
 
 from logtune.config import GapSettings
+from logtune.ids import identified
 from logtune.ports import Coverage, Example
-from logtune.records import Cluster, Gap, PreferencePair, Route, Rule, identified
+from logtune.records import Cluster, Gap, PreferencePair, Route, Rule
 
 
 def assess(

@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.stats import beta
 
-from logtune.records import Feedback, Interaction, LogRecord, Message, Signal, SignalKind, digest, identified
+from logtune.ids import digest, identified
+from logtune.records import Feedback, Interaction, LogRecord, Message, Signal, SignalKind
 from logtune.stages.interactions import SAME_TALK_S, request_messages
 
 VERSION = "1"

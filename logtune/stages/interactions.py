@@ -11,18 +11,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from logtune.records import (
-    ANSWER_PREFIX,
-    Feedback,
-    FollowUp,
-    Interaction,
-    Json,
-    LogRecord,
-    Message,
-    also_known_as,
-    digest,
-    identified,
-)
+from logtune.ids import ANSWER_PREFIX, also_known_as, digest, identified
+from logtune.records import Feedback, FollowUp, Interaction, Json, LogRecord, Message
 
 SAME_TALK_S = 30 * 60.0  # a session's next request after a longer pause is a new matter, not a reaction
 

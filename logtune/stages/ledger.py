@@ -7,7 +7,8 @@ parts, or their words. The newest line about the state holds, so does the newest
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from logtune.records import Rule, RuleEntry, RuleState, identified
+from logtune.ids import identified
+from logtune.records import Rule, RuleEntry, RuleState
 from logtune.stages.grading import normalise
 
 STATES: Mapping[str, RuleState] = {"pin": "pinned", "veto": "vetoed", "expire": "expired"}

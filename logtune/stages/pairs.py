@@ -9,8 +9,9 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
+from logtune.ids import identified
 from logtune.prompts import CHINESE
-from logtune.records import Interaction, Json, Message, PairOrigin, PreferencePair, Rule, Signal, identified
+from logtune.records import Interaction, Json, Message, PairOrigin, PreferencePair, Rule, Signal
 from logtune.stages.redact import placeholders
 
 LONGEST_STATED_WORDS = 12  # a longer span is an explanation, not an answer

@@ -13,9 +13,10 @@ from functools import cache
 from typing import NamedTuple
 
 from logtune.config import SignalSettings
+from logtune.ids import identified
 from logtune.ports import Detection, Turn
 from logtune.prompts import PROMPTS
-from logtune.records import Feedback, FollowUp, Interaction, Signal, SignalKind, identified
+from logtune.records import Feedback, FollowUp, Interaction, Signal, SignalKind
 from logtune.stages.stated import stated_answer
 from logtune.stages.wording import ASKED, FAMILIES, REASK, Family, content_words
 

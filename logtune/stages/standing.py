@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from logtune.config_trust import TrustSettings
+from logtune.ids import identified
 from logtune.ports import Vectors
-from logtune.records import Rule, Standing, identified
+from logtune.records import Rule, Standing
 from logtune.stages import trust
 from logtune.stages.opposed import opposed
 from logtune.stages.prompted import in_words

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from logtune.config import TrainSettings
 from logtune.errors import TrainingError
+from logtune.ids import digest
 from logtune.ports import TrainingJob, TrainingPair
-from logtune.records import Adapter, Json, digest
+from logtune.records import Adapter, Json
 from logtune.stages.trained import describe
 
 if TYPE_CHECKING:

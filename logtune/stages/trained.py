@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from logtune.ids import identified
 from logtune.ports import TrainingJob, TrainingPair
-from logtune.records import Adapter, AdapterKind, Json, identified
+from logtune.records import Adapter, AdapterKind, Json
 
 
 def describe(

@@ -1,4 +1,4 @@
-"""A live test as a whole. In -> out: Experiment, Step*, LogRecord*, Feedback* -> Standing -> Step, Verdict.
+"""A live test as a whole. In -> out: Experiment, Step*, LogRecord*, Feedback* -> Trial -> Step, Verdict.
 
 Where it stands, what that decides (`stages.live`, `stages.shadow`), and the records that say so.
 """
@@ -7,18 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from logtune.config_experiment import ExperimentSettings
-from logtune.records import (
-    SHADOW,
-    Evaluation,
-    Experiment,
-    Feedback,
-    LogRecord,
-    Step,
-    StepAction,
-    Verdict,
-    digest,
-    identified,
-)
+from logtune.ids import digest, identified
+from logtune.records import SHADOW, Evaluation, Experiment, Feedback, LogRecord, Step, StepAction, Verdict
 from logtune.stages import live
 from logtune.stages.choice import CALLS
 from logtune.stages.experiment import BASE, CANDIDATE, Decision, arms
@@ -29,7 +19,7 @@ DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Trial:
     """A test, where it is, and what its users made of it."""
 
     test: Experiment
@@ -57,7 +47,7 @@ class Standing:
 
 def standing(
     test: Experiment, steps: tuple[Step, ...], logs: Sequence[LogRecord], feedback: Sequence[Feedback], now: float
-) -> Standing:
+) -> Trial:
     """Where a test stands."""
     settings = ExperimentSettings.model_validate(test.plan)
     promoted = next((step for step in steps if step.action == "promote"), None)
@@ -67,14 +57,14 @@ def standing(
     hidden = settings.mode == "shadow" and promoted is None
     found = [] if hidden else units(served, feedback, test.id, since, settings.metric, 3600 * settings.window_hours)
     calls = CALLS[test.candidate]
-    return Standing(
+    return Trial(
         test=test, steps=steps, settings=settings, units=tuple(found),
         state=live.state(found, settings, now, last, settings.slow_factor * calls),
         shadow=shadowed(logs, test.id, settings, calls) if hidden else None,
     )  # fmt: skip
 
 
-def ruling(at: Standing, now: float) -> tuple[live.Ruling, str]:
+def ruling(at: Trial, now: float) -> tuple[live.Ruling, str]:
     """What to do with it now, and the code of why."""
     days = (now - at.steps[0].since) / DAY_S
     if at.watched:
@@ -86,7 +76,7 @@ def ruling(at: Standing, now: float) -> tuple[live.Ruling, str]:
 
 
 def step_of(
-    at: Standing, action: StepAction, share: float, since: float, *, by: str, reason: str, now: float,
+    at: Trial, action: StepAction, share: float, since: float, *, by: str, reason: str, now: float,
     verdict: str | None = None,
 ) -> Step:  # fmt: skip
     """The next step of a test."""
@@ -101,7 +91,7 @@ def numbered(test: Experiment, number: int, step: Step) -> Step:
     return replace(step, id=f"step-{digest([test.id, number])}", experiment_id=test.id, number=number)
 
 
-def verdict_of(evaluation: Evaluation, at: Standing, decision: Decision, code: str, reason: str) -> Verdict:
+def verdict_of(evaluation: Evaluation, at: Trial, decision: Decision, code: str, reason: str) -> Verdict:
     """What a test decides, with all it rests on."""
     sides = arms(evaluation)
     for name, side in sides.items():
@@ -124,7 +114,7 @@ def verdict_of(evaluation: Evaluation, at: Standing, decision: Decision, code: s
     )  # fmt: skip
 
 
-def words(at: Standing, code: str) -> str:
+def words(at: Trial, code: str) -> str:
     """A reason in a sentence, with its numbers."""
     state, total = at.state, sum(at.state.units.values())
     broken = [name for name, guard in state.guards.items() if guard.broken]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from logtune.config import Config
     from logtune.edges.experiments import Led
     from logtune.records import Experiment, Step
-    from logtune.stages.trials import Standing
+    from logtune.stages.trials import Trial
 
 RATIO = 10  # a look may take a tenth of the time between two
 REASON = click.option("--reason", required=True, help="Why; it is recorded with your name and the time.")
@@ -108,7 +108,7 @@ def show(say: Console, wanted: str, png: Path | None) -> None:
     )  # fmt: skip
 
 
-def _told(at: "Standing") -> Iterator[str]:
+def _told(at: "Trial") -> Iterator[str]:
     from logtune.stages.trials import words
 
     test, state = at.test, at.state

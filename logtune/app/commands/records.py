@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import click
 
-from logtune import records
+from logtune import ids, records
 from logtune.app.console import ALL, Console, common, counted, harmless, moment, table
 from logtune.errors import InputError
 
@@ -260,7 +260,7 @@ def _told(value: object) -> str:
     if isinstance(value, Mapping) and isinstance(value.get("reason"), str):
         passed = {True: "kept: ", False: "broken: "}.get(cast("bool", value.get("passed")), "")
         return f"{passed}{value['reason']}"
-    return value if isinstance(value, str) else records.canonical(value)
+    return value if isinstance(value, str) else ids.canonical(value)
 
 
 NEAR = 1000  # newest records among which a name or a mistyped id is looked for
@@ -273,7 +273,7 @@ def _rest(value: tuple[object, ...]) -> list[str]:
 
 def example_id(kind: type[records.Record]) -> str:
     """An id as this kind has it."""
-    return f"{records.PREFIX[kind.__name__]}-3f9c" if kind.__name__ in records.PREFIX else "0198c2"
+    return f"{ids.PREFIX[kind.__name__]}-3f9c" if kind.__name__ in ids.PREFIX else "0198c2"
 
 
 COMMANDS: Mapping[str, click.Command] = {name: make(name, kind) for name, kind in KINDS.items() if name != "rules"}

@@ -11,7 +11,8 @@ import click
 from logtune.app.commands.records import KINDS, details, known, make
 from logtune.app.console import Console, common, harmless, one_line
 from logtune.errors import InputError
-from logtune.records import Interaction, Rule, RuleAction, RuleEntry, new_id
+from logtune.ids import new_id
+from logtune.records import Interaction, Rule, RuleAction, RuleEntry
 
 if TYPE_CHECKING:
     from logtune.app.influence import Influence
