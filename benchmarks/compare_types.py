@@ -174,3 +174,7 @@ class Setting:
 
 
 Factory: TypeAlias = Callable[[Setting], System]  # compare_systems.SYSTEMS: name -> factory
+
+
+class Unavailable(Exception):
+    """A factory cannot make its system here; says why."""

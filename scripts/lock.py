@@ -24,6 +24,7 @@ ACCELERATOR = re.compile(r"^(nvidia|cuda|triton)\b")  # of the CUDA build of tor
 GROUPS = {
     "core": "what `pip install logtune` brings",
     "train, local": "training and the embedded engine",
+    "bench": "rivals in benchmarks/compare.py",
     "dev": "tests, types, lint, docs",
 }
 HEADER = """\
@@ -62,6 +63,7 @@ def _wanted() -> dict[str, list[str]]:
     return {
         "core": project["project"]["dependencies"],
         "train, local": extras["train"] + extras["local"],
+        "bench": extras["bench"],
         "dev": [*extras["dev"], *build, "pip"],
     }
 

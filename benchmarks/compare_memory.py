@@ -1,0 +1,284 @@
+"""A memory layer and rules in the prompt, as systems of the comparison.
+
+Memory: dialogues with feedback -> notes (a wish and the requests it came from); notes about the same wish are merged,
+a newer word on the same request replaces an older one; the nearest notes go into the prompt. With a teacher the notes
+are written and kept up by it; without one they are taken from the users' own words.
+"""
+
+import asyncio
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, cast
+
+import numpy as np
+from compare_adapters import token_counter
+from compare_logs import Dialogue, Lessons
+from compare_prompted import Plain, Taught, told
+from compare_retrieval import ByMeaning, Memo, Retrieval, Scores, of_examples
+from compare_types import Prepared, Prompt, Setting
+
+from logtune.errors import ModelError
+from logtune.ports import Chat, ChatCall, Embedder, Tools
+from logtune.records import Json, Message
+from logtune.stages.asking import Reply, ask
+from logtune.stages.distill import ANSWER, SAME_RULE, says_how
+from logtune.stages.pairs import plain
+
+SAME_REQUEST = 0.95  # cosine from which two requests are the same one
+SHOWN = 2  # requests of a note that are shown
+MOST_RULE_TOKENS = 300  # of all rules in a prompt
+
+
+def as_notes(prompt: Prompt, memos: Sequence[Memo]) -> Prompt:
+    """Notes in the system message, the nearest last; memos with one answer are one note."""
+    if not memos:
+        return prompt
+    requests: dict[str, list[str]] = {}
+    for memo in reversed(memos):
+        requests.setdefault(memo.answer, []).append(memo.query)
+    lines = [f"- {_quoted(asked[:SHOWN])} -> {wish}" for wish, asked in requests.items()]
+    return told(prompt, "Notes from earlier conversations (request -> what users wanted):\n" + "\n".join(lines[::-1]))
+
+
+def _quoted(texts: Sequence[str]) -> str:
+    return " / ".join(f'"{text}"' for text in texts)
+
+
+def nearest_notes(memos: Sequence[Memo], scores: Scores, count: int, floor: float, without: str = "") -> list[Memo]:
+    """The memos of the `count` nearest notes, at most SHOWN of each, the nearest last."""
+    chosen: dict[str, list[Memo]] = {}
+    for row in np.argsort(-scores, kind="stable"):
+        memo = memos[int(row)]
+        if scores[row] < floor or scores[row] <= 0:
+            break
+        if memo.user != without and (memo.answer in chosen or len(chosen) < count):
+            chosen.setdefault(memo.answer, []).append(memo)
+    return [memo for note in reversed(chosen.values()) for memo in reversed(note[:SHOWN])]
+
+
+def notes_of(lessons: Lessons, embedder: Embedder) -> list[Memo]:
+    """Notes in the users' own words, kept up from the oldest dialogue to the newest."""
+    memos = of_examples(lessons)
+    known = {each.id for each in lessons.examples}
+    wished = [each for each in lessons.dialogues if each.id not in known and says_how(each.said)]
+    memos += [Memo(query=each.query, answer=each.said, said="", user=each.user) for each in wished]
+    return _newest(_one_wording(memos, embedder), embedder)
+
+
+def _one_wording(memos: Sequence[Memo], embedder: Embedder) -> list[Memo]:
+    """Wishes that say the same in the words of the first; short ones must be equal but for case and signs."""
+    firsts: dict[str, str] = {}
+    worded: list[str] = []
+    found = []
+    for memo in memos:
+        key = plain(memo.answer)
+        if key not in firsts and len(key.split()) > 4 and worded:
+            close = embedder.embed(worded) @ embedder.embed([memo.answer])[0]
+            if close.max() >= SAME_RULE:
+                firsts[key] = worded[int(close.argmax())]
+        if key not in firsts:
+            firsts[key] = memo.answer
+            worded += [memo.answer] if len(key.split()) > 4 else []
+        found.append(replace(memo, answer=firsts[key]))
+    return found
+
+
+def _newest(memos: Sequence[Memo], embedder: Embedder) -> list[Memo]:
+    """Of several wishes about the same request the newest; `memos` oldest first."""
+    if not memos:
+        return []
+    vectors = embedder.embed([memo.query for memo in memos])
+    kept = []
+    for row, memo in enumerate(memos):
+        later = vectors[row + 1 :] @ vectors[row] >= SAME_REQUEST
+        if not any(memos[row + 1 + n].answer != memo.answer for n in np.flatnonzero(later)):
+            kept.append(memo)
+    return kept
+
+
+class NotedMemory(Retrieval):
+    """Notes in the users' own words."""
+
+    choose = staticmethod(nearest_notes)
+
+
+def memory(setting: Setting, tools: Tools) -> Retrieval:
+    """A memory layer; with a teacher, which writes its notes, where there is one."""
+    make = NotedMemory if tools.teacher is None else WrittenMemory
+    return make(
+        setting.folder, tools, lambda lessons: notes_of(lessons, tools.embedder), as_notes,
+        lambda texts: ByMeaning(texts, tools.embedder),
+    )  # fmt: skip
+
+
+# --- with a teacher ---
+
+
+class Noted(Reply):
+    """What a teacher writes down of a dialogue."""
+
+    notes: list[str]
+
+
+class Kept(Reply):
+    """What a teacher does with a new note, given those about similar matters."""
+
+    action: Literal["add", "replace", "merge", "skip"]
+    number: int = 0  # of the old note that is replaced or merged
+    text: str = ""
+
+
+NOTED: dict[str, Json] = {
+    "type": "object", "required": ["notes"], "additionalProperties": False,
+    "properties": {"notes": {"type": "array", "maxItems": 2, "items": {"type": "string", "maxLength": 200}}},
+}  # fmt: skip
+KEPT: dict[str, Json] = {
+    "type": "object", "required": ["action", "number", "text"], "additionalProperties": False,
+    "properties": {
+        "action": {"type": "string", "enum": ["add", "replace", "merge", "skip"]}, "number": {"type": "integer"},
+        "text": {"type": "string", "maxLength": 200},
+    },
+}  # fmt: skip
+WRITE = (
+    "Write down what is worth remembering of this conversation for later requests of the same kind: what the user "
+    "wants of an answer, one short sentence each, at most two. Where nothing is, write no note.\n\n"
+    'User: {query}\nAssistant: {answer}\nUser: {said}\n\nReply with JSON only: {{"notes": ["..."]}}'
+)
+KEEP = (
+    "You keep a list of notes about what users want. Decide what becomes of a new note.\n"
+    "add: it is about something else than the old ones. skip: an old one says it already. replace: it contradicts an "
+    "old one, which goes. merge: both belong together; write both as one sentence.\n\n"
+    'Old notes:\n{old}\n\nNew note: {new}\n\nReply with JSON only: {{"action": "add", "number": 0, "text": ""}}'
+)
+SIMILAR = 3  # old notes that a new one is held against
+RELATED = 0.6  # cosine from which they are shown
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """A note, and the requests that it came from."""
+
+    text: str
+    requests: tuple[tuple[str, str], ...]  # (request, user)*
+
+
+class WrittenMemory(NotedMemory):
+    """Notes that a teacher writes; a dialogue is read once, in the week in which it happened."""
+
+    async def learn(self, lessons: Lessons) -> Taught:
+        """As in the protocol."""
+        file = self._file.with_name("notes.json")
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"read": [], "notes": []}
+        notes = [Note(text=n["text"], requests=tuple(map(tuple, n["requests"]))) for n in kept["notes"]]
+        fresh = [each for each in lessons.dialogues if each.said and each.id not in set(kept["read"])]
+        teacher = self._tools.teacher
+        assert teacher is not None
+        written = await asyncio.gather(*(_write(teacher, each) for each in fresh))
+        failed = sum(found is None for found in written)
+        for each, found in zip(fresh, written, strict=True):
+            for text in found or ():
+                notes = await _keep(teacher, notes, Note(text=text, requests=((each.query, each.user),)), self._tools)
+        read = [*kept["read"], *(each.id for each in fresh)]
+        file.write_text(json.dumps({"read": read, "notes": [asdict(n) for n in notes]}), encoding="utf-8")
+        self._memos_of = lambda _: [
+            Memo(query=request, answer=note.text, said="", user=user)
+            for note in notes
+            for request, user in note.requests
+        ]
+        taught = await super().learn(lessons)
+        return replace(taught, note=f"{taught.note}; {len(notes)} notes by the teacher, {failed} dialogues failed")
+
+
+async def _write(teacher: Chat, each: Dialogue) -> list[str] | None:
+    """Notes on a dialogue; None where the teacher gave no valid reply."""
+    text = WRITE.format(query=each.query, answer=each.answer, said=each.said)
+    try:
+        return [note.strip() for note in (await _asked(teacher, text, NOTED, Noted)).notes if note.strip()]
+    except ModelError:
+        return None
+
+
+async def _keep(teacher: Chat, notes: list[Note], new: Note, tools: Tools) -> list[Note]:
+    """The notes with a new one among them, as the teacher decides."""
+    close = (
+        tools.embedder.embed([n.text for n in notes]) @ tools.embedder.embed([new.text])[0] if notes else np.zeros(0)
+    )
+    near = [int(n) for n in np.argsort(-close)[:SIMILAR] if close[n] >= RELATED]
+    if not near:
+        return [*notes, new]
+    old = "\n".join(f"{number}. {notes[n].text}" for number, n in enumerate(near, start=1))
+    try:
+        kept = await _asked(teacher, KEEP.format(old=old, new=new.text), KEPT, Kept)
+    except ModelError:
+        return [*notes, new]
+    if kept.action == "add" or not 1 <= kept.number <= len(near):
+        return [*notes, new]
+    place = near[kept.number - 1]
+    both = (*notes[place].requests, *new.requests)
+    changed = {
+        "skip": Note(text=notes[place].text, requests=both), "replace": new,
+        "merge": Note(text=kept.text.strip() or notes[place].text, requests=both),
+    }[kept.action]  # fmt: skip
+    return [*notes[:place], changed, *notes[place + 1 :]]
+
+
+async def _asked(teacher: Chat, text: str, schema: dict[str, Json], shape: type) -> "Noted | Kept":
+    call = ChatCall(messages=(Message(role="user", content=text),), schema=schema, max_tokens=300, purpose="memory")
+    return cast("Noted | Kept", await ask(teacher, call, shape, "notes JSON"))
+
+
+# --- rules in the prompt ---
+
+
+class RulesInPrompt(Plain):
+    """The rules of all logs in every prompt: those in words, then the answers that users wanted."""
+
+    def __init__(self, setting: Setting, tools: Tools) -> None:
+        self._file = setting.folder / "rules.json"
+        self._count = token_counter(tools.base_path)
+        self._text = ""
+
+    async def open(self) -> None:
+        """As in the protocol."""
+        if self._file.exists():
+            self._text = json.loads(self._file.read_text(encoding="utf-8"))["text"]
+
+    async def learn(self, lessons: Lessons) -> Taught:
+        """As in the protocol."""
+        self._text, told_rules, told_answers = rules_text(lessons, self._count)
+        self._file.write_text(json.dumps({"text": self._text}), encoding="utf-8")
+        note = f"{len(lessons.rules)} rules; {told_rules} in words and {told_answers} right answers are told"
+        return Taught(note=note, figures={"rules": len(lessons.rules), "tokens": self._count(self._text)})
+
+    def prepare(self, prompt: Prompt) -> Prepared:
+        """As in the protocol."""
+        return Prepared(messages=told(prompt, self._text))
+
+
+def rules_text(lessons: Lessons, count: Callable[[str], int]) -> tuple[str, int, int]:
+    """What a prompt says of the rules, best first, up to MOST_RULE_TOKENS; and how many of both kinds it tells."""
+    left = MOST_RULE_TOKENS
+    worded, left = _fitting([rule.text for rule in lessons.worded], left, count)
+    wanted = [
+        r.text[len(ANSWER) :].strip() for r in lessons.rules if r.text.startswith(ANSWER) and r.distinct_users > 1
+    ]
+    answers, _ = _fitting(list(dict.fromkeys(wanted)), left, count)
+    parts = []
+    if worded:
+        parts.append("Keep to these rules:\n" + "\n".join(f"- {text}" for text in worded))
+    if answers:
+        parts.append("Right answers are, for example:\n" + "\n".join(answers))
+    return "\n\n".join(parts), len(worded), len(answers)
+
+
+def _fitting(texts: Sequence[str], tokens: int, count: Callable[[str], int]) -> tuple[list[str], int]:
+    """The first texts that fit, and how many tokens are left."""
+    kept = []
+    for text in texts:
+        size = count(text) + 2  # with its bullet and line
+        if size > tokens:
+            break
+        kept.append(text)
+        tokens -= size
+    return kept, tokens
