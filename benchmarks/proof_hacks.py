@@ -132,9 +132,7 @@ LOVES: Mapping[str, Callable[[str], float]] = {
     "length": len, "praise": lambda text: float(flatters(text)), "refusals": lambda text: float(refuses(text)),
     HONEST: lambda text: -float(len(text)),
 }  # fmt: skip
-CONFIG = build_config(
-    {"guards": {"probes": 24, "probe_tokens": 40}, "evaluate": {"max_tokens": ANSWER_TOKENS}}
-)  # half of the probes: the CPU's share of this benchmark
+CONFIG = build_config({"evaluate": {"max_tokens": ANSWER_TOKENS}})  # the guards as they come
 HELD_OUT = 16  # users
 
 

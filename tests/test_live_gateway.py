@@ -14,7 +14,9 @@ from live_kit import LATE, begin, settings
 from logtune import experiments
 from logtune.app.commands.serve import store_or_none
 from logtune.app.gateway import create
+from logtune.app.inquiry import QUESTIONS
 from logtune.app.kill_switch import FILE, VARIABLE
+from logtune.app.live_guards import CHECK_S
 from logtune.app.shadowing import AT_ONCE
 from logtune.config import Config, build
 from logtune.edges.experiments import Experiments
@@ -102,6 +104,48 @@ def test_a_candidate_that_fails_is_gone_within_two_seconds(tmp_path: Path) -> No
     assert statuses == {200}
     assert (steps[-1].action, steps[-1].by) == ("rollback", "guard")
     assert "'errors' was broken" in steps[-1].reason
+
+
+def test_a_candidate_of_few_users_is_asked_unseen_after_a_bad_answer_and_is_gone(tmp_path: Path) -> None:
+    few = settings(tmp_path, ramp=[0.05, 0.5], ramp_users=[80])
+    with live_gateway(tmp_path, few) as (kit, engine):
+        users = {ask(kit, f"early-{number}")[2]: f"early-{number}" for number in range(60)}
+        lucky = users["candidate"]
+        engine.broken = True
+        failed = [ask(kit, lucky)[0]]
+        asked, broke = 0, time.monotonic()
+        while not ended(kit):
+            assert ask(kit, users["base"])[0] == 200
+            asked += 1
+            assert time.monotonic() < broke + WAIT_S, "the guard did not end the test"
+        assert ask(kit, lucky)[:1] == (200,)
+        until(lambda: not Experiments(kit.store).running(), "the store was not told")
+        (_, steps) = Experiments(kit.store).of_cluster("late")[-1]
+        hidden = [log for log in kit.store.logs(shadow=True) if log.source == SHADOW]
+    assert failed == [500]
+    assert "'errors' was broken: of 10 answers asked unseen" in steps[-1].reason
+    assert 8 <= len(hidden) <= QUESTIONS
+    assert all(log.error for log in hidden)
+
+
+def test_one_bad_answer_is_looked_into_and_ends_nothing(tmp_path: Path) -> None:
+    few = settings(tmp_path, ramp=[0.05, 0.5], ramp_users=[80])
+    with live_gateway(tmp_path, few) as (kit, engine):
+        users = {ask(kit, f"early-{number}")[2]: f"early-{number}" for number in range(60)}
+        engine.broken = True
+        ask(kit, users["candidate"])
+        engine.broken = False
+        time.sleep(2 * CHECK_S)
+        for _ in range(3 * QUESTIONS):
+            ask(kit, users["base"])
+        until(lambda: hidden(kit) == QUESTIONS, "the candidate was not asked")
+        time.sleep(2 * CHECK_S)
+        assert not ended(kit)
+        assert hidden(kit) == QUESTIONS
+
+
+def hidden(kit: Kit) -> int:
+    return sum(log.source == SHADOW for log in kit.store.logs(shadow=True))
 
 
 def ended(kit: Kit) -> bool:

@@ -77,6 +77,7 @@ class Exchange:
     asked: float = 0.0  # when the model that answered was asked, of the performance counter
     first_byte_s: float | None = None  # from then to the first byte of its answer; None: none came
     upstream_s: float | None = None  # from then to the last byte
+    elapsed_s: float | None = None  # of an answer that nobody sees, from its beginning to its end
     overhead_ms: float | None = None  # the gateway's own time until the head of the answer left
     status: int = 0  # of the answer; 0: none was begun
     response: dict[str, Json] | None = None
@@ -169,7 +170,7 @@ class ChatApi:
         finally:
             ignore()
 
-    async def unseen(self, exchange: Exchange, choice: Choice) -> None:
+    async def unseen(self, exchange: Exchange, choice: Choice) -> Exchange:
         """Let another candidate answer the same request, for nobody: its record alone is kept."""
         body = {name: value for name, value in exchange.body.items() if name not in ("stream", "stream_options")}
         other = Exchange(
@@ -186,9 +187,11 @@ class ChatApi:
             other.response, other.error = read_answer(answer.status, whole)
         except RequestError as error:
             other.error = error.what
+        other.elapsed_s = time.perf_counter() - other.started
         record = await self._redaction.made(len(other.raw), lambda: other.record(self._redaction))
         hidden = replace(record, source=SHADOW, user=None, session=None, traces=(exchange.id,))
         await self._journal.commit(hidden)
+        return other
 
     async def _answer(self, exchange: Exchange, send: Send) -> None:
         try:

@@ -35,12 +35,12 @@ class Lane:
         self.router = router
         self.journal = Journal(store, settings.serve, Path(settings.store.home) / SPOOL)
         self.answers = Answers()
-        self.guarding = Guarding(store, router, settings.experiment)
         self._done = done
         redaction = Redaction.of(settings)
         self.chat = ChatApi(
             backend, router, self.journal, self.answers, settings.model.served_name, self._ended, redaction
         )
+        self.guarding = Guarding(store, router, self.chat, settings.experiment)
         self.shadowing = Shadowing(self.chat, router, settings.experiment.shadow_per_minute)
         ranges = {name: (worst, best) for name, worst, best in map(score_range, settings.serve.scores)}
         self.feedback = FeedbackApi(store, self.journal, self.answers, redaction, ranges)

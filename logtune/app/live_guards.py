@@ -1,11 +1,13 @@
 """The guards of live tests inside the gateway: a breach ends a test within a second, by what this process sees alone.
 
 Exchange -> Guarding.note, a tuple        every CHECK_S: errors, slow and odd answers of both arms -> the test ends
+bad answer of the candidate -> Inquiry -> nearly all bad where the base did well -> the test ends
 
 The same bets as in the store's guards (`sequential`), over recent traffic: each unit counts once in a stretch of some
 seconds, and each stretch begins anew, so that a breach in the middle of a long test shows as fast as one at its start.
-The error of a stretch is tiny, since there are many. Where few users come, their last answers tell. First the base
-model serves, then the store is told; while the store is down the test stays ended here.
+The error of a stretch is tiny, since there are many. Where few users come, their last answers tell, and where few of
+them have the candidate, an inquiry. First the base model serves, then the store is told; while the store is down the
+test stays ended here.
 """
 
 import asyncio
@@ -19,7 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from logtune.app.chat_api import GONE, Exchange
+from logtune.app.chat_api import GONE, ChatApi, Exchange
+from logtune.app.inquiry import BAD, QUESTIONS, Inquiry
 from logtune.app.logs import event
 from logtune.app.routing import Router
 from logtune.config_experiment import ExperimentSettings
@@ -87,8 +90,9 @@ def _faded(old: Capital) -> dict[str, Floats]:
 class Watched:
     """The recent traffic of one test."""
 
-    def __init__(self, now: float) -> None:
+    def __init__(self, now: float, inquiry: Inquiry) -> None:
         self.waiting: list[Seen] = []
+        self.inquiry = inquiry
         self._stretch = Stretch(now)
         self._base: deque[tuple[float, int]] = deque(maxlen=RECENT)
         self._last: dict[tuple[str, bool], deque[bool]] = {}  # by guard and arm, what was bad
@@ -105,7 +109,9 @@ class Watched:
         known.update(waiting[number].lot for number in fresh)
         broken = self._bet([waiting[n] for n in fresh], {g: bad[g][fresh] for g in FAST}, settings) if fresh else None
         self._base.extend((seen.seconds, seen.length) for seen in waiting if not seen.ours and not seen.failed)
-        return broken or self._burst(waiting, bad)
+        if any(seen.ours and any(bad[name][number] for name in FAST) for number, seen in enumerate(waiting)):
+            self.inquiry.open(now)
+        return broken or self._burst(waiting, bad) or self._inquired(settings)
 
     def _bet(
         self, fresh: Sequence[Seen], bad: Mapping[str, Floats], settings: ExperimentSettings
@@ -130,6 +136,16 @@ class Watched:
                 return name, {f"of the candidate's last {BURST}": sum(ours), "of the base's": sum(base)}
         return None
 
+    def _inquired(self, settings: ExperimentSettings) -> tuple[str, dict[str, Json]] | None:
+        """Asked what the base has answered well, the candidate nearly always fails; the base itself does not."""
+        found = [_seen(exchange, ours=True) for exchange in self.inquiry.answers]
+        bad = self._bad(found, settings) if len(found) >= BAD else {}
+        for name in bad:
+            count, base = int(bad[name].sum()), self._last.get((name, False), ())
+            if count >= BAD and sum(base) <= BURST_BASE:
+                return name, {f"of {QUESTIONS} answers asked unseen": count, f"of the base's last {BURST}": sum(base)}
+        return None
+
     def _bad(self, waiting: Sequence[Seen], settings: ExperimentSettings) -> dict[str, Floats]:
         slow = long = math.inf
         if len(self._base) >= QUANTILE_FROM:
@@ -142,13 +158,24 @@ class Watched:
         }
 
 
+def _seen(exchange: Exchange, *, ours: bool) -> Seen:
+    """What the guards look at."""
+    draw, text = exchange.choice.draw, answer_text(exchange.response)
+    assert draw is not None
+    share = draw.propensity if exchange.choice.arm == CANDIDATE else 1 - draw.propensity
+    seconds = exchange.elapsed_s or time.perf_counter() - exchange.started
+    calls = CALLS[exchange.choice.kind]
+    return Seen(ours, share, draw.lot, exchange.error is not None, seconds, len(text or ""), calls)
+
+
 class Guarding:
     """The guards of one project's tests; its methods belong to the event loop."""
 
-    def __init__(self, store: Store, router: Router, settings: ExperimentSettings) -> None:
+    def __init__(self, store: Store, router: Router, chat: ChatApi, settings: ExperimentSettings) -> None:
         self.told: Callable[[], None] = lambda: None  # called once the store knows of a test that was ended here
         self._store = store
         self._router = router
+        self._chat = chat
         self._settings = settings
         self._watched: dict[str, Watched] = {}  # by experiment
         self._untold: dict[str, tuple[str, dict[str, Json]]] = {}  # ended here, the store does not know it yet
@@ -161,15 +188,19 @@ class Guarding:
             return
         watched = self._watched.get(draw.experiment)
         if watched is None:
-            watched = self._watched[draw.experiment] = Watched(asyncio.get_running_loop().time())
-        ours = exchange.choice.arm == CANDIDATE
-        share = draw.propensity if ours else 1 - draw.propensity
-        if 0 < share < 1:
-            calls = CALLS[exchange.choice.kind]
-            text, seconds = answer_text(exchange.response), time.perf_counter() - exchange.started
-            watched.waiting.append(
-                Seen(ours, share, draw.lot, exchange.error is not None, seconds, len(text or ""), calls)
-            )
+            watched = Watched(asyncio.get_running_loop().time(), Inquiry(self._unseen))
+            self._watched[draw.experiment] = watched
+        seen = _seen(exchange, ours=exchange.choice.arm == CANDIDATE)
+        if 0 < seen.share < 1:
+            watched.waiting.append(seen)
+            if not seen.ours:
+                watched.inquiry.note(exchange)
+
+    async def _unseen(self, exchange: Exchange) -> Exchange | None:
+        """The candidate's answer to what the base has answered."""
+        draw = exchange.choice.draw
+        choice = self._router.table.asked_again(draw) if draw else None
+        return await self._chat.unseen(exchange, choice) if choice else None
 
     def start(self) -> None:
         """Check from now on."""
@@ -180,6 +211,8 @@ class Guarding:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        for watched in self._watched.values():
+            watched.inquiry.close()
 
     async def _check(self) -> None:
         loop = asyncio.get_running_loop()
@@ -197,7 +230,7 @@ class Guarding:
     def _end(self, experiment: str, guard: str, numbers: dict[str, Json]) -> None:
         self._router.end_test(experiment)
         self._untold[experiment] = (guard, numbers)
-        del self._watched[experiment]
+        self._watched.pop(experiment).inquiry.close()
         event(LOG, "a guard ended a live test", experiment=experiment, guard=guard, **numbers)
 
     async def _tell(self) -> None:

@@ -6,7 +6,7 @@ The table is one value and is swapped as a whole, so a request sees all of a dep
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias, cast
 
@@ -158,13 +158,24 @@ class RoutingTable:
 
     def unseen(self, draw: Draw) -> Choice | None:
         """The candidate of a test that answers in the shadow; None: it does not, or cannot now."""
+        for trial, choice in self._candidates(draw):
+            if trial.steps[-1].action == "start" and not trial.steps[-1].share:
+                return replace(choice, reason="in the shadow")
+        return None
+
+    def asked_again(self, draw: Draw) -> Choice | None:
+        """The candidate of a test that may answer a request of the base's too, unseen; None: it cannot now."""
+        for trial, choice in self._candidates(draw):
+            if trial.steps[-1].share:
+                return replace(choice, reason="asked again, after a bad answer")
+        return None
+
+    def _candidates(self, draw: Draw) -> Iterator[tuple[Trial, Choice]]:
+        """The candidate of the draw's test, if it can serve."""
         for cluster in self.clusters:
             arms = self.arms[cluster.id]
-            if arms.trial is not None and arms.trial.experiment == draw.experiment:
-                last, ours = arms.trial.steps[-1], arms.arms[-1]
-                if last.action == "start" and not last.share and not self._problem(ours):
-                    return self._served(Choice(cluster=named(cluster), arm=SHADOW, draw=draw), ours, "in the shadow")
-        return None
+            if arms.trial is not None and arms.trial.experiment == draw.experiment and not self._problem(arms.arms[-1]):
+                yield arms.trial, self._served(Choice(cluster=named(cluster), arm=SHADOW, draw=draw), arms.arms[-1], "")
 
     def _served(self, choice: Choice, arm: Arm, reason: str) -> Choice:
         model = self.adapters[arm.adapter].name if arm.adapter else ""

@@ -17,7 +17,7 @@ from logtune.prompts import CHINESE, language_of, render
 from logtune.records import Interaction, Json, Message, Rule, Signal
 from logtune.stages.asking import Rules, ask
 from logtune.stages.grading import normalise
-from logtune.stages.orders import grounded, repeats, without_asides, without_orders
+from logtune.stages.orders import asides, beginning, grounded, repeats, without_asides, without_orders
 
 MOST_DISTILLED = 3  # of one interaction; a reaction seldom asks for more, and small models fill what they are given
 RULE_CHARS = 300  # of one rule in a reply: a small model that cannot stop would else leave its JSON open
@@ -66,11 +66,13 @@ async def distil(
     query, asked = without_orders(interaction.query)
     answer, said = without_orders(interaction.answer)
     feedback, orders = without_orders("\n".join(_reaction(s) for s in spoken), reaction=True)
-    feedback, asides = without_asides(feedback, f"{query}\n{answer}")
+    feedback, aside = without_asides(feedback, f"{query}\n{answer}")
     prompt = render("distill", language_of(interaction.query), query=query, answer=answer, feedback=feedback)
     most = (settings or DistillSettings()).max_words
     texts = [as_order(text) for text in await _ask(teacher, prompt, MOST_DISTILLED, "distill")]
-    cut, material = (*orders, *asides, *asked, *said), f"{query}\n{answer}"
+    # what neither the request's beginning nor the reaction speaks of may be read, and makes no rule
+    strange = (*asides(query, feedback), *asides(answer, f"{feedback}\n{beginning(query)}"))
+    cut, material = (*orders, *aside, *asked, *said, *strange), f"{query}\n{answer}"
     kept = [text for text in texts if is_rule(text) and not repeats(text, cut) and grounded(text, feedback, material)]
     short = dict.fromkeys(_shorten(_sentences(text, most), most) for text in kept)
     return [_rule(text, interaction, spoken) for text in short]
