@@ -218,9 +218,13 @@ class Process:
         if self._process.stdout is not None:
             self._process.stdout.close()
 
+    def family(self) -> list[int]:
+        """Its process id and those of its children."""
+        return [self.pid, *_children(self.pid)]
+
     def rss_mb(self) -> float:
         """Resident memory, children included."""
-        return sum(map(_rss_mb, [self.pid, *_children(self.pid)]))
+        return sum(map(_rss_mb, self.family()))
 
 
 def _rss_mb(pid: int) -> float:
@@ -267,6 +271,7 @@ class Serving:
             "serve.admin_port": 0, **(settings or {}),
         }  # fmt: skip
         self._process: Process | None = None
+        self.mock: Process | None = None  # the upstream, where whoever serves it says so
         self.port = 0
 
     @property

@@ -2,10 +2,14 @@
 
 `logtune serve` with two workers before the mock upstream of the gateway benchmark, a live test in its store, and users
 who come again and again; the records in the store say what they saw.
+
+On a machine that others use too, PROOF_PRIORITY=3 (root) runs gateway, mock and users as real-time processes while a
+rollback is timed, as `gateway.py --priority` does.
 """
 
 import asyncio
 import json
+import os
 import random
 import sqlite3
 import tempfile
@@ -162,20 +166,28 @@ def rollback_s(quick: bool) -> Measured:
     """Seconds from the moment at which the candidate breaks to the last request that got it: the worst, by case."""
     waits: dict[str, list[float]] = defaultdict(list)
     bad: dict[str, list[int]] = defaultdict(list)
+    priority = parts.Priority(level=int(os.environ.get("PROOF_PRIORITY", "0")))
     with _serving(workers=2) as (serving, texts):
         for number in range(1 if quick else BREACHES):
             for place, (name, (how, share)) in enumerate(CASES.items()):
                 test = _begin(serving, 10 * number + place, share)
-                wait, count = asyncio.run(_breach(serving, texts, test, how))
+                with priority.raised(os.getpid(), *_processes(serving)):
+                    wait, count = asyncio.run(_breach(serving, texts, test, how))
                 waits[name].append(round(wait, 3))
                 bad[name].append(count)
                 _over(serving, test)
     details: dict[str, Json] = {
         "seconds": {name: list(found) for name, found in waits.items()}, "requests_a_second": RATE, "workers": 2,
         "users": USERS, "requests_that_met_the_broken_candidate": {name: list(found) for name, found in bad.items()},
-        "machine": parts.machine(),
+        "machine": parts.machine(), "priority": priority.level,
     }  # fmt: skip
     return Measured(value={name: max(found) for name, found in waits.items()}, details=details)
+
+
+def _processes(serving: parts.Serving) -> list[int]:
+    """The gateway's, and the model server's before which it stands."""
+    assert serving.mock is not None
+    return [*serving.process.family(), serving.mock.pid]
 
 
 async def _breach(serving: parts.Serving, texts: list[str], test: Experiment, how: str) -> tuple[float, int]:
@@ -218,9 +230,10 @@ def _serving(workers: int) -> Iterator[tuple[parts.Serving, list[str]]]:
     rows = parts.questions()
     with tempfile.TemporaryDirectory(prefix="logtune-proof-") as folder:
         home = Path(folder)
-        with parts.mock(home / "mock.log", 10.0, 10.0) as (_, port):
+        with parts.mock(home / "mock.log", 10.0, 10.0) as (upstream, port):
             settings: dict[str, Json] = {"serve.workers": workers, "experiment.backoff_days": 0}
             serving = parts.Serving(home, port, settings)
+            serving.mock = upstream
             parts.deploy(serving.config(), rows)
             texts = _near(serving, [row["text"] for row in rows])
             try:
