@@ -23,7 +23,7 @@ from logtune.statistics import uniform
 COUNTS = (1, 2, 4, 8)  # memos in a prompt that are tried
 UNTRIED = 4  # where there are too few logs to choose by
 LEAST_CASES, MOST_CASES = 8, 32  # logs that choose, each left out in turn
-STRANGERS = 0.02  # share of past requests whose nearest memo would be taken for too far
+STRANGERS, SLACK = 0.02, 2 / 3  # a memo is too far at this share of the closeness that all but so many requests have
 MOST_CHARS = 3000  # of all memos in a prompt: about 750 tokens
 SALT = "logtune-compare"
 Scores: TypeAlias = npt.NDArray[np.float32]
@@ -187,9 +187,9 @@ class Retrieval(Plain):
         )  # fmt: skip
 
     def _floor_of(self, cases: Sequence[Example]) -> float:
-        """The closeness that nearly all past requests have to what other users asked."""
+        """What is less close is about something else: far less than nearly all past requests are to the next one."""
         closest = [self._best(case) for case in cases]
-        return float(np.quantile(closest, STRANGERS)) if len(closest) >= LEAST_CASES else 0.0
+        return SLACK * float(np.quantile(closest, STRANGERS)) if len(closest) >= LEAST_CASES else 0.0
 
     def _best(self, case: Example) -> float:
         if self._index is None:

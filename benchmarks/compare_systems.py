@@ -7,6 +7,7 @@
 | bm25, embedding | similar past dialogues in the prompt, with what their users said |
 | few_shot | similar corrected examples in the prompt |
 | memory | notes, kept up and retrieved into the prompt |
+| mem0 | the same by mem0ai, where it is installed and a teacher is there |
 | sft_all, dpo_all, afresh | one adapter on all logs |
 | uno_single, uno | the paper's method by logtune's presets |
 | logtune, logtune_unfiltered | logtune as it is, and without filter and trust |
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 
 from compare_adapters import Afresh, OneAdapter, dpo_all, sft_all
 from compare_logtune import default, preset
+from compare_mem0 import Mem0
 from compare_memory import RulesInPrompt, memory
 from compare_prompted import Plain, prompted
 from compare_retrieval import bm25, embedding, few_shot
@@ -39,6 +41,7 @@ SYSTEMS: Mapping[str, Factory] = {
     "embedding": prompted("embedding", embedding),
     "few_shot": prompted("few_shot", few_shot),
     "memory": prompted("memory", memory),
+    "mem0": prompted("mem0", Mem0),
     "sft_all": prompted("sft_all", sft_all),
     "dpo_all": prompted("dpo_all", dpo_all),
     "afresh": prompted("afresh", afresh),

@@ -1,6 +1,8 @@
 """The systems of the comparison, on fakes: what each makes of the same logs, and that a week's state lasts."""
 
 import importlib
+import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -299,6 +301,34 @@ async def test_a_teacher_writes_and_keeps_up_the_notes(make: Callable[..., Any],
     assert len(tools.teacher.calls) == calls  # every dialogue is read once
     (new,) = requests(types, 1, "where is my late parcel number {n} now", "new")
     assert "-> Name the desk for parcels" in said(way.prepare(new.messages))
+    await system.close()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+async def test_mem0_runs_offline_with_the_teacher_as_its_model(
+    make: Callable[..., Any], types: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(types.Unavailable, match="teacher"):
+        make("mem0")
+    if importlib.util.find_spec("mem0") is None:  # imported here, it would have read that telemetry is on
+        pytest.skip("mem0ai is not installed (optional)")
+    for name in ("MEM0_TELEMETRY", "MEM0_DIR"):
+        monkeypatch.setenv(name, "as it was")
+    rival = importlib.import_module("compare_mem0")
+    wish = {"id": "0", "text": "where is my late parcel means late_parcel", "attributed_to": "user"}
+    system = make("base")
+    teacher = ScriptedChat(json.dumps({"memory": [wish]}))
+    way = rival.Mem0(system._setting, replace(system._book.tools, teacher=teacher))
+    await corrected(types, system, requests(types, 2))
+    await way.open()
+    taught = await way.learn(await system._book.lessons())
+    assert "of 2 dialogues, 0 failed" in taught.note
+    (new,) = requests(types, 1, "where is my late parcel", "new")
+    assert "means late_parcel" in said(way.prepare(new.messages))
+    assert len(teacher.calls) == 2
+    await way.learn(await system._book.lessons())
+    assert len(teacher.calls) == 2  # every dialogue is read once
+    await way.close()
     await system.close()
 
 
