@@ -13,14 +13,15 @@ from compare_types import Prompt, Reaction, Reply, Request, Setting
 from logtune import pipeline
 from logtune.app import build
 from logtune.config import Config, load
-from logtune.edges.store import Store
+from logtune.edges.store import Store, UnitResult
 from logtune.ports import Tools
-from logtune.records import Decision, Feedback, Interaction, Json, LogRecord, PreferencePair, Rule, Signal
+from logtune.records import Decision, Derived, Feedback, Interaction, Json, LogRecord, PreferencePair, Rule, Signal
 from logtune.runner import Board, Cycle, run_stage
 from logtune.stages.prompted import active
 from logtune.views import held, prompt_of, rules, signals_of
 
 REACTS_AFTER_S = 60.0
+LESSONS = "lessons"  # in place of the id of a cycle
 REASKED = "-again"  # ends the id of a log whose user asked again
 
 
@@ -103,15 +104,29 @@ class LogBook:
     async def lessons(self, *, filtered: bool = True) -> Lessons:
         """logtune's first stages over all logs; `filtered` False: no noise filter and no trust."""
         cycle = Cycle(
-            id="lessons", config=self.config if filtered else unguarded(self.config), tools=self.tools, board=Board(),
+            id=LESSONS, config=self.config if filtered else unguarded(self.config), tools=self.tools, board=Board(),
             logs={log.id: log for log in self.store.logs()}, serving={}, before={}, progress=self._say,
             feedback={item.id: item for item in self.store.feedback()},
         )  # fmt: skip
         rows = pipeline.STAGES if filtered else unfiltered_stages()
         last = max(number for number, stage in enumerate(rows) if stage.name == "pairs") + 1  # and its trust
         for stage in rows[: last + 1]:
-            await run_stage(stage, cycle, lambda name, keys: {}, lambda name, done: None)
+            await run_stage(stage, cycle, self._done, self._keep)
         return _read(cycle)
+
+    def _done(self, stage: str, keys: Sequence[str]) -> dict[str, Sequence[Derived]]:
+        """What an earlier week, or a cycle over the same store, has worked out already."""
+        found = self.store.units(stage, keys)
+        return {key: pipeline.records(self.store, outputs) for key, outputs in found.items()}
+
+    def _keep(self, stage: str, done: Sequence[tuple[str, Sequence[Derived]]]) -> None:
+        of, at = self.config.config_hash, self.tools.clock.now()
+        self.store.commit_units(
+            [
+                UnitResult(stage=stage, key=key, outputs=tuple(made), cycle_id=LESSONS, config_hash=of, at=at)
+                for key, made in done
+            ]
+        )
 
     def close(self) -> None:
         """Let go of the store."""
