@@ -166,7 +166,7 @@ class Afresh(OneAdapter):
 
     async def _made(self, lessons: Lessons) -> Sequence[TrainingPair]:
         found = await asyncio.gather(
-            *(self._pair(each.id, each.prompt, each.answer) for each in lessons.dialogues if each.said)
+            *(self._pair(each.id, each.prompt, each.answer) for each in lessons.dialogues if each.told)
         )
         return [pair for pair in found if pair is not None]
 

@@ -22,6 +22,7 @@ from logtune.views import held, prompt_of, rules, signals_of
 
 REACTS_AFTER_S = 60.0
 LESSONS = "lessons"  # in place of the id of a cycle
+RATED = {True: "This is right.", False: "This is wrong."}
 REASKED = "-again"  # ends the id of a log whose user asked again
 
 
@@ -32,7 +33,9 @@ class Dialogue:
     id: str
     prompt: Prompt
     answer: str
-    said: str  # "": nothing
+    said: str  # "": nothing in words, and no thumb
+    edited: str  # the answer as its user left it; "": untouched
+    liked: bool
     user: str
     at: float
 
@@ -40,6 +43,12 @@ class Dialogue:
     def query(self) -> str:
         """What was asked."""
         return self.prompt[-1].content
+
+    @property
+    def told(self) -> str:
+        """All that its user said or did, in words; "": nothing."""
+        edit = f"The right answer is: {self.edited}" if self.edited else ""
+        return " ".join(text for text in (edit, self.said) if text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,22 +199,17 @@ def _usable(decision: Decision) -> bool:
 
 
 def _dialogue(item: Interaction, said: Sequence[Signal]) -> Dialogue:
+    edits = [s.correction or "" for s in said if s.kind == "edit"]
     return Dialogue(
-        id=item.id, prompt=prompt_of(item), answer=item.answer, said=in_words(said),
-        user=item.user or item.id, at=item.at,
+        id=item.id, prompt=prompt_of(item), answer=item.answer, said=in_words(said), edited=edits[-1] if edits else "",
+        liked=not edits and sum(s.polarity for s in said) > 0, user=item.user or item.id, at=item.at,
     )  # fmt: skip
 
 
 def in_words(said: Sequence[Signal]) -> str:
-    """What a user said of an answer: their words, the answer they gave, or their thumb."""
-    told = [f"The right answer is: {s.correction}" if s.kind == "edit" else _spoken(s) for s in said]
+    """What a user said of an answer beside an edit: their words, or their thumb."""
+    told = [RATED[s.polarity > 0] if s.kind == "rating" else s.evidence for s in said if s.kind != "edit"]
     return " ".join(dict.fromkeys(text for text in told if text))
-
-
-def _spoken(signal: Signal) -> str:
-    if signal.kind != "rating":
-        return signal.evidence
-    return "This is right." if signal.polarity > 0 else "This is wrong."
 
 
 def _examples(

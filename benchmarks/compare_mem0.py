@@ -62,7 +62,7 @@ class Mem0(Plain):
         """As in the protocol."""
         file = self._folder / "read.json"
         read = set(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else set()
-        fresh = [each for each in lessons.dialogues if each.said and each.id not in read]
+        fresh = [each for each in lessons.dialogues if each.told and each.id not in read]
         failed = await asyncio.to_thread(self._add, fresh)
         file.write_text(json.dumps(sorted(read | {each.id for each in fresh})), encoding="utf-8")
         kept = len(self._there().get_all(filters=EVERYBODY, top_k=10**6)["results"])
@@ -71,7 +71,7 @@ class Mem0(Plain):
     def _add(self, fresh: Sequence[Dialogue]) -> int:
         failed = 0
         for each in fresh:
-            turns = (("user", each.query), ("assistant", each.answer), ("user", each.said))
+            turns = (("user", each.query), ("assistant", each.answer), ("user", each.told))
             try:
                 self._there().add([{"role": role, "content": text} for role, text in turns], **EVERYBODY)
             except (LogtuneError, ValueError) as error:

@@ -15,7 +15,7 @@ import numpy as np
 from compare_adapters import token_counter
 from compare_logs import Dialogue, Lessons
 from compare_prompted import Plain, Taught, told
-from compare_retrieval import ByMeaning, Memo, Retrieval, Scores, of_examples
+from compare_retrieval import ByMeaning, MakeIndex, Memo, Retrieval, Scores, View, as_turns, of_examples
 from compare_types import Prepared, Prompt, Setting
 
 from logtune.errors import ModelError
@@ -97,19 +97,20 @@ def _newest(memos: Sequence[Memo], embedder: Embedder) -> list[Memo]:
     return kept
 
 
-class NotedMemory(Retrieval):
-    """Notes in the users' own words."""
-
-    choose = staticmethod(nearest_notes)
+NOTES = (
+    View("notes as turns", of_examples, as_turns, nearest_notes),
+    View("notes", of_examples, as_notes, nearest_notes),
+)
 
 
 def memory(setting: Setting, tools: Tools) -> Retrieval:
     """A memory layer; with a teacher, which writes its notes, where there is one."""
-    make = NotedMemory if tools.teacher is None else WrittenMemory
-    return make(
-        setting.folder, tools, lambda lessons: notes_of(lessons, tools.embedder), as_notes,
-        lambda texts: ByMeaning(texts, tools.embedder),
-    )  # fmt: skip
+    meaning: MakeIndex = lambda texts: ByMeaning(texts, tools.embedder)  # noqa: E731
+    if tools.teacher is not None:
+        return WrittenMemory(setting.folder, tools, NOTES, meaning)
+
+    views = [replace(view, memos=lambda lessons: notes_of(lessons, tools.embedder)) for view in NOTES]
+    return Retrieval(setting.folder, tools, views, meaning)
 
 
 # --- with a teacher ---
@@ -163,7 +164,7 @@ class Note:
     requests: tuple[tuple[str, str], ...]  # (request, user)*
 
 
-class WrittenMemory(NotedMemory):
+class WrittenMemory(Retrieval):
     """Notes that a teacher writes; a dialogue is read once, in the week in which it happened."""
 
     async def learn(self, lessons: Lessons) -> Taught:
@@ -171,7 +172,7 @@ class WrittenMemory(NotedMemory):
         file = self._file.with_name("notes.json")
         kept = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {"read": [], "notes": []}
         notes = [Note(text=n["text"], requests=tuple(map(tuple, n["requests"]))) for n in kept["notes"]]
-        fresh = [each for each in lessons.dialogues if each.said and each.id not in set(kept["read"])]
+        fresh = [each for each in lessons.dialogues if each.told and each.id not in set(kept["read"])]
         teacher = self._tools.teacher
         assert teacher is not None
         written = await asyncio.gather(*(_write(teacher, each) for each in fresh))
@@ -181,18 +182,15 @@ class WrittenMemory(NotedMemory):
                 notes = await _keep(teacher, notes, Note(text=text, requests=((each.query, each.user),)), self._tools)
         read = [*kept["read"], *(each.id for each in fresh)]
         file.write_text(json.dumps({"read": read, "notes": [asdict(n) for n in notes]}), encoding="utf-8")
-        self._memos_of = lambda _: [
-            Memo(query=request, answer=note.text, said="", user=user)
-            for note in notes
-            for request, user in note.requests
-        ]
+        memos = [Memo(query=request, answer=n.text, said="", user=user) for n in notes for request, user in n.requests]
+        self._views = [replace(view, memos=lambda _: memos) for view in NOTES]
         taught = await super().learn(lessons)
         return replace(taught, note=f"{taught.note}; {len(notes)} notes by the teacher, {failed} dialogues failed")
 
 
 async def _write(teacher: Chat, each: Dialogue) -> list[str] | None:
     """Notes on a dialogue; None where the teacher gave no valid reply."""
-    text = WRITE.format(query=each.query, answer=each.answer, said=each.said)
+    text = WRITE.format(query=each.query, answer=each.answer, said=each.told)
     try:
         return [note.strip() for note in (await _asked(teacher, text, NOTED, Noted)).notes if note.strip()]
     except ModelError:

@@ -4,25 +4,26 @@ Lessons -> Memo* -> index; prompt -> its nearest memos -> prompt with them. How 
 chosen on the logs of the past weeks alone, each left out in turn: by the likelihood of the answer its user wanted.
 """
 
+import asyncio
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 from compare_logs import Dialogue, Example, Lessons
-from compare_prompted import Plain, Taught, told, with_turns
+from compare_prompted import Plain, Taught, with_turns
 from compare_types import Prepared, Prompt, Setting
 
 from logtune.ports import Embedder, Tools
 from logtune.records import Json, Message
 from logtune.statistics import uniform
 
-COUNTS = (1, 2, 4, 8)  # memos in a prompt that are tried
+COUNTS = (2, 4, 8)  # memos in a prompt that are tried
 UNTRIED = 4  # where there are too few logs to choose by
-LEAST_CASES, MOST_CASES = 8, 32  # logs that choose, each left out in turn
+LEAST_CASES, MOST_CASES = 8, 24  # logs that choose, each left out in turn
 STRANGERS, SLACK = 0.02, 2 / 3  # a memo is too far at this share of the closeness that all but so many requests have
 MOST_CHARS = 3000  # of all memos in a prompt: about 750 tokens
 SALT = "logtune-compare"
@@ -89,6 +90,7 @@ class ByWords:
 
 MakeIndex: TypeAlias = Callable[[Sequence[str]], Index]
 Form: TypeAlias = Callable[[Prompt, Sequence[Memo]], Prompt]  # memos with the nearest last
+Choose: TypeAlias = Callable[[Sequence[Memo], Scores, int, float, str], list[Memo]]
 
 
 def nearest(memos: Sequence[Memo], scores: Scores, count: int, floor: float, without: str = "") -> list[Memo]:
@@ -117,26 +119,30 @@ def as_turns(prompt: Prompt, memos: Sequence[Memo]) -> Prompt:
     return with_turns(prompt, turns)
 
 
-def as_block(prompt: Prompt, memos: Sequence[Memo]) -> Prompt:
-    """Past dialogues in the system message."""
-    if not memos:
-        return prompt
-    lines = "\n\n".join(_dialogue(memo) for memo in memos)
-    return told(prompt, f"Earlier conversations, and what their users said of the answers:\n\n{lines}")
-
-
-def _dialogue(memo: Memo) -> str:
-    said = f"\nUser: {memo.said}" if memo.said else ""
-    return f"User: {memo.query}\nAssistant: {memo.answer}{said}"
+def as_talk(prompt: Prompt, memos: Sequence[Memo]) -> Prompt:
+    """Each memo as turns, with what its user said before they asked the next thing."""
+    turns: list[Message] = []
+    said = ""
+    for memo in memos:
+        turns.append(Message(role="user", content=f"{said}\n\n{memo.query}".strip()))
+        turns.append(Message(role="assistant", content=memo.answer))
+        said = memo.said
+    asked = replace(prompt[-1], content=f"{said}\n\n{prompt[-1].content}".strip())
+    return with_turns((*prompt[:-1], asked), turns)
 
 
 def of_dialogues(lessons: Lessons) -> list[Memo]:
-    """Past dialogues of which something was said."""
-    return [_memo_of_dialogue(each) for each in lessons.dialogues if each.said]
+    """Past dialogues of which something was said, each with the answer as its user left it."""
+    return [_memo(each) for each in lessons.dialogues if each.said or each.edited]
 
 
-def _memo_of_dialogue(each: Dialogue) -> Memo:
-    return Memo(query=each.query, answer=each.answer, said=each.said, user=each.user)
+def of_good_dialogues(lessons: Lessons) -> list[Memo]:
+    """Those of them whose answer was edited or praised, without what else was said."""
+    return [replace(_memo(each), said="") for each in lessons.dialogues if each.edited or each.liked]
+
+
+def _memo(each: Dialogue) -> Memo:
+    return Memo(query=each.query, answer=each.edited or each.answer, said=each.said, user=each.user)
 
 
 def of_examples(lessons: Lessons) -> list[Memo]:
@@ -144,80 +150,117 @@ def of_examples(lessons: Lessons) -> list[Memo]:
     return [Memo(query=each.query, answer=each.wanted, said="", user=each.user) for each in lessons.examples]
 
 
+@dataclass(frozen=True, slots=True)
+class View:
+    """A way to put the logs into a prompt; which one a system uses is chosen on past logs."""
+
+    name: str
+    memos: Callable[[Lessons], list[Memo]]
+    form: Form
+    choose: Choose = nearest
+
+
 class Retrieval(Plain):
-    """Retrieval as a way to learn: it keeps memos, and two numbers chosen on past logs."""
+    """Retrieval as a way to learn: it keeps memos, and a view and two numbers chosen on past logs."""
 
-    choose = staticmethod(nearest)
-
-    def __init__(
-        self, folder: Path, tools: Tools, memos: Callable[[Lessons], list[Memo]], form: Form, make_index: MakeIndex
-    ) -> None:
+    def __init__(self, folder: Path, tools: Tools, views: Sequence[View], make_index: MakeIndex) -> None:
         self._file = folder / "retrieval.json"
-        self._tools, self._memos_of, self._form, self._make_index = tools, memos, form, make_index
-        self._memos: list[Memo] = []
-        self._index: Index | None = None
-        self._count, self._floor = UNTRIED, 0.0
+        self._tools, self._views, self._make_index = tools, views, make_index
+        self._shown = Shown(views[0], [], None, UNTRIED, 0.0)
 
     async def open(self) -> None:
         """As in the protocol."""
         if self._file.exists():
             kept = json.loads(self._file.read_text(encoding="utf-8"))
-            self._count, self._floor = kept["count"], kept["floor"]
-            self._fill([Memo(**memo) for memo in kept["memos"]])
+            (view,) = (view for view in self._views if view.name == kept["view"])
+            self._shown = self._made(view, [Memo(**memo) for memo in kept["memos"]], kept["count"], kept["floor"])
 
-    def _fill(self, memos: list[Memo]) -> None:
-        self._memos = memos
-        self._index = self._make_index([memo.query for memo in memos]) if memos else None
+    def _made(self, view: View, memos: list[Memo], count: int = UNTRIED, floor: float = 0.0) -> "Shown":
+        return Shown(view, memos, self._make_index([memo.query for memo in memos]) if memos else None, count, floor)
 
     async def learn(self, lessons: Lessons) -> Taught:
         """As in the protocol."""
-        self._fill(self._memos_of(lessons))
         cases = sample(lessons.examples, MOST_CASES)
-        self._floor = self._floor_of(cases)
-        surprise = self._surprises(cases) if len(cases) >= LEAST_CASES else {}
-        self._count = min(surprise, key=lambda count: (surprise[count], count)) if surprise else UNTRIED
-        kept: dict[str, Json] = {
-            "count": self._count, "floor": self._floor, "memos": [cast("Json", asdict(m)) for m in self._memos],
-        }  # fmt: skip
-        self._file.write_text(json.dumps(kept, ensure_ascii=False, indent=0), encoding="utf-8")
-        tried = ", ".join(f"{count}: {value:.2f}" for count, value in surprise.items()) or "too few logs to try"
+        made = [self._made(view, memos) for view in self._views if (memos := view.memos(lessons))]
+        made = [replace(shown, floor=shown.strangers(cases)) for shown in made] or [self._made(self._views[0], [])]
+        tried = await asyncio.to_thread(self._tried, made, cases) if len(cases) >= LEAST_CASES else {}
+        self._shown = best(tried) if tried else made[0]
+        self._keep()
+        shown, told_of = self._shown, {f"{s.view.name} {s.count}": round(_mean(v), 2) for s, v in tried.items()}
+        figures: dict[str, Json] = {"memos": len(shown.memos), "in_prompt": shown.count, "view": shown.view.name}
         return Taught(
-            note=f"{len(self._memos)} memos; {self._count} in a prompt (nats a token of wanted answers: {tried})",
-            figures={"memos": len(self._memos), "in_prompt": self._count, "floor": self._floor},
+            note=f"{len(shown.memos)} memos, {shown.view.name}, {shown.count} in a prompt",
+            figures={**figures, "floor": round(shown.floor, 3), "nats_a_token": cast("Json", told_of)},
         )  # fmt: skip
 
-    def _floor_of(self, cases: Sequence[Example]) -> float:
-        """What is less close is about something else: far less than nearly all past requests are to the next one."""
-        closest = [self._best(case) for case in cases]
-        return SLACK * float(np.quantile(closest, STRANGERS)) if len(closest) >= LEAST_CASES else 0.0
+    def _keep(self) -> None:
+        shown = self._shown
+        kept = {
+            "view": shown.view.name, "count": shown.count, "floor": shown.floor, "memos": [*map(asdict, shown.memos)],
+        }  # fmt: skip
+        self._file.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8")
 
-    def _best(self, case: Example) -> float:
-        if self._index is None:
-            return 0.0
-        scores = self._index.scores(case.query)
-        return max(
-            (float(s) for s, memo in zip(scores, self._memos, strict=True) if memo.user != case.user), default=0.0
-        )
-
-    def _surprises(self, cases: Sequence[Example]) -> Mapping[int, float]:
-        """Memos in the prompt -> how surprised the model is by the answers that were wanted, nats a token."""
-        if self._tools.likelihood is None:
-            return {}
-        found: dict[int, float] = {}
-        for count in COUNTS:
-            prompts = [self._with(case.prompt, count, case.user) for case in cases]
-            found[count] = float(np.mean(self._tools.likelihood.nll(prompts, [case.wanted for case in cases])))
+    def _tried(self, made: Sequence["Shown"], cases: Sequence[Example]) -> "dict[Shown, list[float]]":
+        """How surprised the model is by each wanted answer, nats a token, for each view and number of memos."""
+        found: dict[Shown, list[float]] = {}
+        for shown in (replace(shown, count=count) for shown in made for count in COUNTS):
+            if self._tools.likelihood is not None:
+                prompts = [shown.prompt(case.prompt, case.user) for case in cases]
+                found[shown] = self._tools.likelihood.nll(prompts, [case.wanted for case in cases])
         return found
-
-    def _with(self, prompt: Prompt, count: int, without: str = "") -> Prompt:
-        if self._index is None:
-            return prompt
-        scores = self._index.scores(prompt[-1].content)
-        return self._form(prompt, self.choose(self._memos, scores, count, self._floor, without))
 
     def prepare(self, prompt: Prompt) -> Prepared:
         """As in the protocol."""
-        return Prepared(messages=self._with(prompt, self._count))
+        return Prepared(messages=self._shown.prompt(prompt))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """What a system puts into prompts: memos in a view, at most `count`, none less close than `floor`."""
+
+    view: View
+    memos: list[Memo]
+    index: Index | None
+    count: int
+    floor: float
+
+    def prompt(self, prompt: Prompt, without: str = "") -> Prompt:
+        """The prompt with its memos, those of a user left out."""
+        if self.index is None:
+            return prompt
+        scores = self.index.scores(prompt[-1].content)
+        return self.view.form(prompt, self.view.choose(self.memos, scores, self.count, self.floor, without))
+
+    def strangers(self, cases: Sequence[Example]) -> float:
+        """What is less close is about something else: far less than nearly all past requests are to the next one."""
+        closest = [self._closest(case) for case in cases]
+        return SLACK * float(np.quantile(closest, STRANGERS)) if len(closest) >= LEAST_CASES else 0.0
+
+    def _closest(self, case: Example) -> float:
+        assert self.index is not None
+        others = np.array([memo.user != case.user for memo in self.memos])
+        return float(np.max(self.index.scores(case.query), where=others, initial=0.0))
+
+
+def best(tried: Mapping[Shown, Sequence[float]]) -> Shown:
+    """The least surprised; of one view, as few memos as are within a standard error of that."""
+    least = min(tried, key=lambda shown: _mean(tried[shown]))
+    for shown in sorted((s for s in tried if s.view is least.view), key=lambda s: s.count):
+        worse = np.subtract(tried[shown], tried[least])
+        if worse.mean() <= worse.std(ddof=1) / len(worse) ** 0.5:
+            return shown
+    return least
+
+
+def _mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+DIALOGUES = (
+    View("as their users left them", of_good_dialogues, as_turns),
+    View("with what their users said", of_dialogues, as_talk),
+)
+EXAMPLES = (View("right answers", of_examples, as_turns),)
 
 
 def sample(examples: Sequence[Example], most: int) -> list[Example]:
@@ -227,14 +270,14 @@ def sample(examples: Sequence[Example], most: int) -> list[Example]:
 
 def bm25(setting: Setting, tools: Tools) -> Retrieval:
     """Past dialogues that share words."""
-    return Retrieval(setting.folder, tools, of_dialogues, as_block, ByWords)
+    return Retrieval(setting.folder, tools, DIALOGUES, ByWords)
 
 
 def embedding(setting: Setting, tools: Tools) -> Retrieval:
     """Past dialogues of similar meaning."""
-    return Retrieval(setting.folder, tools, of_dialogues, as_block, lambda texts: ByMeaning(texts, tools.embedder))
+    return Retrieval(setting.folder, tools, DIALOGUES, lambda texts: ByMeaning(texts, tools.embedder))
 
 
 def few_shot(setting: Setting, tools: Tools) -> Retrieval:
     """Corrected examples of similar meaning, as turns of the conversation."""
-    return Retrieval(setting.folder, tools, of_examples, as_turns, lambda texts: ByMeaning(texts, tools.embedder))
+    return Retrieval(setting.folder, tools, EXAMPLES, lambda texts: ByMeaning(texts, tools.embedder))

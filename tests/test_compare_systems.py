@@ -300,7 +300,7 @@ async def test_a_teacher_writes_and_keeps_up_the_notes(make: Callable[..., Any],
     await way.learn(lessons)
     assert len(tools.teacher.calls) == calls  # every dialogue is read once
     (new,) = requests(types, 1, "where is my late parcel number {n} now", "new")
-    assert "-> Name the desk for parcels" in said(way.prepare(new.messages))
+    assert "Name the desk for parcels" in said(way.prepare(new.messages))
     await system.close()
 
 
