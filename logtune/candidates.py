@@ -4,9 +4,9 @@ A unit names in its inputs every id its result depends on; the runner skips thos
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-from logtune import ladder
+from logtune import incumbents, ladder
 from logtune.errors import ModelError
 from logtune.gate import Contender, gate
 from logtune.ids import digest, identified
@@ -24,8 +24,35 @@ from logtune.records import (
     Verdict,
 )
 from logtune.runner import Cycle, Unit
-from logtune.stages import choice, deploy, distill, gap
-from logtune.views import given, pairs_of, rules_by_interaction, taught
+from logtune.stages import answer, choice, deploy, distill, gap, standing
+from logtune.stages import pairs as pairing
+from logtune.stages import plan as planning
+from logtune.stages.budget import Limits
+from logtune.stages.grading import grade
+from logtune.views import given, max_tokens, pairs_of, prompt_of, rules_by_interaction, taught
+
+ENOUGH_TOKENS, TOKENS_A_WORD = 16, 4  # beyond a short answer, so that one which goes on is seen to do so
+
+
+def find_known(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a pair: whether the base model gives its better answer by itself. Answers of many words never match.
+
+    An answer of an adapter that was complained about is that adapter's mistake, whatever the base model would say: such
+    a pair keeps the next one from making it again.
+    """
+    for pair in (pair for group in cycle.board.all(Cluster) for pair in pairs_of(cycle, group)):
+        item = cycle.board.get(Interaction, pair.interaction_id)
+        if item.adapter is None and pairing.is_short(pair.chosen):
+            yield Unit((pair.id, "known", cycle.tools.base_fingerprint), _known(cycle, pair, item))
+
+
+def _known(cycle: Cycle, pair: PreferencePair, item: Interaction) -> Callable[[], Awaitable[Sequence[Derived]]]:
+    async def work() -> Sequence[Derived]:
+        limit = min(max_tokens(cycle, item), ENOUGH_TOKENS + TOKENS_A_WORD * len(pair.chosen.split()))
+        said = await answer.answer(cycle.tools.student, "base", "", prompt_of(item), limit)
+        return [standing.known_already(pair.id)] if grade(said, pair.chosen) == 1.0 else []
+
+    return work
 
 
 def measure_gaps(cycle: Cycle) -> Iterator[Unit]:
@@ -74,7 +101,8 @@ def _trained(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
     async def work() -> Sequence[Derived]:
         return await asyncio.to_thread(cycle.tools.executor.train, job, cycle.progress)
 
-    yield Unit((plan.cluster.id, kind, str(job.rank), *(p.id for p in job.pairs), cycle.tools.base_fingerprint), work)
+    # not on what it goes on from: once it serves, it would be asked to go on from itself
+    yield Unit((plan.cluster.id, kind, str(job.rank), *plan.lessons[kind], cycle.tools.base_fingerprint), work)
 
 
 def try_rules(cycle: Cycle) -> Iterator[Unit]:
@@ -128,9 +156,10 @@ def _asked(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
     """What an evaluation of a cluster depends on, whoever the candidate is."""
     trials = plan.trials
     cases = digest([[c.interaction_id, c.reference, c.rules] for c in (*trials.selection, *trials.confirmation)])
-    lessons = digest([pair.id for pair in taught(cycle, plan.cluster.name)])
+    lessons = digest([pair.id for pair in taught(cycle, plan.cluster)])
+    others = digest({name: contender.key for name, contender in trials.incumbents.items()})
     level = str(trials.settings.confidence)
-    return plan.cluster.id, plan.baseline.key, cases, level, lessons, digest(dict(trials.not_tried))
+    return plan.cluster.id, plan.baseline.key, others, cases, level, lessons, digest(dict(trials.not_tried))
 
 
 def _undecided(plan: Plan, kind: AdapterKind | None, reason: str) -> Evaluation:
@@ -172,19 +201,15 @@ def judge_experiments(cycle: Cycle) -> Iterator[Unit]:
 
 
 def plan_deployments(
-    cycle: Cycle, current: Mapping[str, Deployment], load: Callable[[Sequence[str]], Sequence[Adapter]]
+    cycle: Cycle, current: Mapping[str, Deployment], load: Callable[[Sequence[str]], Sequence[Adapter]], limits: Limits
 ) -> list[Deployment]:
     """What changes in serving; `load`: adapters by id."""
-    live = load(deploy.live_adapters(current))
-    return deploy.plan(
-        cycle.board.all(Verdict),
-        cycle.board.all(Cluster),
-        current,
-        [*cycle.board.all(Adapter), *live],
-        cycle.tools.clock.now(),
-        base_parameters=cycle.tools.base_parameters,
-        budget=cycle.config.train.budget,
-    )
+    adapters = [*cycle.board.all(Adapter), *load(deploy.live_adapters(current))]
+    serving = planning.Serving(
+        current=current, adapters={each.id: each for each in adapters}, now=cycle.tools.clock.now(), limits=limits,
+        moved=incumbents.moves(cycle),
+    )  # fmt: skip
+    return planning.plan(cycle.board.all(Verdict), cycle.board.all(Cluster), serving)
 
 
 async def unload_tried(cycle: Cycle, live: Sequence[str]) -> None:

@@ -248,7 +248,7 @@ UNO: Mapping[str, Mapping[str, Json]] = {
     "gap": {"method": "reranker", "reflect_at": 0.45, "users_answers": 1.0},
     "train": {
         "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "batch": 32,
-        "dropout": 0.05, "weight_decay": 1e-4,
+        "dropout": 0.05, "weight_decay": 1e-4, "max_pairs": 1_000_000,
     },
     "evaluate": {
         "selection_share": 0.0, "confirmation_share": 0.2, "min_cases": 1, "min_win_rate": 0.53, "rule": "rate",
@@ -258,7 +258,7 @@ UNO: Mapping[str, Mapping[str, Json]] = {
         "skip": ["length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons"]
     },
     "ladder": {"rungs": ["expert", "critic"], "route": "strict"},
-    "trust": {"enabled": False},
+    "trust": {"enabled": False, "half_life_days": 0.0},
 }  # fmt: skip
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Json]]] = {
     "default": {},

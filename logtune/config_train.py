@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue
 
-from logtune.config_gateway import Positive, Settings, Share
+from logtune.config_gateway import Count, Positive, Settings, Share
 
 
 class TrainSettings(Settings):
@@ -40,6 +40,15 @@ class TrainSettings(Settings):
     """Pairs with a longer answer are left out and counted."""
     min_pairs: Positive = 8
     """Fewer pairs train nothing."""
+    unfaded_pairs: Count = 300
+    """So many pairs of a cluster all train, however old; of more the older ones fade by trust.half_life_days."""
+    max_pairs: Positive = 2000
+    """Pairs that train one adapter, at most; of more, newer ones are likelier to."""
+    go_on: Share = 0.0
+    """Share of new pairs up to which the next adapter goes on from the one that serves, on the new pairs and as many
+    old ones; with more, or where something it has learned is believed no more, one is trained anew. 0: always anew."""
+    go_on_times: Count = 3
+    """So often in a row at most."""
     seed: int = 0
     """Seed of shuffling and initial weights."""
     gradient_checkpointing: bool = False

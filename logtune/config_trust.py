@@ -14,6 +14,9 @@ class TrustSettings(Settings):
 
     enabled: bool = True
     """False: every user is believed, and one may teach as much as they like; for comparisons alone."""
+    half_life_days: Annotated[float, Field(ge=0)] = 180.0
+    """Evidence that is older than the newest by so much counts half: in whose word holds, and in which of many pairs
+    train (train.unfaded_pairs). 0: old evidence counts as much as new."""
     min_users: Positive = 2
     """Distinct users behind a rule before it enters a prompt; a pinned rule needs none."""
     min_users_trained: Positive = 1

@@ -10,6 +10,7 @@ import getpass
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from logtune import holdings
 from logtune.config_experiment import ExperimentSettings
 from logtune.edges.experiments import ENDS, Experiments, Led
 from logtune.errors import InputError
@@ -17,6 +18,7 @@ from logtune.ids import identified
 from logtune.records import Adapter, Deployment, Evaluation, Experiment, Json, Step, StepAction
 from logtune.stages import deploy, live
 from logtune.stages.experiment import Decision
+from logtune.stages.plan import Serving, promotion
 from logtune.stages.trials import DAY_S, Trial, numbered, ruling, standing, step_of, verdict_of, words
 
 if TYPE_CHECKING:
@@ -123,18 +125,18 @@ def promote(
         return end(store, at, "end", code, reason, by=by, now=now)
     verdict = verdict_of(_evaluation(store, at), at, "promote", code, reason)
     current = store.deployments()
-    ids = sorted({*deploy.live_adapters(current), *([at.test.adapter_id] if at.test.adapter_id else [])})
-    change = deploy.promotion(
-        verdict, at.test.cluster_name, current, store.load(Adapter, ids), now, base_parameters=base_parameters,
-        budget=config.train.budget,
-    )  # fmt: skip
-    if change.action == "keep":
-        return end(store, at, "stop", code, change.reason, by=by, now=now)
+    coming = {at.test.adapter_id: [at.test.cluster_name]} if at.test.adapter_id else {}
+    adapters = store.load(Adapter, sorted({*deploy.live_adapters(current), *coming}))
+    limits = holdings.outside(store, config, base_parameters, now, coming) if base_parameters is not None else None
+    serving = Serving(current=current, adapters={each.id: each for each in adapters}, now=now, limits=limits)
+    changes = promotion(verdict, at.test.cluster_name, serving)
+    if changes[-1].action == "keep":
+        return end(store, at, "stop", code, changes[-1].reason, by=by, now=now)
     ends = at.settings.hold_back == 0
     action: StepAction = "end" if ends else "promote"
     share = 1 - at.settings.hold_back
     step = step_of(at, action, share, now, by=by, reason=reason, now=now, verdict=verdict.id)
-    return step if Experiments(store).take(step, verdict, change) else None
+    return step if Experiments(store).take(step, verdict, changes) else None
 
 
 def end(store: "Store", at: Trial, action: StepAction, code: str, reason: str, *, by: str, now: float) -> Step | None:
@@ -144,10 +146,10 @@ def end(store: "Store", at: Trial, action: StepAction, code: str, reason: str, *
     verdict = verdict_of(_evaluation(store, at), at, decision, code, reason)
     share = 1.0 if action == "end" else 0.0
     step = step_of(at, action, share, now, by=by, reason=reason, now=now, verdict=verdict.id)
-    back = None
+    back: list[Deployment] = []
     if at.watched and action == "rollback":
         history = store.list(Deployment, limit=ALL)
-        back = deploy.rollback(at.test.cluster_name, history, now, f"{reason} ({verdict.id})")
+        back = [deploy.rollback(at.test.cluster_name, history, now, f"{reason} ({verdict.id})")]
     return step if Experiments(store).take(step, verdict, back) else None
 
 

@@ -8,19 +8,19 @@ better than chance judges nothing.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
 
-from logtune import forecast
+from logtune import forecast, incumbents
 from logtune.config import EvaluateSettings
-from logtune.guarding import Side, evidence
+from logtune.guarding import Ask, Side, evidence
 from logtune.ids import identified
+from logtune.incumbents import Contender as Contender
 from logtune.ports import Chat, ChatCall, ChatReply
 from logtune.records import (
-    Adapter,
-    CandidateKind,
     Cluster,
     Derived,
     Evaluation,
@@ -28,7 +28,6 @@ from logtune.records import (
     Json,
     Message,
     PreferencePair,
-    Rule,
 )
 from logtune.runner import Cycle
 from logtune.stages import answer, evaluate, gate_guards, judge
@@ -50,25 +49,8 @@ class Trials:
     settings: EvaluateSettings
     not_tried: Mapping[str, str]  # rung -> why it makes no sense for this cluster
     sharing: int = 1  # tests of the cycle, of this cluster and others, that share its error
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Contender:
-    """One that answers: what serves, or what could."""
-
-    kind: CandidateKind
-    adapter: Adapter | None = None
-    rules: tuple[Rule, ...] = ()
-
-    @property
-    def name(self) -> str:
-        """What evaluations call it: its adapter's id, else its kind."""
-        return self.adapter.id if self.adapter else self.kind
-
-    @property
-    def key(self) -> str:
-        """The same for the same answers."""
-        return " ".join((self.name, *(rule.id for rule in self.rules)))
+    incumbents: Mapping[str, Contender] = field(default_factory=dict)  # interaction -> what serves it, if another
+    # than what serves most of the cluster
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,17 +74,18 @@ def gate(
     async def work() -> Sequence[Derived]:
         found = await _calibrated(cycle, (*trials.selection, *trials.confirmation))
         best = await _chosen(cycle, trials, contenders, baseline, found)
-        theirs = await _answers(cycle, trials.confirmation, baseline)
+        theirs = await _served(cycle, trials, trials.confirmation, baseline)
         ours = await _answers(cycle, trials.confirmation, best)
         cases = await _judged(cycle, _filled(trials.confirmation, theirs, ours), found, checked=True)
         result = _compared(trials, cases, best, baseline, found)
         if result.outcome == "passed":  # guards cost answers, so what fails anyway is spared them
-            seen = await evidence(cycle, trials.cluster, cases, _side(cycle, best), _side(cycle, baseline))
+            before = replace(_side(cycle, baseline), taught=_by_request(cycle))
+            seen = await evidence(cycle, trials.cluster, cases, _side(cycle, best), before)
             kept = gate_guards.checked(seen, cycle.config.guards)
             result = _compared(trials, cases, best, baseline, found, kept)
             ahead = forecast.outlook(cycle, trials.cluster, cases)
             result = replace(result, guards={**result.guards, "outlook": ahead}) if ahead is not None else result
-        return [_completed(result, best, _cost(ours, theirs), trials.not_tried)]
+        return [_completed(result, best, _cost(ours, theirs), trials, baseline)]
 
     return work
 
@@ -127,9 +110,13 @@ def _compared(
     )
 
 
-def _completed(result: Evaluation, best: Contender, cost: Json, not_tried: Mapping[str, str]) -> Evaluation:
-    left_out: Json = dict(not_tried)
-    told = {**result.guards, "cost": cost, **({"not_tried": left_out} if not_tried else {})}
+def _completed(result: Evaluation, best: Contender, cost: Json, trials: Trials, baseline: Contender) -> Evaluation:
+    served = Counter(trials.incumbents.get(case.interaction_id, baseline).name for case in trials.confirmation)
+    several: Json = dict(served.most_common())
+    left_out: Json = dict(trials.not_tried)
+    told = {**result.guards, "cost": cost}
+    told |= {"served_by": several} if len(served) > 1 else {}
+    told |= {"not_tried": left_out} if left_out else {}
     return identified(replace(result, id="", guards=told, rule_ids=tuple(rule.id for rule in best.rules)))
 
 
@@ -163,7 +150,7 @@ async def _chosen(
         return contenders[0]
     cases = trials.selection
     needs_baseline = any(not case.reference for case in cases)
-    theirs = await _answers(cycle, cases, baseline) if needs_baseline else []
+    theirs = await _served(cycle, trials, cases, baseline) if needs_baseline else []
     scores = []
     for contender in contenders:
         ours = await _answers(cycle, cases, contender)
@@ -179,6 +166,19 @@ def _told(score: float | None) -> str:
 
 
 NO_ANSWER = answer.Answered(text="", calls=0, prompt_tokens=0, completion_tokens=0)
+
+
+async def _served(
+    cycle: Cycle, trials: Trials, cases: Sequence[evaluate.Case], baseline: Contender
+) -> list[answer.Answered]:
+    """The answers to the cases by what serves each of them."""
+    sides = [trials.incumbents.get(case.interaction_id, baseline) for case in cases]
+    found: dict[str, answer.Answered] = {}
+    for side in {side.key: side for side in sides}.values():
+        mine = [case for case, other in zip(cases, sides, strict=True) if other.key == side.key]
+        answers = await _answers(cycle, mine, side)
+        found |= {case.interaction_id: reply for case, reply in zip(mine, answers, strict=True)}
+    return [found[case.interaction_id] for case in cases]
 
 
 async def _answers(cycle: Cycle, cases: Sequence[evaluate.Case], side: Contender) -> list[answer.Answered]:
@@ -212,6 +212,22 @@ def _side(cycle: Cycle, contender: Contender) -> Side:
 
     adapter = contender.adapter
     return Side(ask=ask, expert=adapter.path if adapter is not None and contender.kind == "expert" else "")
+
+
+def _by_request(cycle: Cycle) -> Ask:
+    """What serves now as the guards ask it: each request goes where the gateway would send it."""
+
+    async def ask(prompts: Sequence[tuple[Message, ...]], longest: int) -> list[str]:
+        sides = incumbents.of_requests(cycle, [prompt[-1].content for prompt in prompts])
+        found = [""] * len(prompts)
+        for side in {side.key: side for side in sides}.values():
+            mine = [number for number, other in enumerate(sides) if other.key == side.key]
+            replies = await _said(cycle, [prompts[number] for number in mine], [longest] * len(mine), side)
+            for number, reply in zip(mine, replies, strict=True):
+                found[number] = reply.text
+        return found
+
+    return ask
 
 
 def _filled(

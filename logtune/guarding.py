@@ -37,6 +37,7 @@ class Side:
 
     ask: Ask
     expert: str = ""  # name of its loaded adapter, where the adapter answers by itself
+    taught: Ask | None = None  # answers earlier lessons, where that is not the same: each by what serves it
 
 
 async def evidence(
@@ -167,10 +168,10 @@ def _picks(probe: Probe, answer: str) -> bool:
 
 async def _lessons(cycle: Cycle, cluster: Cluster, ours: Side, theirs: Side) -> list[Lesson]:
     """What those that served this cluster before were taught, asked again."""
-    chosen = taught(cycle, cluster.name)
+    chosen = taught(cycle, cluster)[: cycle.config.guards.lesson_checks]
     prompts = [pair.prompt for pair in chosen]
     limit = cycle.config.evaluate.max_tokens
-    mine, others = await asyncio.gather(*(side.ask(prompts, limit) for side in (ours, theirs)))
+    mine, others = await asyncio.gather(*((side.taught or side.ask)(prompts, limit) for side in (ours, theirs)))
     return [
         Lesson(chosen=pair.chosen, rejected=pair.rejected, ours=one, theirs=other)
         for pair, one, other in zip(chosen, mine, others, strict=True)

@@ -10,8 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import cast
 
+from logtune import incumbents
 from logtune.config import EvaluateSettings, LadderSettings
 from logtune.gate import Contender, Trials
+from logtune.going_on import going_on
 from logtune.ports import TrainingJob, TrainingPair
 from logtune.records import (
     Adapter,
@@ -27,12 +29,11 @@ from logtune.records import (
     Rule,
 )
 from logtune.runner import Cycle
-from logtune.stages import answer, evaluate
+from logtune.stages import answer, budget, decay, evaluate
 from logtune.stages import pairs as pairing
 from logtune.stages.held_out import split
 from logtune.stages.prompted import active, in_words
-from logtune.stages.train import rank_for
-from logtune.views import pairs_of, prompt_of, rules, rules_by_interaction, signals_of
+from logtune.views import held, pairs_of, prompt_of, rules, rules_by_interaction, signals_of, taught
 
 SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
 WORDLESS = "its rules are right answers to single requests, which no prompt and no critic can pass on"
@@ -47,6 +48,7 @@ class Plan:
     baseline: Contender  # what serves now
     prompts: Mapping[CandidateKind, Contender]  # candidates without training
     jobs: Mapping[AdapterKind, TrainingJob]  # in the order in which they are tried
+    lessons: Mapping[AdapterKind, tuple[str, ...]]  # ids of the pairs that each is to know in the end
     blocked: Mapping[AdapterKind, str]  # why training would be in vain
     hopeless: str | None  # why no candidate can be proven
 
@@ -65,7 +67,8 @@ def plans(cycle: Cycle) -> list[Plan]:
 def _plans(cycle: Cycle) -> list[Plan]:
     gaps = {g.cluster_id: g for g in cycle.board.all(Gap)}
     groups = cycle.board.all(Cluster)
-    drafts = [_draft(cycle, group, gaps[group.id], len(groups)) for group in groups if group.id in gaps]
+    rank = _ranks(cycle, groups)
+    drafts = [_draft(cycle, group, gaps[group.id], rank[group.name]) for group in groups if group.id in gaps]
     together = _together(drafts)
     return [_decidable(draft, together) for draft in drafts]
 
@@ -75,7 +78,7 @@ def checkpoints(cycle: Cycle, plan: Plan, turn: int) -> list[Adapter]:
     job = plan.jobs.get(plan.kind(turn) or "expert")
     if job is None:
         return []
-    lessons = {pair.id for pair in job.pairs}
+    lessons = {pair.id for pair in job.pairs} | set(job.learned)
     mine = (a for a in cycle.board.all(Adapter) if a.cluster_id == plan.cluster.id and a.kind == job.kind)
     return [adapter for adapter in mine if set(adapter.pair_ids) <= lessons]
 
@@ -99,22 +102,28 @@ def goes_on(cycle: Cycle, plan: Plan) -> bool:
     return first is None or failed or first in plan.blocked or not checkpoints(cycle, plan, 0)
 
 
-def _draft(cycle: Cycle, group: Cluster, measured: Gap, clusters: int) -> Plan:
+def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     config = cycle.config
     members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
     sides = split(members, config.evaluate.model_copy(update=dict(cycle.shares)), SPLIT_SALT)
     learners = {item.id for item in sides.train}
-    pairs = [p for p in pairs_of(cycle, group) if p.interaction_id in learners]
-    baseline, worded = _serving(cycle, group), _worded(cycle, learners)
+    pairs = _to_learn(cycle, group, [p for p in pairs_of(cycle, group) if p.interaction_id in learners])
+    served = incumbents.of_requests(cycle, [item.query for item in (*sides.confirmation, *sides.selection)])
+    baseline = incumbents.main_of(incumbents.of_name(cycle, group.name), served[: len(sides.confirmation)])
+    places = zip((*sides.confirmation, *sides.selection), served, strict=True)
+    worded = _worded(cycle, learners)
     prompts, not_tried = _prompts(config.ladder, worded, baseline, _wordless(cycle, learners))
     kinds = _adapters(config.ladder, measured, _kind_of(baseline, group), worded=bool(worded))
-    jobs = {kind: _job(cycle, group, kind, pairs, clusters) for kind in kinds}
+    lessons = {kind: _lessons(cycle, kind, pairs) for kind in kinds}
+    jobs = {kind: going_on(cycle, _job(cycle, group, kind, lessons[kind], rank)) for kind in kinds}
     blocked = {kind: reason for kind, job in jobs.items() if (reason := _blocked(cycle, job))}
     return Plan(
         cluster=group, baseline=baseline, prompts=prompts, jobs=jobs, hopeless=None, blocked=blocked,
+        lessons={kind: tuple(pair.id for pair in found) for kind, found in lessons.items()},
         trials=Trials(
             cluster=group, selection=_cases(cycle, sides.selection or sides.confirmation),
             confirmation=_cases(cycle, sides.confirmation), settings=config.evaluate, not_tried=not_tried,
+            incumbents={item.id: other for item, other in places if other.key != baseline.key},
         ),
     )  # fmt: skip
 
@@ -162,14 +171,6 @@ def corrected(settings: EvaluateSettings, tests: int) -> EvaluateSettings:
     if tests < 2 or settings.rule == "rate":  # the paper's rule asks for no bound
         return settings
     return settings.model_copy(update={"confidence": round(1 - (1 - settings.confidence) / tests, 6)})
-
-
-def _serving(cycle: Cycle, group: Cluster) -> Contender:
-    prompted = cycle.prompted.get(group.name)
-    if prompted is not None:
-        return Contender(kind=prompted.kind, rules=prompted.rules)
-    adapter = cycle.before.get(cycle.serving.get(group.name) or "")
-    return Contender(kind=adapter.kind, adapter=adapter) if isinstance(adapter, Adapter) else Contender(kind="base")
 
 
 def _kind_of(baseline: Contender, group: Cluster) -> AdapterKind | None:
@@ -233,16 +234,39 @@ def _adapters(
 # --- training ---
 
 
-def _job(
-    cycle: Cycle, group: Cluster, kind: AdapterKind, pairs: Sequence[PreferencePair], clusters: int
-) -> TrainingJob:
+def _ranks(cycle: Cycle, groups: Sequence[Cluster]) -> dict[str, int]:
+    """Rank of each cluster's adapter, by name."""
     settings, tools = cycle.config.train, cycle.tools
-    share = settings.budget * tools.base_parameters / clusters
+    own = {name: incumbents.of_name(cycle, name).adapter for name in {*cycle.routes, *(g.name for g in groups)}}
+    current = {group.name: group.id for group in groups}
+    gone = [name for name, adapter in own.items() if adapter is not None and name not in current]
+    wishes = [
+        budget.Wish(name=name, serving=adapter.rank, settled=adapter.cluster_id == current.get(name))
+        if (adapter := own[name]) is not None
+        else budget.Wish(name=name)
+        for name in (*current, *sorted(gone))
+    ]
+    affordable = settings.budget * tools.base_parameters / tools.lora_sizes.get(settings.target_modules, 1)
+    return budget.ranks(wishes, affordable, settings.max_rank)
+
+
+def _to_learn(cycle: Cycle, group: Cluster, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """The pairs that train: what has not faded, and of the rest what the guard of earlier lessons asks for."""
+    settings, out = cycle.config.train, held(cycle)
+    said_at = {pair.id: cycle.board.get(Interaction, pair.interaction_id).at for pair in pairs}
+    kept = decay.unfaded(
+        said_at, cycle.config.trust.half_life_days, always=settings.unfaded_pairs, most=settings.max_pairs
+    )
+    replayed = [pair for pair in taught(cycle, group) if pair.id not in kept and pair.id not in out]
+    return [*(pair for pair in pairs if pair.id in kept), *replayed]
+
+
+def _job(cycle: Cycle, group: Cluster, kind: AdapterKind, pairs: tuple[TrainingPair, ...], rank: int) -> TrainingJob:
+    settings, tools = cycle.config.train, cycle.tools
     return TrainingJob(
         cluster_id=group.id, name=group.name, kind=kind, base_path=tools.base_path,
-        base_fingerprint=tools.base_fingerprint, pairs=_lessons(cycle, kind, pairs), out_dir=tools.adapters_dir,
-        rank=rank_for(share, tools.lora_sizes.get(settings.target_modules, 1), settings.max_rank),
-        seed=settings.seed, settings=cast("Mapping[str, Json]", settings.model_dump(mode="json")),
+        base_fingerprint=tools.base_fingerprint, pairs=pairs, out_dir=tools.adapters_dir,
+        rank=rank, seed=settings.seed, settings=cast("Mapping[str, Json]", settings.model_dump(mode="json")),
     )  # fmt: skip
 
 

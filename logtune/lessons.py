@@ -3,13 +3,15 @@
 A unit names in its inputs every id its result depends on; the runner skips those it has seen. No row writes anything.
 """
 
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 
-from logtune.ids import digest
+from logtune.ids import digest, identified
 from logtune.ports import Vectors
 from logtune.records import (
     Adapter,
@@ -156,28 +158,45 @@ def make_pairs(cycle: Cycle) -> Iterator[Unit]:
     edits = [s for item in teaching(cycle) for s in by_item.get(item.id, ())]
     settings, least = cycle.config.pairs, cycle.config.signals.min_confidence
     known = pairing.known_answers(edits, users_of(cycle), settings.min_support)
-    decisions = {d.interaction_id: d for d in cycle.board.all(Decision)}
+    decisions, own = {d.interaction_id: d for d in cycle.board.all(Decision)}, _own_rules(cycle)
     for item in teaching(cycle):
         rules = rules_of.get(item.id, [])
         if not rules and item.id in over:
             continue  # all that it taught was vetoed or has expired
-        pair = _edited(cycle, rules, pairing.from_users(item, by_item.get(item.id, ()), rules, known, least))
+        mine = own.get(item.id, []) if rules else []
+        pair = _edited(cycle, rules, mine, pairing.from_users(item, by_item.get(item.id, ()), mine, known, least))
         if pair is not None:
             yield Unit((item.id, pair.id), given([pair]))
         elif decisions[item.id].teaches == "positive" and item.adapter is not None:
             yield Unit((item.id, "kept", cycle.tools.base_fingerprint), _keep(cycle, item))
         elif cycle.tools.teacher is not None and rules:
-            yield Unit((item.id, *(rule.id for rule in rules)), _revise(cycle, item, rules))
+            said = (digest([rule.text for rule in rules]), *(rule.id for rule in mine))
+            yield Unit((item.id, *said), _revise(cycle, item, rules, mine))
 
 
-def _edited(cycle: Cycle, rules: Sequence[Rule], pair: PreferencePair | None) -> PreferencePair | None:
+def _own_rules(cycle: Cycle) -> dict[str, list[Rule]]:
+    """Interaction id -> the rules that its own feedback gave, before they were merged with others'.
+
+    Pairs name these, since what they are merged into is another record as soon as one more user says the same.
+    """
+    found: dict[str, list[Rule]] = defaultdict(list)
+    for rule in cycle.board.all(Rule):
+        if not rule.merged_from:
+            for member in rule.interaction_ids:
+                found[member].append(rule)
+    return found
+
+
+def _edited(
+    cycle: Cycle, rules: Sequence[Rule], own: Sequence[Rule], pair: PreferencePair | None
+) -> PreferencePair | None:
     """The pair with the right answer as an operator put it, where its rule was edited."""
     answers = [rule.text for rule in rules if not in_words(rule) and ledger.decided(rule, cycle.ledger).edit]
     if pair is None or not answers:
         return pair
     chosen = answers[0][len(distill.ANSWER) :].strip()
     item = cycle.board.get(Interaction, pair.interaction_id)
-    return pairing.build(item, rules, chosen, pair.rejected, pair.origin)
+    return pairing.build(item, own, chosen, pair.rejected, pair.origin)
 
 
 def _keep(cycle: Cycle, item: Interaction) -> Callable[[], Awaitable[Sequence[Derived]]]:
@@ -191,13 +210,16 @@ def _keep(cycle: Cycle, item: Interaction) -> Callable[[], Awaitable[Sequence[De
     return work
 
 
-def _revise(cycle: Cycle, item: Interaction, rules: Sequence[Rule]) -> Callable[[], Awaitable[Sequence[Derived]]]:
+def _revise(
+    cycle: Cycle, item: Interaction, rules: Sequence[Rule], own: Sequence[Rule]
+) -> Callable[[], Awaitable[Sequence[Derived]]]:
     async def work() -> Sequence[Derived]:
         teacher, tools = cycle.tools.teacher, cycle.tools
         assert teacher is not None
         writers = revising.Writers(teacher=teacher, student=tools.student, model=await _answerer(cycle, item))
         pair = await revising.revise(item, rules, writers, cycle.config.pairs)
-        return [] if pair is None else [pair]
+        named = None if pair is None else identified(replace(pair, id="", rule_ids=tuple(rule.id for rule in own)))
+        return [] if named is None else [named]
 
     return work
 
@@ -215,7 +237,7 @@ def cluster(cycle: Cycle) -> Iterator[Unit]:
     """One unit: every interaction with a rule or a pair."""
     rules_of, pair_of = rules_by_interaction(cycle), {p.interaction_id: p for p in cycle.board.all(PreferencePair)}
     items = [i for i in teaching(cycle) if i.id in rules_of or i.id in pair_of]
-    before = [row for row in cycle.before.values() if isinstance(row, Cluster)]
+    before = [row for name in cycle.earlier if isinstance(row := cycle.before.get(name), Cluster)]
 
     async def work() -> Sequence[Derived]:
         texts = {i.id: [r.text for r in rules_of.get(i.id, [])] or [f"Answer: {pair_of[i.id].chosen}"] for i in items}

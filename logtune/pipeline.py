@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
-from logtune import candidates, experiments, lessons, trusting
+from logtune import candidates, experiments, holdings, lessons, trusting
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
@@ -42,7 +42,7 @@ from logtune.records import (
     Verdict,
 )  # fmt: skip
 from logtune.runner import Board, Counts, Cycle, Prompted, Stage, run_stage
-from logtune.served import accepted_lessons, served_rules
+from logtune.served import accepted_lessons, aged_lessons, served_rules
 
 TRAIN = Stage(
     name="train", version=f"2.{PROMPTS}", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False,
@@ -65,14 +65,14 @@ STAGES: tuple[Stage, ...] = (
           settings=lambda c: (c.filter, c.embedder), phases=(lessons.filter_noise,)),
     Stage(name="distill", version=f"2.{PROMPTS}", reads=(Interaction, Signal, Decision), writes=(Rule,),
           settings=lambda c: (c.distill, c.teacher), phases=(lessons.distill_rules, lessons.merge_rules)),
-    Stage(name="pairs", version=f"2.{PROMPTS}", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
+    Stage(name="pairs", version=f"3.{PROMPTS}", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
           settings=lambda c: (c.pairs, c.teacher), phases=(lessons.make_pairs,)),
     replace(TRUST, phases=(trusting.weigh,)),
     Stage(name="cluster", version="2", reads=(Interaction, Rule), writes=(Cluster,),
           settings=lambda c: (c.cluster, c.embedder), phases=(lessons.cluster,)),
     replace(TRUST, phases=(trusting.cap,)),
-    Stage(name="gap", version=f"2.{PROMPTS}", reads=(Cluster, Rule, PreferencePair), writes=(Gap,),
-          settings=lambda c: (c.gap, c.teacher), phases=(candidates.measure_gaps,)),
+    Stage(name="gap", version=f"2.{PROMPTS}", reads=(Cluster, Rule, PreferencePair), writes=(Standing, Gap),
+          settings=lambda c: (c.gap, c.teacher), phases=(candidates.find_known, candidates.measure_gaps)),
     replace(TRAIN, phases=(candidates.train_first,)),
     replace(EVALUATE, phases=(candidates.try_rules, candidates.try_first, candidates.try_critic_prompt)),
     replace(TRAIN, phases=(candidates.train_second,)),  # what failed goes on, in the same cycle
@@ -152,6 +152,7 @@ def _open(store: Store, tools: Tools, config: Config) -> CycleRow:
     before = finished[0].receipt["clusters"] if finished else []
     receipt: dict[str, Json] = {
         "serving": serving, "prompted": prompted, "before": before, "shares": _shares(store, config),
+        "routes": {name: row.cluster_id for name, row in live.items()},
         "lessons": cast("Json", accepted_lessons(store, config.guards.lesson_checks)),
     }  # fmt: skip
     row = CycleRow(id=f"cyc-{new_id()}", config_hash=config.config_hash, started_at=now, ended_at=None, receipt=receipt)
@@ -169,21 +170,26 @@ def _shares(store: Store, config: Config) -> dict[str, Json]:
 
 def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: Callable[[str], None]) -> Cycle:
     serving = cast("dict[str, str | None]", row.receipt.get("serving") or {})
-    clusters = store.load(Cluster, cast("list[str]", row.receipt.get("before") or []))
+    routes = cast("dict[str, str]", row.receipt.get("routes") or {})
+    earlier = cast("list[str]", row.receipt.get("before") or [])
+    clusters = store.load(Cluster, sorted({*earlier, *routes.values()}))
     adapters = store.load(Adapter, sorted({name for name in serving.values() if name}))
     before: dict[str, Derived] = {}
     before.update((record.id, record) for record in clusters)
     before.update((record.id, record) for record in adapters)
     since = row.started_at - config.cycle.window_days * 86400
+    logs = {log.id: log for log in store.logs(since)}
+    lessons = {
+        name: tuple(store.load(PreferencePair, ids))
+        for name, ids in cast("dict[str, list[str]]", row.receipt.get("lessons") or {}).items()
+    }
+    taught = {pair.id for pairs in lessons.values() for pair in pairs} | {n for a in adapters for n in a.pair_ids}
     return Cycle(
-        id=row.id, config=config, tools=tools, board=Board(), logs={log.id: log for log in store.logs(since)},
+        id=row.id, config=config, tools=tools, board=Board(), logs=logs,
         feedback={item.id: item for item in store.feedback()}, serving=serving,
-        before=before, progress=progress, prompted=_prompted(store, row), ledger=RuleLedger(store).every(),
+        before=before, earlier=tuple(earlier), routes=routes, progress=progress, prompted=_prompted(store, row),
+        ledger=RuleLedger(store).every(), lessons=lessons, aged=aged_lessons(store, taught, logs),
         shares=cast("dict[str, float]", row.receipt.get("shares") or {}),
-        lessons={
-            name: tuple(store.load(PreferencePair, ids))
-            for name, ids in cast("dict[str, list[str]]", row.receipt.get("lessons") or {}).items()
-        },
     )  # fmt: skip
 
 
@@ -249,7 +255,8 @@ def records(store: Store, outputs: Sequence[tuple[str, str]]) -> list[Derived]:
 
 async def _deploy(store: Store, cycle: Cycle) -> Counts:
     """Write the plan down; gateways follow it by themselves. A second run finds nothing left to change."""
-    planned = candidates.plan_deployments(cycle, store.deployments(), lambda ids: store.load(Adapter, ids))
+    limits = holdings.in_cycle(store, cycle)
+    planned = candidates.plan_deployments(cycle, store.deployments(), lambda ids: store.load(Adapter, ids), limits)
     for deployment in planned:
         store.deploy(deployment, cycle.id)
     _test_live(store, cycle)

@@ -185,6 +185,10 @@ class TrainingJob:
     rank: int
     settings: Mapping[str, Json]  # config.TrainSettings, dumped
     name: str = ""  # of the cluster, stable over cycles; begins the adapter's name
+    start: str = ""  # folder below out_dir of the adapter to go on from; "": a new one
+    start_id: str = ""  # its id
+    learned: tuple[str, ...] = ()  # ids of the pairs that it has learned
+    times: int = 0  # how often in a row an adapter has gone on from another, this time too
     seed: int = 0
 
 

@@ -172,7 +172,7 @@ class PreferencePair:
 
     id: str
     interaction_id: str  # parent
-    rule_ids: tuple[str, ...]  # parents
+    rule_ids: tuple[str, ...]  # parents: those of its own interaction, as they were before they were merged
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str
@@ -251,6 +251,7 @@ class Adapter:
     losses: tuple[float, ...]  # mean training loss of each epoch
     checks: Mapping[str, Json]  # what was checked, with the numbers
     epoch: int  # 1-based, which checkpoint this is
+    previous_id: str | None = None  # parent: the adapter whose weights it went on from; None: it began anew
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,7 +290,7 @@ class Verdict:
     upper: float | None
     decision: Literal["promote", "extend", "stop", "rollback"]
     reason: str
-    code: str = ""  # of the reason, of a live test: stages.live.CODES
+    code: str = ""  # of the reason: stages.live.CODES of a live test, stages.choice.RUNNER_UP of a gate
     experiment_id: str | None = None  # parent; None: decided by the gate alone
     receipt: Mapping[str, Json] = field(default_factory=dict)  # of a live test: what was compared, with all numbers
 

@@ -84,10 +84,13 @@ class Cycle:
     logs: Mapping[str, LogRecord]
     feedback: Mapping[str, Feedback]
     serving: Mapping[str, str | None]  # cluster name -> adapter id that served when the cycle began; None: base
-    before: Mapping[str, Derived]  # clusters and adapters of the cycle before, by id
+    before: Mapping[str, Derived]  # clusters and adapters of the cycle before, and of what serves, by id
     progress: Callable[[str], None]
+    earlier: tuple[str, ...] = ()  # ids of the clusters of the cycle before
+    routes: Mapping[str, str] = field(default_factory=dict)  # cluster name -> id of the cluster that the gateway knows
     prompted: Mapping[str, Prompted] = field(default_factory=dict)  # cluster name -> what served there without adapter
     lessons: Mapping[str, tuple[PreferencePair, ...]] = field(default_factory=dict)  # cluster name -> taught earlier
+    aged: frozenset[str] = frozenset()  # ids of pairs that were taught earlier, of logs that are no longer read
     shares: Mapping[str, float] = field(default_factory=dict)  # of users held out, the largest that ever held
     ledger: tuple[RuleEntry, ...] = ()  # what people decided about rules, oldest first
     replies: dict[ChatCall, ChatReply] = field(default_factory=dict)  # the gate's, so that no call is made twice

@@ -5,7 +5,7 @@ store -> ids of PreferencePair*   by cluster name: what those that served have l
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Container, Sequence
 
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
@@ -84,7 +84,7 @@ def _proven(store: Store, deployment: Deployment) -> tuple[str, ...]:
 def accepted_lessons(store: Store, most: int) -> dict[str, list[str]]:
     """Cluster name -> ids of pairs that its deployments have learned from, at most so many and always the same.
 
-    What was rolled back has taught nothing that must be kept, nor has a rule that was vetoed since.
+    What was rolled back has taught nothing that must be kept. Rules that were ended since are left to the cycle.
     """
     rows = store.list(Deployment, limit=MOST_DEPLOYMENTS) if most else []
     revoked = {row.previous_id for row in rows if row.action == "rollback"}
@@ -93,20 +93,24 @@ def accepted_lessons(store: Store, most: int) -> dict[str, list[str]]:
         if row.action == "deploy" and row.id not in revoked:
             taught[row.cluster_name].update(_taught(store, row))
     drawn = {name: sorted(ids, key=lambda each: uniform(LESSON_SALT, each))[:most] for name, ids in taught.items()}
-    return {name: [each for each in ids if _holds(store, each)] for name, ids in sorted(drawn.items()) if ids}
+    return {name: [each for each in ids if store.get(each)] for name, ids in sorted(drawn.items()) if ids}
 
 
 def _taught(store: Store, row: Deployment) -> set[str]:
     adapter = store.get(row.adapter_id) if row.adapter_id else None
     if isinstance(adapter, Adapter):
         return set(adapter.pair_ids)
-    return {child for rule in _proven(store, row) for child in store.children(rule) if child.startswith("pair-")}
+    parts = (part for rule in store.load(Rule, _proven(store, row)) for part in (rule.merged_from or (rule.id,)))
+    return {child for part in parts for child in store.children(part) if child.startswith("pair-")}
 
 
-def _holds(store: Store, pair_id: str) -> bool:
-    """Whether the pair is still there, and not all of its rules are vetoed."""
-    pair = store.get(pair_id)
-    if not isinstance(pair, PreferencePair):
-        return False
-    rules = [rule for name in pair.rule_ids if isinstance(rule := store.get(name), Rule)]
-    return not rules or any(rule.state != "vetoed" for rule in rules)
+def aged_lessons(store: Store, pair_ids: Collection[str], logs: Container[str]) -> frozenset[str]:
+    """Which of the pairs are of logs that are in the store, and that a cycle reads no more; `logs`: what it reads.
+
+    A pair whose log is read and that is not made again was taken back; one whose log is gone has been erased.
+    """
+    pairs = [pair for name in sorted(pair_ids) if isinstance(pair := store.get(name), PreferencePair)]
+    items = {item.id: item.log_id for item in store.load(Interaction, sorted({pair.interaction_id for pair in pairs}))}
+    old = {pair.id: items[pair.interaction_id] for pair in pairs if items[pair.interaction_id] not in logs}
+    known = store.known("record", sorted(set(old.values())))
+    return frozenset(name for name, log in old.items() if log in known)

@@ -183,11 +183,18 @@ class FakeExecutor:
         return tuple(made)
 
     def _adapter(self, job: TrainingJob, epoch: int) -> Adapter:
-        name = f"{job.kind}-{digest([job.cluster_id, [pair.id for pair in job.pairs], job.rank, job.seed])}-{epoch}"
-        checks: dict[str, Json] = {"loss_fell": True, "weights_moved": True, "output_changed": True}
+        pairs = [pair.id for pair in job.pairs]
+        name = f"{job.kind}-{digest([job.cluster_id, pairs, job.rank, job.seed, job.start])}-{epoch}"
+        checks: dict[str, Json] = {
+            "loss_fell": True,
+            "weights_moved": True,
+            "output_changed": True,
+            "went_on": job.times,
+        }
         return identified(
             Adapter(
-                id="", cluster_id=job.cluster_id, pair_ids=tuple(pair.id for pair in job.pairs),
+                id="", cluster_id=job.cluster_id, previous_id=job.start_id or None,
+                pair_ids=tuple(dict.fromkeys((*pairs, *job.learned))),
                 kind="critic" if job.kind == "critic" else "expert", base=job.base_fingerprint, rank=job.rank,
                 parameters=job.rank * self.parameters_of_rank_1, path=name, sha256=digest(name, 64),
                 losses=tuple(round(1.0 / (1 + number), 6) for number in range(epoch)), checks=checks, epoch=epoch,

@@ -63,10 +63,22 @@ def ended(cycle: Cycle) -> set[str]:
     return {member for rule in merged for member in rule.interaction_ids}
 
 
-def taught(cycle: Cycle, cluster: str) -> tuple[PreferencePair, ...]:
-    """What served a cluster before has learned, without what is believed no more."""
-    out = held(cycle) | ended(cycle)
-    return tuple(pair for pair in cycle.lessons.get(cluster, ()) if pair.interaction_id not in out)
+def taught(cycle: Cycle, group: Cluster) -> tuple[PreferencePair, ...]:
+    """What those that served a cluster's requests before have learned, without what is believed or said no more.
+
+    Lessons go with their requests where clusters merge and split; those whose requests are in no cluster any more stay
+    with the name that they were taught to.
+    """
+    out, members = held(cycle) | ended(cycle), set(group.interaction_ids)
+    said = cycle.aged | {pair.id for pair in cycle.board.all(PreferencePair)}
+    placed = {member for other in cycle.board.all(Cluster) for member in other.interaction_ids}
+    mine = {
+        pair.id: pair
+        for name, pairs in cycle.lessons.items()
+        for pair in pairs
+        if pair.interaction_id in members or (name == group.name and pair.interaction_id not in placed)
+    }
+    return tuple(pair for pair in mine.values() if pair.id in said and pair.interaction_id not in out)
 
 
 def rules(cycle: Cycle) -> list[Rule]:
@@ -90,8 +102,9 @@ def rules_by_interaction(cycle: Cycle) -> dict[str, list[Rule]]:
 
 
 def pairs_of(cycle: Cycle, group: Cluster) -> list[PreferencePair]:
-    """The pairs of a cluster that may be used."""
+    """The pairs of a cluster that may be used: neither held themselves, nor are all of their rules."""
     members, out = set(group.interaction_ids), held(cycle)
+    out |= {part for rule in cycle.board.all(Rule) if rule.id in out for part in rule.merged_from}
     pairs = cycle.board.all(PreferencePair)
     mine = [pair for pair in pairs if pair.interaction_id in members and pair.id not in out]
     return [pair for pair in mine if not pair.rule_ids or not out.issuperset(pair.rule_ids)]

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from logtune.errors import InputError
 from logtune.ids import identified
 from logtune.records import Adapter, Cluster, Deployment, Verdict
-from logtune.stages.deploy import live_adapters, live_share, plan, rollback, share
+from logtune.stages import plan as planning
+from logtune.stages.budget import Limits
+from logtune.stages.deploy import live_adapters, live_share, rollback, share
 
 BASE_PARAMETERS = 100_000_000
 
@@ -39,6 +41,16 @@ def verdict(
     )  # fmt: skip
 
 
+def plan(
+    verdicts, clusters, current, adapters, now, *, base_parameters=None, budget=0.005, worth=(), moved=()
+) -> list[Deployment]:  # fmt: skip
+    """The plan of `planning.plan`, with what is told a cycle written shortly."""
+    limits = Limits(base_parameters=base_parameters, budget=budget, worth=dict(worth)) if base_parameters else None
+    known = {each.id: each for each in adapters}
+    at = planning.Serving(current=current, adapters=known, now=now, limits=limits, moved=dict(moved))
+    return planning.plan(verdicts, clusters, at)
+
+
 class Store:
     """Deployments as a store would keep them."""
 
@@ -64,6 +76,7 @@ class Store:
         return self.apply([rollback(name, self.rows[::-1], self.now, "by hand")])[0]
 
 
+LIMITS = {"base_parameters": BASE_PARAMETERS, "budget": 0.005}
 CARDS, LOANS = cluster("cards"), cluster("loans")
 A, B, C = adapter("ada-a"), adapter("ada-b"), adapter("ada-c")
 
@@ -222,6 +235,108 @@ def test_a_shrinking_replacement_is_allowed_even_above_the_budget():
 def test_an_adapter_of_unknown_size_is_an_error_where_a_budget_is_kept():
     with pytest.raises(InputError, match="ada-a serves but is not among those known"):
         plan([verdict(CARDS, "ada-a")], [CARDS], {}, [], 1.0, base_parameters=BASE_PARAMETERS)
+
+
+@pytest.mark.parametrize(
+    ("new", "made"),
+    [
+        (0.30, [("cards", "retire", None), ("pins", "deploy", "ada-c")]),  # worth clearly more than the least
+        (0.11, [("pins", "keep", None)]),  # about as much as the least: what serves, serves
+    ],
+)
+def test_the_least_worth_makes_way_for_what_is_worth_clearly_more(new: float, made: list[tuple[str, str, str | None]]):
+    store, third = Store(), cluster("pins")
+    all_three = [CARDS, LOANS, third]
+    store.plan([verdict(CARDS, "ada-a"), verdict(LOANS, "ada-b")], all_three, [A, B], **LIMITS)
+    rows = store.plan(
+        [verdict(third, "ada-c")], all_three, [A, B, C], **LIMITS, worth={"ada-a": 0.1, "ada-b": 0.2, "ada-c": new}
+    )
+    assert [(row.cluster_name, row.action, row.adapter_id) for row in rows] == made
+    assert live_share(store.current, {each.id: each for each in (A, B, C)}, BASE_PARAMETERS) <= 0.005
+    if made[0][1] == "retire":
+        assert "makes way for 'pins'" in rows[0].reason
+        assert store.rollback("cards").adapter_id == "ada-a"  # who disagrees gets it back
+
+
+def test_an_adapter_whose_worth_is_unknown_never_makes_way():
+    store, third = Store(), cluster("pins")
+    all_three = [CARDS, LOANS, third]
+    store.plan([verdict(CARDS, "ada-a"), verdict(LOANS, "ada-b")], all_three, [A, B], **LIMITS)
+    rows = store.plan([verdict(third, "ada-c")], all_three, [A, B, C], **LIMITS, worth={"ada-c": 0.9})
+    assert [row.action for row in rows] == ["keep"]
+
+
+def test_where_there_is_no_room_the_next_that_passed_serves():
+    store, third = Store(), cluster("pins")
+    all_three = [CARDS, LOANS, third]
+    store.plan([verdict(CARDS, "ada-a"), verdict(LOANS, "ada-b")], all_three, [A, B], **LIMITS)
+    cheaper = replace(verdict(third, None, "stop", kind="rules"), code="runner_up")
+    failed = replace(verdict(third, None, "stop", lower=0.9, kind="critic_prompt"))
+    (row,) = store.plan([verdict(third, "ada-c"), failed, cheaper], all_three, [A, B, C], **LIMITS)
+    assert (row.action, row.candidate, row.adapter_id) == ("deploy", "rules", None)
+    assert "a better one was refused: live adapters would be 0.600%" in row.reason
+
+
+# clusters that merge and split
+
+
+def test_a_cluster_that_merged_serves_on_until_the_whole_has_a_candidate():
+    store = Store()
+    store.plan([verdict(CARDS, "ada-a"), verdict(LOANS, "ada-b")], [CARDS, LOANS], [A, B])
+    whole, moved = cluster("cards", cycle=2), {"cards": {"cards": 1.0}, "loans": {"cards": 0.9}}
+    assert store.plan([verdict(whole, "ada-c", "stop")], [whole], [A, B, C], moved=moved) == []
+    assert live_adapters(store.current) == ("ada-a", "ada-b")
+    rows = store.plan([verdict(whole, "ada-c")], [whole], [A, B, C], moved=moved)
+    assert [(row.cluster_name, row.action) for row in rows] == [("loans", "retire"), ("cards", "deploy")]
+    assert rows[0].reason == "cluster 'loans' is part of 'cards' now"
+    assert live_adapters(store.current) == ("ada-c",)
+
+
+def test_a_merged_cluster_frees_what_its_parts_took():
+    store = Store()
+    store.plan([verdict(CARDS, "ada-a"), verdict(LOANS, "ada-b")], [CARDS, LOANS], [A, B], **LIMITS)
+    whole, big = cluster("cards", cycle=2), adapter("ada-big", 500_000)
+    moved = {"cards": {"cards": 1.0}, "loans": {"cards": 1.0}}
+    store.plan([verdict(whole, "ada-big")], [whole], [A, B, big], moved=moved, **LIMITS)
+    assert live_adapters(store.current) == ("ada-big",)
+
+
+def test_a_cluster_whose_members_are_nowhere_any_more_retires():
+    store = Store()
+    store.plan([verdict(CARDS, "ada-a")], [CARDS, LOANS], [A])
+    (row,) = store.plan([], [LOANS], [A], moved={"cards": {"loans": 0.1}})
+    assert (row.cluster_name, row.action) == ("cards", "retire")
+
+
+def test_what_splits_off_keeps_what_served_it():
+    store = Store()
+    store.plan([verdict(CARDS, "ada-a")], [CARDS], [A])
+    rest, part = cluster("cards", cycle=2), cluster("pins", cycle=2)
+    moved = {"cards": {"cards": 0.6, "pins": 0.4}}
+    rows = store.plan([verdict(rest, "ada-b"), verdict(part, "ada-c", "stop")], [rest, part], [A, B, C], moved=moved)
+    assert {(row.cluster_name, row.adapter_id) for row in rows} == {("cards", "ada-b"), ("pins", "ada-a")}
+    assert store.current["pins"].cluster_id == part.id
+    assert "was part of 'cards'" in store.current["pins"].reason
+
+
+def test_what_splits_off_with_a_candidate_of_its_own_takes_that():
+    store = Store()
+    store.plan([verdict(CARDS, "ada-a")], [CARDS], [A])
+    rest, part = cluster("cards", cycle=2), cluster("pins", cycle=2)
+    moved = {"cards": {"cards": 0.6, "pins": 0.4}}
+    store.plan([verdict(rest, "ada-b"), verdict(part, "ada-c")], [rest, part], [A, B, C], moved=moved)
+    assert live_adapters(store.current) == ("ada-b", "ada-c")
+
+
+def test_a_split_that_the_budget_does_not_afford_changes_nothing():
+    store = Store()
+    big = adapter("ada-a", 400_000)
+    store.plan([verdict(CARDS, "ada-a")], [CARDS], [big], **LIMITS)
+    rest, part = cluster("cards", cycle=2), cluster("pins", cycle=2)
+    moved = {"cards": {"cards": 0.6, "pins": 0.4}}
+    rows = store.plan([verdict(rest, "ada-b")], [rest, part], [big, B], moved=moved, **LIMITS)
+    assert [(row.cluster_name, row.action, row.adapter_id) for row in rows] == [("cards", "keep", "ada-a")]
+    assert "'pins' would lose what serves it" in rows[0].reason
 
 
 # rollback

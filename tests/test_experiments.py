@@ -112,7 +112,7 @@ def test_a_guard_ends_a_test_long_before_its_outcomes_are_known(store: Store, tm
 def test_users_who_get_lost_on_the_way_stop_a_test(store: Store, tmp_path: Path) -> None:
     config = settings(tmp_path, ramp=[0.5], ramp_users=[])
     test = begin(store, config)
-    everybody = range(900)
+    everybody = range(1500)  # enough that it is found however the lots fall
     likes = lambda ours: 0.6  # noqa: E731
     kept = [user for user in everybody if user % 3 or not drawn_candidate(store, test, user)]
     visit(store, test, kept, BEGUN + 60, likes)
@@ -136,7 +136,7 @@ def test_equal_arms_end_undecided_when_their_time_is_over(store: Store, tmp_path
 
 
 def test_users_whom_the_ramp_moves_are_left_out_by_their_lot(store: Store, tmp_path: Path) -> None:
-    config = settings(tmp_path)
+    config = settings(tmp_path, ramp_users=[3, 80])  # 5% of 200 users, as their lots fall
     test = begin(store, config)
     visit(store, test, range(200), BEGUN + 60, lambda ours: 0.6)
     look(store, config, BEGUN + 300)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -17,9 +17,11 @@ from logtune.config import Config, build
 from logtune.edges.store import Store
 from logtune.ids import identified
 from logtune.ports import ChatCall, Example, Tools, TrainingJob
-from logtune.records import Adapter, Cluster, Evaluation, Feedback, Json, Message, Rule, Verdict
+from logtune.records import Adapter, Cluster, Deployment, Evaluation, Feedback, Json, Message, Rule, Verdict
 from logtune.served import served_rules
 from logtune.stages import deploy
+from logtune.stages import plan as planning
+from logtune.stages.budget import Limits
 from logtune.stages.choice import best_of, verdicts
 from logtune.stages.prompted import active, with_rules
 from logtune.testing import FakeExecutor, ScriptedChat, WordCoverage, sample_log
@@ -346,9 +348,9 @@ def test_other_rules_of_the_same_cluster_replace_those_that_serve(store: Store) 
     (cluster,) = store.load(Cluster, [row.cluster_id])
     (passed,) = (e for e in store.list(Evaluation) if e.candidate == "rules")
     (verdict,) = verdicts([replace(passed, baseline="rules")], worth=0.05, live_test=False)
-    (change,) = deploy.plan([verdict], [cluster], {row.cluster_name: row}, [], 9e9)
+    (change,) = planning.plan([verdict], [cluster], serving({row.cluster_name: row}))
     assert (change.candidate, change.action, change.previous_id) == ("rules", "deploy", row.id)
-    assert deploy.plan([verdict], [cluster], {row.cluster_name: change}, [], 9e9) == []
+    assert planning.plan([verdict], [cluster], serving({row.cluster_name: change})) == []
 
 
 def test_a_prompt_retires_with_its_cluster_and_takes_the_place_of_an_adapter_whatever_the_budget(store: Store) -> None:
@@ -358,14 +360,20 @@ def test_a_prompt_retires_with_its_cluster_and_takes_the_place_of_an_adapter_wha
     (adapter,) = store.load(Adapter, [str(expert.adapter_id)])
     (verdict,) = verdicts([evaluation("rules", 0.8, 0.6)], worth=0.05, live_test=False)
     current = {expert.cluster_name: expert}
-    (change,) = deploy.plan(
-        [replace(verdict, cluster_id=cluster.id)], [cluster], current, [adapter], 9e9, base_parameters=1, budget=1e-9
-    )
+    tight = serving(current, adapter, limits=Limits(base_parameters=1, budget=1e-9))
+    (change,) = planning.plan([replace(verdict, cluster_id=cluster.id)], [cluster], tight)
     assert (change.candidate, change.adapter_id, change.action) == ("rules", None, "deploy")
     other = replace(cluster, id="clu-other", name="other")
-    (gone,) = deploy.plan([], [other], {change.cluster_name: change}, [], 9.1e9)
+    (gone,) = planning.plan([], [other], serving({change.cluster_name: change}))
     assert (gone.candidate, gone.action) == ("base", "retire")
     assert deploy.rollback(change.cluster_name, [expert, change, gone], 9.2e9, "still asked").candidate == "rules"
+
+
+def serving(
+    current: Mapping[str, Deployment], *adapters: Adapter, limits: Limits | None = None
+) -> planning.Serving:  # fmt: skip
+    known = {each.id: each for each in adapters}
+    return planning.Serving(current=current, adapters=known, now=9e9, limits=limits)
 
 
 # the choice

@@ -15,7 +15,7 @@ from logtune.errors import TrainingError
 from logtune.ports import TrainingJob, TrainingPair
 from logtune.records import Json, Message
 from logtune.stages import train
-from logtune.stages.train import LOADS, rank_for, run, verify
+from logtune.stages.train import LOADS, run, verify
 from logtune.testing import tiny_model
 
 if TYPE_CHECKING:
@@ -216,11 +216,3 @@ def test_each_sign_of_a_dead_run_is_seen(change: dict[str, Json], words: str) ->
 
 def test_a_good_run_passes() -> None:
     verify(CHECKS)
-
-
-@pytest.mark.parametrize(
-    ("budget", "of_rank_1", "most", "rank"),
-    [(672_575, 305_280, 16, 2), (672_575, 57_600, 16, 8), (100, 305_280, 16, 0), (10**9, 10, 16, 16), (30, 10, 16, 2)],
-)
-def test_the_rank_is_the_highest_that_the_budget_affords(budget: float, of_rank_1: int, most: int, rank: int) -> None:
-    assert rank_for(budget, of_rank_1, most) == rank

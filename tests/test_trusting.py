@@ -11,7 +11,19 @@ from logtune import pipeline
 from logtune.config import build
 from logtune.edges.store import Store
 from logtune.prompts import render
-from logtune.records import Decision, Evaluation, Feedback, Interaction, Json, LogRecord, Rule, Signal, Standing
+from logtune.records import (
+    Adapter,
+    Decision,
+    Evaluation,
+    Feedback,
+    Interaction,
+    Json,
+    LogRecord,
+    PreferencePair,
+    Rule,
+    Signal,
+    Standing,
+)
 from logtune.stages.answer import critic_prompt, revise_prompt
 from logtune.stages.prompted import told
 from logtune.testing import FakeExecutor, ScriptedChat, sample_log, tools
@@ -44,15 +56,15 @@ class Logs:
         self.store.put_feedback([Feedback(id=f"fb-{name}", target=name, at=at + 60, kind="edit", correction=answer)])
 
     def trained(self, **settings: Json) -> dict[str, set[str]]:
-        """Answer -> users whose pairs of it an expert was trained on."""
-        executor = FakeExecutor()
+        """Answer -> users whose pairs of it the experts of this cycle know."""
         config = build({**BASE, "trust": dict(settings)})
-        pipeline.run_cycle(self.store, tools(ScriptedChat("general_question"), executor), config)
+        pipeline.run_cycle(self.store, tools(ScriptedChat("general_question")), config)
         users = {i.query: i.user or i.session or "" for i in self.store.list(Interaction, limit=10_000)}
+        made = self.store.list(Adapter, limit=10_000, cycle_id=self.store.cycles(1)[0].id)
+        known = {name for adapter in made for name in adapter.pair_ids if adapter.kind == "expert"}
         found: dict[str, set[str]] = {}
-        for job in executor.jobs:
-            for pair in job.pairs if job.kind == "expert" else ():
-                found.setdefault(pair.chosen, set()).add(users[pair.prompt[-1].content])
+        for pair in self.store.load(PreferencePair, sorted(known)):
+            found.setdefault(pair.chosen, set()).add(users[pair.prompt[-1].content])
         return found
 
     def standings(self) -> dict[str, Standing]:

@@ -57,7 +57,7 @@ RECORDS = {
     "standings": Entry("records", "Whose words hold, whose are held back, and why."),
     "clusters": Entry("records", "Interactions of one kind; an adapter each."),
     "gaps": Entry("records", "How new each cluster's lessons are, and what they train."),
-    "adapters": Entry("records", "Trained LoRA adapters."),
+    "adapters": Entry("adapters", "Trained LoRA adapters, and the budget of those that serve."),
     "evaluations": Entry("records", "The gate: candidates against what serves now."),
     "experiments": Entry("experiments", "Live A/B tests; also stop, promote and rollback by hand."),
     "verdicts": Entry("records", "What the gate and live tests decided, and why."),

@@ -50,7 +50,7 @@ class Experiments:
             insert_new(db, schema.running, [{"experiment_id": experiment.id}])
             return True
 
-    def take(self, step: Step, verdict: Verdict | None = None, deployment: Deployment | None = None) -> bool:
+    def take(self, step: Step, verdict: Verdict | None = None, deployments: Sequence[Deployment] = ()) -> bool:
         """Lead a running test one step on; False: another step has that number, or the test is over."""
         with self._store.transaction(write=True) as db:
             if step.experiment_id not in _running(db) or _known(db, step.id):
@@ -58,7 +58,7 @@ class Experiments:
             (test,) = _tests(db, [step.experiment_id])
             origin = (LIVE, test.config_hash, step.at)
             insert_derived(db, [(record, origin) for record in (verdict, step) if record is not None])
-            if deployment is not None:
+            for deployment in deployments:
                 hold(db, deployment, origin)
             if step.action in ENDS:
                 db.execute(delete(schema.running).where(schema.running.c.experiment_id == test.id))

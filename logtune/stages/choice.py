@@ -15,6 +15,7 @@ NAMES: Mapping[CandidateKind, str] = {
     "base": "the base model", "rules": "rules in the prompt", "critic_prompt": "the base model as its own critic",
     "critic": "a critic adapter", "expert": "an expert adapter",
 }  # fmt: skip
+RUNNER_UP = "runner_up"  # code of a verdict: it passed too, and serves where there is no room for the one chosen
 CALLS: Mapping[CandidateKind, int] = {"base": 1, "rules": 1, "expert": 1, "critic_prompt": 3, "critic": 3}
 
 
@@ -71,7 +72,7 @@ def _said(
         others = "; ".join(_beside(other, best, worth) for other in evaluations if other is not best)
         return identified(replace(verdict, id="", reason=f"{_figures(best)}; {others}; {verdict.reason}"))
     reason = f"passed, but {NAMES[best.candidate]} is chosen: {_figures(best)}; {_beside(item, best, worth)}"
-    return identified(replace(verdict, id="", decision="stop", reason=reason))
+    return identified(replace(verdict, id="", decision="stop", reason=reason, code=RUNNER_UP))
 
 
 def _figures(item: Evaluation) -> str:

@@ -8,7 +8,7 @@ query-only centroid a topic, because a new request has no rules yet (paper, sect
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -280,6 +280,16 @@ def _named(clusters: Sequence[Cluster], previous: Sequence[Cluster], match: floa
 
 def _content(cluster: Cluster) -> tuple[object, ...]:
     return cluster.interaction_ids, cluster.centroids, cluster.radius
+
+
+def moved(clusters: Sequence[Cluster], before: Mapping[str, Cluster]) -> dict[str, dict[str, float]]:
+    """Name of an earlier cluster -> names of `clusters` -> the share of its members that are there now."""
+    places = {member: cluster.name for cluster in clusters for member in cluster.interaction_ids}
+    found = {name: Counter(places.get(member) for member in old.interaction_ids) for name, old in before.items()}
+    return {
+        name: {place: count / counts.total() for place, count in counts.items() if place is not None}
+        for name, counts in found.items()
+    }
 
 
 def _overlap(new: Cluster, old: Cluster) -> float:

@@ -167,8 +167,11 @@ def _lessons(evidence: Evidence) -> list[Bad]:
 
 
 def _forgets(lesson: Lesson, answer: str) -> bool:
-    """Whether an answer is closer to the one that was complained about than to the better one."""
-    return grade(answer, lesson.rejected) > grade(answer, lesson.chosen)
+    """Whether an answer is not closer to the better answer than to the one that was complained about.
+
+    Another wrong answer is no better than the old one: of short answers neither has anything in common with it.
+    """
+    return grade(answer, lesson.chosen) <= grade(answer, lesson.rejected)
 
 
 # --- length ---

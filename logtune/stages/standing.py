@@ -32,6 +32,7 @@ REASONS: Mapping[str, str] = {
     "too_few_users": "Fewer distinct users than trust.min_users_trained stand behind it.",
     "outvoted": "It contradicts a rule with clearly more behind it.",
     "contested": "It contradicts a rule with about as much behind it: both wait for more users.",
+    "known_already": "The base model gives this answer by itself: there is nothing to train.",
     "over_cap": "Its user already teaches this cluster as much as one user may.",
 }
 State = Literal["trusted", "held"]
@@ -138,6 +139,11 @@ def _weight(users: set[str], evidence: Evidence, settings: TrustSettings) -> flo
 
 def _standing(lesson: str, state: State, reason: str, users: int, scores: Mapping[str, float]) -> Standing:
     return identified(Standing(id="", lesson_id=lesson, state=state, reason=reason, users=users, scores=dict(scores)))
+
+
+def known_already(pair: str) -> Standing:
+    """A pair whose better answer needs no training."""
+    return _standing(pair, "held", "known_already", 1, {})
 
 
 def capped(pairs: Sequence[str]) -> list[Standing]:

@@ -56,14 +56,6 @@ class Fit:
         )
 
 
-def rank_for(budget_parameters: float, parameters_of_rank_1: int, max_rank: int) -> int:
-    """The highest power of two, at most `max_rank`, whose LoRA fits the budget; 0 when not even rank 1 fits."""
-    rank = 1
-    while rank * 2 <= max_rank and rank * 2 * parameters_of_rank_1 <= budget_parameters:
-        rank *= 2
-    return rank if parameters_of_rank_1 <= budget_parameters else 0
-
-
 def run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
     """Train one adapter and return its checkpoints, one an epoch; raises TrainingError with the reason.
 
@@ -97,6 +89,7 @@ def _run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ..
     checks: dict[str, Json] = {
         "pairs": len(fit.pairs), "too_long": fit.too_long, "first_loss": first, "last_loss": last,
         "weight_norm": _lora_b_norm(tuned), "chosen_nll_before": before, "chosen_nll_after": after,
+        "went_on": job.times,
     }  # fmt: skip
     verify(checks)
     losses = course.of_epochs()
@@ -111,7 +104,7 @@ def verify(checks: dict[str, Json]) -> None:
     first, last = cast("float", checks["first_loss"]), cast("float", checks["last_loss"])
     before, after = cast("float", checks["chosen_nll_before"]), cast("float", checks["chosen_nll_after"])
     hint = "look at the pairs (logtune pairs list), or change train.learning_rate or train.epochs"
-    if not last < first:
+    if not last < first and not checks.get("went_on"):  # what knows most of its pairs already may have little to gain
         raise TrainingError(f"the loss did not fall: {first:.4f} in the first steps, {last:.4f} at the end", hint)
     if not cast("float", checks["weight_norm"]) > 0:
         raise TrainingError("the adapter's weights did not move: every lora_B is still zero", hint)
@@ -230,15 +223,34 @@ def _fit(
                 f"train.accelerate or train.deepspeed is refused: {error}",
                 "name a JSON file of settings that they know, and install what they need",
             ) from error
+        if job.start and not checkpoint:
+            _go_on(cast("PeftModel", trainer.model), Path(job.out_dir) / job.start)
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(_recorder(course, work, progress))
         trainer.train(resume_from_checkpoint=checkpoint)
     return trainer, course
 
 
+def _go_on(model: "PeftModel", folder: Path) -> None:
+    """Put the weights of an earlier adapter in place of the fresh ones; the reference stays the base model."""
+    from peft import set_peft_model_state_dict
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(str(folder / "adapter_model.safetensors"))
+        _, odd = cast("tuple[list[str], list[str]]", set_peft_model_state_dict(model, weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise TrainingError(
+            f"the adapter to go on from cannot be read from {folder}: {error}", "set train.go_on = 0 to train anew"
+        ) from error
+    if odd:
+        raise TrainingError(f"the adapter in {folder} is of another shape: {odd[0]}", "set train.go_on = 0")
+
+
 def _work(job: TrainingJob) -> Path:
     """The folder of a job under way, found again by the same job."""
-    settings: list[Json] = [dict(job.settings), job.rank, job.seed, job.base_fingerprint]
+    settings: list[Json] = [dict(job.settings), job.rank, job.seed, job.base_fingerprint, job.start]
     return Path(job.out_dir) / f".training-{digest([job.cluster_id, job.kind, [p.id for p in job.pairs], settings])}"
 
 

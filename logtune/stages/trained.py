@@ -21,7 +21,7 @@ def describe(
         Adapter(
             id="",
             cluster_id=job.cluster_id,
-            pair_ids=tuple(pair.id for pair in pairs),
+            pair_ids=tuple(dict.fromkeys((*(pair.id for pair in pairs), *job.learned))),
             kind=cast("AdapterKind", job.kind),
             base=job.base_fingerprint,
             rank=job.rank,
@@ -31,6 +31,7 @@ def describe(
             losses=losses,
             checks=checks,
             epoch=len(losses),
+            previous_id=job.start_id or None,
         )
     )
     _card(folder, adapter)

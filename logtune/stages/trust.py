@@ -18,6 +18,7 @@ from scipy.stats import hypergeom
 
 from logtune.config_trust import TrustSettings
 from logtune.ports import Vectors
+from logtune.stages import decay
 
 Floats = npt.NDArray[np.float64]
 REASONS: Mapping[str, str] = {
@@ -42,6 +43,7 @@ BRIGADE = 3  # users who push one contradicted answer together
 ROUNDING = 1e-6  # of a cosine
 AGREEING = 2  # times the neighbours: the circle in which a user agrees with others or does not
 UNSURE = 0.5  # voices added to both sides before they are compared
+LEAST_WEIGHT = 0.25  # of old words: what many have said, however long ago, is not overturned by one who comes late
 LEAST_VOICES = 1.0  # weight around a claim below which nothing can be said against it
 
 
@@ -99,6 +101,7 @@ def weigh(claims: Sequence[Claim], vectors: Vectors, settings: TrustSettings) ->
     changes = _changes(claims, vectors, near, voices, settings)
     outdated = {row: change.since for change in changes for row in change.old}
     heard = [_since(row, near[row].rows, outdated, changes) for row in range(len(claims))]
+    voices = voices * _faded(claims, settings)  # not before: a fact that changes slowly has changed all the same
     reliability = _reliability(claims, heard, voices, outdated, settings)
     weights = voices * np.array([weight(reliability[claim.user], settings) for claim in claims])
     unbelieved = _unbelieved(claims, heard, weights, outdated, settings)
@@ -126,6 +129,13 @@ def _voices(claims: Sequence[Claim], bursts: Sequence[int]) -> Floats:
     shared = np.array([1.0 / sizes[burst] if burst >= 0 else 1.0 for burst in bursts])
     own = np.array([min(1.0, typical / counts[claim.user]) for claim in claims])
     return cast("Floats", np.minimum(own, shared))
+
+
+def _faded(claims: Sequence[Claim], settings: TrustSettings) -> Floats:
+    """What each claim weighs for its age, beside the newest one."""
+    newest = max((claim.at for claim in claims), default=0.0)
+    weights = [decay.weight(newest - claim.at, settings.half_life_days) for claim in claims]
+    return cast("Floats", np.maximum(weights, LEAST_WEIGHT))
 
 
 def weight(reliability: float, settings: TrustSettings) -> float:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from logtune.edges.store import Store
 
 CYCLE = "logtune cycle makes them"
+ELSEWHERE = ("rules", "adapters")  # with verbs of their own
 
 
 class Kind(NamedTuple):
@@ -276,4 +277,6 @@ def example_id(kind: type[records.Record]) -> str:
     return f"{ids.PREFIX[kind.__name__]}-3f9c" if kind.__name__ in ids.PREFIX else "0198c2"
 
 
-COMMANDS: Mapping[str, click.Command] = {name: make(name, kind) for name, kind in KINDS.items() if name != "rules"}
+COMMANDS: Mapping[str, click.Command] = {
+    name: make(name, kind) for name, kind in KINDS.items() if name not in ELSEWHERE
+}

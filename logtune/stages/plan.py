@@ -1,0 +1,274 @@
+"""What changes in serving. In -> out: Verdict*, Cluster*, what serves -> Deployment*. Pure: an edge applies it.
+
+Nothing is taken away before something stands in for it: a cluster that has become part of another one serves on until
+that one has a candidate of its own, and what splits off keeps the adapter that served it. All adapters together stay
+within the budget: for a new one those go that are worth clearly less, else a cheaper candidate that passed serves.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from logtune.errors import InputError
+from logtune.records import Adapter, CandidateKind, Cluster, Deployment, Verdict
+from logtune.stages.budget import Limits, room
+from logtune.stages.choice import RUNNER_UP
+from logtune.stages.deploy import NOTHING, State, candidate_state, following, live_adapters, live_share, state_of
+
+HEIRS = 0.5  # share of its members that must be in other clusters for one to live on in them
+SPLIT = 0.15  # share of its members that makes another cluster a part of what it was
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """What serves when a plan is made, and what is known about it."""
+
+    current: Mapping[str, Deployment]  # the newest of each cluster name
+    adapters: Mapping[str, Adapter]  # by id: all that serve or are promoted
+    now: float
+    limits: Limits | None = None  # None: no budget is kept
+    moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # live cluster -> cluster of this cycle ->
+    # share of its members that are there now
+
+
+@dataclass(slots=True)
+class _Draft:
+    at: Serving
+    serving: dict[str, Deployment]
+    made: dict[str, list[Deployment]] = field(default_factory=dict)  # cluster name -> changes that belong together
+    gone: frozenset[str] = frozenset()  # live clusters whose name no cluster of this cycle bears
+
+    def take(self, name: str, changes: Sequence[Deployment]) -> None:
+        self.made.setdefault(name, []).extend(changes)
+        self.serving.update({change.cluster_name: change for change in changes})
+
+    def undo(self, name: str) -> None:
+        for change in self.made.pop(name):
+            before = self.at.current.get(change.cluster_name)
+            del self.serving[change.cluster_name]
+            self.serving.update({change.cluster_name: before} if before else {})
+
+
+def plan(verdicts: Sequence[Verdict], clusters: Sequence[Cluster], at: Serving) -> list[Deployment]:
+    """The deployments that change something.
+
+    A name that no cluster bears any more retires (a cycle without any cluster says nothing, and retires none), with
+    what took its place where there is such. Of each name the best promoted verdict (by lower bound) deploys; a rollback
+    verdict on what serves brings the base model back at once; all others leave what serves. A promotion that finds no
+    room in the budget is refused: a `keep` that says why, unless another candidate that passed needs no more.
+    """
+    names = {cluster.id: cluster.name for cluster in clusters}
+    left = {name for name, row in at.current.items() if state_of(row) != NOTHING} - set(names.values())
+    draft = _Draft(at, dict(at.current), gone=frozenset(left if clusters else ()))
+    for name in sorted(draft.gone):
+        if not _successor(at, name):
+            draft.take(name, [_retired(at, name, f"cluster '{name}' no longer exists")])
+    ordered = _ordered(verdicts, names, draft)
+    for name, options in ordered:
+        _serve(draft, name, options)
+    for name, _ in ordered:
+        _part(draft, name, clusters)
+    return [change for changes in draft.made.values() for change in changes]
+
+
+def promotion(verdict: Verdict, cluster_name: str, at: Serving) -> list[Deployment]:
+    """What a live test's verdict brings: last the deployment of its cluster, a `keep` where there is no room for it."""
+    draft = _Draft(at, dict(at.current))
+    offered = _offered(verdict, at.adapters)
+    before = at.current.get(cluster_name)
+    change = following(before, cluster_name, verdict.cluster_id, offered, "deploy", verdict.reason, at.now, verdict.id)
+    found = _with_room(draft, [change])
+    return [*found[1:], change] if isinstance(found, list) else [_kept(draft, change, found)]
+
+
+def _serve(draft: _Draft, name: str, options: Sequence[Verdict]) -> None:
+    """The first of the candidates that there is room for; `options`: the best first."""
+    refused: tuple[Deployment, str] | None = None
+    for verdict in options:
+        change = _change(name, verdict, draft, f"; a better one was {refused[1]}" if refused else "")
+        if change is None:
+            break
+        if change.action == "rollback":
+            draft.take(name, [change])
+            return
+        found = _with_room(draft, [change, *_absorbed(draft, name)])
+        if isinstance(found, list):
+            draft.take(name, [*found[1:], change])
+            return
+        refused = refused or (change, found)
+    if refused is not None:
+        draft.take(name, [_kept(draft, *refused)])
+
+
+def _change(name: str, verdict: Verdict, draft: _Draft, besides: str) -> Deployment | None:
+    serving, now = draft.serving.get(name), draft.at.now
+    serves = _serves(verdict, serving, draft)
+    if verdict.decision == "rollback":
+        if serving is None or not serves:
+            return None
+        return following(serving, name, serving.cluster_id, NOTHING, "rollback", verdict.reason, now, verdict.id)
+    offered, reason = _offered(verdict, draft.at.adapters), f"{verdict.reason}{besides}"
+    return None if serves else following(serving, name, verdict.cluster_id, offered, "deploy", reason, now, verdict.id)
+
+
+def _serves(verdict: Verdict, serving: Deployment | None, draft: _Draft) -> bool:
+    return _offered(verdict, draft.at.adapters) == state_of(serving) and not _renews(verdict, serving)
+
+
+def _renews(verdict: Verdict, serving: Deployment | None) -> bool:
+    """Whether rules beat other rules of the same cluster, which serve now."""
+    base, candidate = (verdict.arms.get(name) for name in ("base", "candidate"))
+    both = [arm.get("serves") for arm in (base, candidate) if isinstance(arm, dict)]
+    return serving is not None and both == ["rules", "rules"] and serving.verdict_id != verdict.id
+
+
+def _offered(verdict: Verdict, known: Mapping[str, Adapter]) -> State:
+    arm = verdict.arms.get("candidate")
+    kind = arm.get("kind") if isinstance(arm, dict) else None
+    if kind is None and verdict.adapter_id is not None and verdict.adapter_id in known:
+        kind = known[verdict.adapter_id].kind
+    if kind is None:
+        raise InputError(f"verdict {verdict.id} does not say what its candidate is", "logtune verdicts list")
+    return candidate_state(cast("CandidateKind", kind), verdict.adapter_id, verdict.cluster_id)
+
+
+# --- in which order ---
+
+
+def _ordered(verdicts: Sequence[Verdict], names: Mapping[str, str], draft: _Draft) -> list[tuple[str, list[Verdict]]]:
+    """The verdicts that may change a name, the best first; of the names first what frees parameters, then the surest
+    gain.
+    """
+    by_name: dict[str, list[Verdict]] = {}
+    for verdict in verdicts:
+        if verdict.cluster_id not in names:
+            raise InputError(
+                f"verdict {verdict.id} is about cluster {verdict.cluster_id}", "which is not in this cycle"
+            )
+        by_name.setdefault(names[verdict.cluster_id], []).append(verdict)
+    found = [(name, options) for name, mine in by_name.items() if (options := _options(mine))]
+    return sorted(found, key=lambda item: (_grows(item[1][0], item[0], draft), -_rank(item[1][0])[1], item[0]))
+
+
+def _options(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    best = sorted(verdicts, key=_rank, reverse=True)
+    if not best or best[0].decision not in ("promote", "rollback"):
+        return []
+    return [best[0], *(other for other in best[1:] if other.code == RUNNER_UP)]
+
+
+def _rank(verdict: Verdict) -> tuple[int, float]:
+    return {"rollback": 2, "promote": 1}.get(verdict.decision, 0), -1.0 if verdict.lower is None else verdict.lower
+
+
+def _grows(verdict: Verdict, name: str, draft: _Draft) -> bool:
+    served = draft.at.adapters.get(draft.serving[name].adapter_id or "") if name in draft.serving else None
+    offered = draft.at.adapters.get(verdict.adapter_id or "")
+    more = (offered.parameters if offered else 0) > (served.parameters if served else 0)
+    return verdict.decision == "promote" and more
+
+
+# --- clusters that merge and split ---
+
+
+def _successor(at: Serving, name: str) -> str:
+    """The cluster in which one that is gone lives on; "": there is none."""
+    heirs = {heir: share for heir, share in at.moved.get(name, {}).items() if heir != name}
+    return max(heirs, key=lambda heir: (heirs[heir], heir)) if sum(heirs.values()) >= HEIRS else ""
+
+
+def _absorbed(draft: _Draft, name: str) -> list[Deployment]:
+    """The clusters that are part of this one now: what served them goes once this one has what serves it."""
+    old = [gone for gone in sorted(draft.gone) if _successor(draft.at, gone) == name]
+    return [
+        _retired(draft.at, gone, f"cluster '{gone}' is part of '{name}' now")
+        for gone in old
+        if state_of(draft.serving[gone]) != NOTHING
+    ]
+
+
+def _part(draft: _Draft, name: str, clusters: Sequence[Cluster]) -> None:
+    """Where a cluster that changes has split, its other parts keep what served them; without room nothing changes."""
+    before, at = draft.at.current.get(name), draft.at
+    changed = any(change.action == "deploy" and change.cluster_name == name for change in draft.made.get(name, ()))
+    if before is None or not changed or state_of(before) == NOTHING:
+        return
+    parts = [
+        following(
+            draft.serving.get(cluster.name), cluster.name, cluster.id, _moved_state(before, cluster), "deploy",
+            f"it was part of '{name}', and what served it there serves on", at.now,
+        )
+        for cluster in clusters
+        if cluster.name != name and at.moved.get(name, {}).get(cluster.name, 0.0) >= SPLIT
+        if state_of(draft.serving.get(cluster.name)) == NOTHING
+    ]  # fmt: skip
+    if not parts:
+        return
+    found = _with_room(draft, parts)
+    if isinstance(found, list):
+        draft.take(name, [*found[len(parts) :], *parts])
+        return
+    change = draft.serving[name]
+    draft.undo(name)
+    draft.take(name, [_kept(draft, change, f"{found}; '{parts[0].cluster_name}' would lose what serves it")])
+
+
+def _moved_state(before: Deployment, cluster: Cluster) -> State:
+    return candidate_state(before.candidate, before.adapter_id, cluster.id)
+
+
+def _retired(at: Serving, name: str, reason: str) -> Deployment:
+    row = at.current[name]
+    return following(row, name, row.cluster_id, NOTHING, "retire", reason, at.now)
+
+
+def _kept(draft: _Draft, change: Deployment, reason: str) -> Deployment:
+    """What serves serves on, and why."""
+    name, before = change.cluster_name, draft.serving.get(change.cluster_name)
+    cluster_id = before.cluster_id if before else change.cluster_id
+    return following(before, name, cluster_id, state_of(before), "keep", reason, change.at, change.verdict_id)
+
+
+# --- the budget ---
+
+
+def _with_room(draft: _Draft, changes: Sequence[Deployment]) -> list[Deployment] | str:
+    """The changes and the retirements that make room for them; a text says why they are refused."""
+    limits, known = draft.at.limits, draft.at.adapters
+    if limits is None:
+        return list(changes)
+    after = {**draft.serving, **{change.cluster_name: change for change in changes}}
+    share = live_share(after, known, limits.base_parameters)
+    allowed = max(limits.budget, live_share(draft.serving, known, limits.base_parameters))
+    if share <= allowed:
+        return list(changes)
+    going = _going(after, changes, draft, share)
+    if going is None:
+        return f"refused: live adapters would be {share:.3%} of the base model, the budget is {limits.budget:.3%}"
+    retired = [name for name, row in sorted(after.items()) if row.adapter_id in going]
+    return [*changes, *(_made_way(draft, name, changes[0], limits) for name in retired)]
+
+
+def _going(
+    after: Mapping[str, Deployment], changes: Sequence[Deployment], draft: _Draft, share: float
+) -> tuple[str, ...] | None:
+    """Ids of the adapters that make way; None: there are none that are worth so much less."""
+    limits, known = cast("Limits", draft.at.limits), draft.at.adapters
+    coming = {change.adapter_id for change in changes}
+    live = {name: known[name].parameters for name in live_adapters(after) if name not in coming}
+    worth = limits.worth
+    needed = round((share - limits.budget) * limits.base_parameters)
+    replaced = draft.serving.get(changes[0].cluster_name)
+    comes = worth.get(changes[0].adapter_id or "")
+    gained = None if comes is None else comes - worth.get((replaced.adapter_id if replaced else None) or "", 0.0)
+    return room(live, worth, needed, gained)
+
+
+def _made_way(draft: _Draft, name: str, change: Deployment, limits: Limits) -> Deployment:
+    row = draft.serving[name]
+    worth = [limits.worth.get(each or "", 0.0) for each in (row.adapter_id, change.adapter_id)]
+    reason = (
+        f"it makes way for '{change.cluster_name}' in the budget of {limits.budget:.3%}: its gain x traffic is "
+        f"{worth[0]:.3f}, that of the other {worth[1]:.3f}"
+    )
+    return following(row, name, row.cluster_id, NOTHING, "retire", reason, change.at)
