@@ -21,7 +21,7 @@ from logtune.config import Config
 from logtune.errors import ModelError, TrainingError
 from logtune.ports import ChatCall, Tools, TrainingJob, TrainingPair
 from logtune.records import Adapter, Json
-from logtune.stages.train import rank_for
+from logtune.stages.budget import rank_within
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -116,7 +116,7 @@ class OneAdapter(Plain):
         return TrainingJob(
             cluster_id="all", name="all", kind=self._kind, base_path=tools.base_path,
             base_fingerprint=tools.base_fingerprint, pairs=pairs, out_dir=tools.adapters_dir, seed=self._seed,
-            rank=rank_for(budget, tools.lora_sizes.get(settings.target_modules, 1), settings.max_rank),
+            rank=rank_within(budget / tools.lora_sizes.get(settings.target_modules, 1), settings.max_rank),
             settings=cast("dict[str, Json]", settings.model_dump(mode="json")),
         )  # fmt: skip
 

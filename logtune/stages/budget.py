@@ -158,11 +158,11 @@ def ranks(wishes: Sequence[Wish], affordable: float, max_rank: int) -> dict[str,
     A cluster keeps the rank that serves it, or grows to an even share where that fits; new ones share what is left.
     Where nothing is left they get an even share, and at deployment the worth decides who stays.
     """
-    even = _power(affordable / max(1, len(wishes)), max_rank)
+    even = rank_within(affordable / max(1, len(wishes)), max_rank)
     found = {wish.name: min(wish.serving, max_rank) for wish in wishes if wish.serving}
     new = [wish.name for wish in wishes if not wish.serving]
     if new:
-        left = _power((affordable - sum(found.values())) / len(new), max_rank)
+        left = rank_within((affordable - sum(found.values())) / len(new), max_rank)
         found |= dict.fromkeys(new, min(left, even) or even)
     for wish in wishes:
         grown = sum(found.values()) - found[wish.name] + even
@@ -171,7 +171,7 @@ def ranks(wishes: Sequence[Wish], affordable: float, max_rank: int) -> dict[str,
     return {name: rank if rank <= affordable else even for name, rank in found.items()}
 
 
-def _power(share: float, most: int) -> int:
+def rank_within(share: float, most: int) -> int:
     """The highest power of two within a share and `most`; 0 below 1."""
     rank = 1
     while rank * 2 <= min(share, most):
