@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
-from weekly import MAX_TOKENS, NAMES_TOPIC, REACTIONS, WEEK_S, Row, Service, User, live, question
+from users import NAMES_TOPIC, REACTIONS
+from weekly import MAX_TOKENS, WEEK_S, Row, Service, User, live, question
 
 from logtune.ids import canonical, digest
 from logtune.ports import Chat, ChatCall

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import users
+from compare_types import Reaction
 
 from logtune import pipeline
 from logtune.app import build
@@ -46,32 +48,7 @@ MAX_TOKENS = 16
 AT_ONCE = 32
 WEEK_S = 7 * 86_400.0
 RETENTION_TASKS = ("piqa", "arc_easy")
-
-# how users react to a wrong answer; the rest stay silent
-REACTIONS = {"edit": 0.35, "names_topic": 0.25, "complains": 0.12, "thumb": 0.10, "reask": 0.06}
-PRAISE = 0.4  # share of right answers that get a thumb up
-WRONG = 0.05  # share of feedback that is wrong on purpose
-NAMES_TOPIC = (
-    "No, this is about {topic}.",
-    "it should be {topic}",
-    "wrong, I was asking about {topic}",
-    "That's not it. The topic is {topic}.",
-    "should have been {topic}",
-    "I meant {topic}",
-    "not right - this is a {topic} question",
-    "The right answer is {topic}",
-)
-COMPLAINS = (
-    "That's wrong.",
-    "no",
-    "this is not what I asked",
-    "Useless answer",
-    "nope, try again",
-    "you did not understand me at all",
-    "wrong again",
-    "This doesn't help.",
-)
-REASKS = ("Again: {text}", "{text} Please answer properly.", "I asked: {text}", "{text}??")
+MANNER = users.Manner()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,33 +114,11 @@ class User:
         self.topics = topics
         self.random = random.Random(seed)
 
-    def react(self, row: Row, said: str) -> dict[str, Json] | None:
-        """The feedback body on an answer, {"reask": text} for a second try, None for silence."""
+    def react(self, row: Row, said: str) -> Reaction | None:
+        """What they do about an answer; None for silence."""
         right = row.topic is not None and said.strip() == row.topic
-        lies = self.random.random() < WRONG
-        topic = row.topic or self.random.choice(self.topics)
-        if lies:
-            topic = self.random.choice([name for name in self.topics if name != topic])
-        if right and not lies:
-            return {"kind": "rating", "value": 1} if self.random.random() < PRAISE else None
-        drawn = self.random.random()
-        for kind, share in REACTIONS.items():
-            if drawn < share:
-                return self._say(kind, row, topic, lies)
-            drawn -= share
-        return None
-
-    def _say(self, kind: str, row: Row, topic: str, lies: bool) -> dict[str, Json]:
-        words = topic.replace("_", " ")
-        if kind == "edit":
-            return {"kind": "edit", "correction": topic}
-        if kind == "names_topic":
-            return {"kind": "comment", "comment": self.random.choice(NAMES_TOPIC).format(topic=words)}
-        if kind == "complains":
-            return {"kind": "comment", "comment": self.random.choice(COMPLAINS)}
-        if kind == "thumb":
-            return {"kind": "rating", "value": 1 if lies else -1}
-        return {"reask": self.random.choice(REASKS).format(text=row.text)}
+        wanted = users.Wanted(text=row.text, truth=row.topic, others=self.topics)
+        return users.react(wanted, right, self.random, MANNER)
 
 
 class Service:
@@ -189,6 +144,11 @@ class Service:
                 raise RuntimeError(f"feedback was answered {reply.status}: {await reply.text()}")
 
 
+def feedback(reaction: Reaction) -> dict[str, Json]:
+    """A reaction as the body of POST /v1/feedback."""
+    return {name: value for name, value in asdict(reaction).items() if value is not None}
+
+
 async def live(service: Service, rows: Sequence[Row], user: User) -> tuple[int, int]:
     """A week of traffic; (answers that were right, pieces of feedback)."""
     answers = await asyncio.gather(*(service.ask(question(row.text), f"user-{row.id}") for row in rows))
@@ -199,11 +159,11 @@ async def live(service: Service, rows: Sequence[Row], user: User) -> tuple[int, 
         if reaction is None:
             continue
         told += 1
-        if "reask" in reaction:
+        if reaction.reask is not None:
             again = [*question(row.text), {"role": "assistant", "content": said}]
-            await service.ask([*again, {"role": "user", "content": str(reaction["reask"])}], f"user-{row.id}")
+            await service.ask([*again, {"role": "user", "content": reaction.reask}], f"user-{row.id}")
         else:
-            await service.tell(response_id, reaction, f"user-{row.id}")
+            await service.tell(response_id, feedback(reaction), f"user-{row.id}")
     return right, told
 
 
