@@ -14,8 +14,9 @@ from typing import cast
 import numpy as np
 from compare_types import Prepared, Reply
 
+from logtune.ids import digest
 from logtune.ports import ChatCall, Likelihood, Tools
-from logtune.records import Json, Message, digest
+from logtune.records import Json, Message
 
 AT_ONCE = 32
 BASE = ("", "base")

@@ -113,7 +113,7 @@ PREFERENCES: Mapping[str, Sequence[Preference]] = {  # a topic a week, in this o
             "Number the steps.", "I need numbered steps, 1. 2. 3.", "please give it as a numbered list",
         ), met=lines_like(r"^\s*\d+[.)] ", 3)),
         Preference(complaints=(
-            "Stop apologising.", "no 'sorry' please", "never apologise",
+            "Please do not apologise to us.", "leave out the 'sorry'", "an apology is no advice, drop it",
         ), met=NO_APOLOGY),
     ),
 }  # fmt: skip

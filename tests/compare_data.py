@@ -47,7 +47,7 @@ def clinc(data: Path) -> None:
     domains = {f"domain{d}": [f"topic_{d}{i}" for i in range(3)] for d in range(6)}
     folder.mkdir(parents=True)
     (folder / "domains.json").write_text(json.dumps(domains))
-    for name, count in (("train.jsonl.gz", 60), ("test.jsonl", 8)):
+    for name, count in (("train.jsonl.gz", 66), ("test.jsonl", 8)):
         write(folder / name, (
             {"id": f"{name[:2]}-{label}-{n}", "text": f"{name[:2]} request {n} on {WORDS[int(label[-1])]} {label[-2]}",
              "label": label, "domain": domain}
@@ -75,7 +75,7 @@ def noise(data: Path) -> None:
 
 
 def prompts(data: Path) -> None:
-    asked = [f"{OPENINGS[n % 4]} {WORDS[n % 8]} number {n}" for n in range(480)]
+    asked = [f"{OPENINGS[n % 4]} {WORDS[n % 8]} number {n}" for n in range(560)]
     write(data / "arena_hard_prompts" / "prompts.jsonl", ({"id": f"a{n}", "prompt": t} for n, t in enumerate(asked)))
     write(data / "mt_bench_questions" / "question.jsonl", [{"question_id": 81, "turns": ["Draft a letter", "Shorter"]}])
     thread = {"id": "t", "lang": "en", "messages": [{"role": "user", "content": "What is a balance sheet?"}]}
