@@ -139,7 +139,8 @@ def figures(results: Results) -> dict[str, Json]:
 
 
 def _gain(results: Results) -> dict[str, Json]:
-    return _by_stream("gain", "_week2", changes(results, (OURS, FIRST), (BASE, FIRST)), np.mean)
+    found = changes(results, (OURS, FIRST), (BASE, FIRST))
+    return {"streams_measured": len(found), **_by_stream("gain", "_week2", found, np.mean)} if found else {}
 
 
 def _lead(results: Results) -> dict[str, Json]:
@@ -153,6 +154,7 @@ def _lead(results: Results) -> dict[str, Json]:
         "lead_points_week4": {stream: lead.mean for stream, lead in leads.items()},
         "lead_lower_week4": {stream: lead.low for stream, lead in leads.items()},
         "lead_upper_week4": {stream: lead.high for stream, lead in leads.items()},
+        "streams_ahead_week4": sum(lead.low > 0 for lead in leads.values()),
         "lead_over_week4": {stream: rival.system for stream, rival in rivals.items() if rival},
     }
 

@@ -41,6 +41,8 @@ from logtune.stages.prompted import with_rules
 if TYPE_CHECKING:
     import aiohttp
 
+    from logtune.app.gateway import Gateway
+
 AT_ONCE = 32
 TIMEOUT_S = 3600.0
 MakeContext = Callable[[Setting, Tools], Way]
@@ -245,7 +247,7 @@ class LogtuneSystem:
                 if not record:
                     store.close()
 
-    def _gateway(self, store: Store, config: Config) -> "build.Gateway":
+    def _gateway(self, store: Store, config: Config) -> "Gateway":
         plain = build.gateway(store, self._tools, config)
         if self._context is None:
             return plain

@@ -9,7 +9,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Literal, cast
+from typing import Literal
 
 import numpy as np
 from compare_adapters import token_counter
@@ -21,7 +21,7 @@ from compare_types import Prepared, Prompt, Setting
 from logtune.errors import ModelError
 from logtune.ports import Chat, ChatCall, Embedder, Tools
 from logtune.records import Json, Message
-from logtune.stages.asking import Reply, ask
+from logtune.stages.asking import Reply, Shape, ask
 from logtune.stages.distill import ANSWER, SAME_RULE, says_how
 from logtune.stages.pairs import plain
 
@@ -92,7 +92,7 @@ def _newest(memos: Sequence[Memo], embedder: Embedder) -> list[Memo]:
     kept = []
     for row, memo in enumerate(memos):
         later = vectors[row + 1 :] @ vectors[row] >= SAME_REQUEST
-        if not any(memos[row + 1 + n].answer != memo.answer for n in np.flatnonzero(later)):
+        if not any(memos[row + 1 + int(n)].answer != memo.answer for n in np.flatnonzero(later)):
             kept.append(memo)
     return kept
 
@@ -221,9 +221,9 @@ async def _keep(teacher: Chat, notes: list[Note], new: Note, tools: Tools) -> li
     return [*notes[:place], changed, *notes[place + 1 :]]
 
 
-async def _asked(teacher: Chat, text: str, schema: dict[str, Json], shape: type) -> "Noted | Kept":
+async def _asked(teacher: Chat, text: str, schema: dict[str, Json], shape: type[Shape]) -> Shape:
     call = ChatCall(messages=(Message(role="user", content=text),), schema=schema, max_tokens=300, purpose="memory")
-    return cast("Noted | Kept", await ask(teacher, call, shape, "notes JSON"))
+    return await ask(teacher, call, shape, "notes JSON")
 
 
 # --- rules in the prompt ---

@@ -133,13 +133,35 @@ class System(Protocol):
 class Stream(Protocol):
     """Weeks of requests with their users, and the held-out requests on which quality is measured."""
 
-    name: str
-    max_tokens: int  # of an answer
-    topics: tuple[str, ...]
-    weeks: int  # with new topics; later weeks repeat the stream
-    needs_teacher: str  # why, in words; "": it does not
-    cases: Sequence[Case]  # of all weeks
-    held_out: Sequence[Case]
+    @property
+    def name(self) -> str:
+        """Also that of its folder of results."""
+        ...
+
+    @property
+    def max_tokens(self) -> int:
+        """Of an answer."""
+        ...
+
+    @property
+    def weeks(self) -> int:
+        """With new topics; later weeks repeat the stream."""
+        ...
+
+    @property
+    def needs_teacher(self) -> str:
+        """Why, in words; "": it does not."""
+        ...
+
+    @property
+    def cases(self) -> Sequence[Case]:
+        """Of all weeks."""
+        ...
+
+    @property
+    def held_out(self) -> Sequence[Case]:
+        """On which quality is measured."""
+        ...
 
     def check(self, case: Case, answer: str) -> float:
         """How good an answer is, 0..1."""

@@ -303,6 +303,20 @@ FIGURES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "retention_forced_points": ("the same with the adapter forced on", "{:+.1f} points", "reported"),
         "cycle_seconds": ("longest weekly cycle on two processor cores", "{:.0f} s", "900 s"),
     },
+    "compare": {
+        "streams_measured": ("streams of the comparison that were run, of four", "{:.0f}", "4"),
+        "gain_points_week2": ("on them after two weeks of logs, against the base model", "{:+.1f} points", "+13.5"),
+        "gain_lower_week2": ("lower end of its 95% interval, where it is lowest", "{:+.1f} points", "above 0"),
+        "streams_ahead_week4": ("streams where it leads the best retrieval or memory, interval above 0", "{:.0f}", "3"),
+        "lead_points_week4": ("its lead after four weeks, where it is least", "{:+.1f} points", "no worse than -2"),
+        "prompt_token_ratio": ("prompt tokens a request, the best retrieval's divided by ours", "{:.1f}", "3"),
+        "old_skill_points": ("first week's topics, from week 1 to week 4", "{:+.1f} points", "no worse than -2"),
+        "retention_points": ("general questions after four cycles", "{:+.1f} points", "no worse than -1"),
+        "stability_points": ("from week 4 to 6, where the stream repeats itself", "{:+.1f} points", "no decline"),
+        "adapter_share": ("live adapter parameters after four cycles, by the base's", "{:.2%}", "at most 0.5%"),
+        "human_actions": ("human actions in four cycles", "{:.0f}", "0"),
+        "filter_gain_points": ("filtered logs against unfiltered ones after four weeks", "{:+.1f} points", "ahead"),
+    },
     "gateway": {
         "added_p50_ms": ("added by the gateway at 500 requests a second, median", "{:.2f} ms", "1.0 ms"),
         "added_p99_ms": ("the same, 99th percentile", "{:.2f} ms", "5 ms"),
@@ -359,15 +373,17 @@ def results() -> str:
 
 
 def _figures(row: Mapping[str, Json], figures: Mapping[str, tuple[str, str, str]]) -> Iterator[str]:
-    """A line a figure that is there; of a list the largest."""
+    """A line a figure that is there; of a list the largest, of several streams the least."""
     for key, (label, written, target) in figures.items():
         value: Json = row.get(key)
         if "." in key:
             inner = row.get(key.partition(".")[0])
             value = inner.get(key.partition(".")[2]) if isinstance(inner, dict) else None
-        numbers = [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, (int, float))]
+        several = value if isinstance(value, list) else [*value.values()] if isinstance(value, dict) else [value]
+        numbers = [float(item) for item in several if isinstance(item, (int, float))]
         if numbers:
-            yield f"| {label} | {written.format(float(max(numbers)))} | {target} |"
+            chosen = min(numbers) if isinstance(value, dict) else max(numbers)
+            yield f"| {label} | {written.format(chosen)} | {target} |"
 
 
 def _proofs(rows: Mapping[str, Json]) -> Iterator[str]:

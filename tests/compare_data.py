@@ -75,7 +75,7 @@ def noise(data: Path) -> None:
 
 
 def prompts(data: Path) -> None:
-    asked = [f"{OPENINGS[n % 4]} {WORDS[n % 8]} number {n}" for n in range(560)]
+    asked = [f"{OPENINGS[n % 4]} subject {n}" for n in range(560)]
     write(data / "arena_hard_prompts" / "prompts.jsonl", ({"id": f"a{n}", "prompt": t} for n, t in enumerate(asked)))
     write(data / "mt_bench_questions" / "question.jsonl", [{"question_id": 81, "turns": ["Draft a letter", "Shorter"]}])
     thread = {"id": "t", "lang": "en", "messages": [{"role": "user", "content": "What is a balance sheet?"}]}

@@ -201,7 +201,7 @@ def test_any_answer_gets_a_score(text: str) -> None:
         ("explaining", "It is much.\n- a\n- b", 1 / 3),
         (
             "advice",
-            "1. Primero lave la ropa con agua y no con jabón.\n2. Luego la seca al sol.\n3. Al final la guarda en el armario.",
+            "1. Primero lave la ropa con agua y no con jabón.\n2. La seca al sol.\n3. La guarda en el armario.",
             1.0,
         ),
         ("advice", "First wash it and then dry it in the sun.", 1 / 3),
