@@ -83,11 +83,32 @@ def gate(
             seen = await evidence(cycle, trials.cluster, cases, _side(cycle, best), before)
             kept = gate_guards.checked(seen, cycle.config.guards)
             result = _compared(trials, cases, best, baseline, found, kept)
+            over = await _over_base(cycle, trials, cases, ours, best)
+            result = replace(result, guards={**result.guards, "over_base": over}) if over is not None else result
             ahead = forecast.outlook(cycle, trials.cluster, cases)
             result = replace(result, guards={**result.guards, "outlook": ahead}) if ahead is not None else result
         return [_completed(result, best, _cost(ours, theirs), trials, baseline)]
 
     return work
+
+
+async def _over_base(
+    cycle: Cycle, trials: Trials, cases: Sequence[evaluate.Case], ours: Sequence[answer.Answered], best: Contender
+) -> Json:  # fmt: skip
+    """What the candidate gains over the base model on the cases whose right answer is known, whatever serves them now:
+    the share of votes won less the share lost. So the adapters of many cycles can be compared with each other.
+    """
+    known = [(case, said) for case, said in zip(cases, ours, strict=True) if case.reference]
+    if best.adapter is None or not known:
+        return None
+    theirs = await _answers(cycle, [case for case, _ in known], incumbents.BASE)
+    met = [replace(case, judged=None) for case in _filled([case for case, _ in known], theirs, [s for _, s in known])]
+    found = _compared(trials, met, best, incumbents.BASE, None)
+    if found.win_rate is None:
+        return None
+    gain = round(2 * found.win_rate - 1, 6)
+    reason = f"{100 * gain:+.0f} points over the base model on {found.cases} cases"
+    return {"gain": gain, "cases": found.cases, "reason": reason}
 
 
 def _compared(

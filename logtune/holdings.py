@@ -1,4 +1,4 @@
-"""What the live adapters are worth: gains from the verdicts, traffic from the router or from the logs.
+"""What the live adapters are worth: gains from the gate, traffic from the router or from the logs.
 
 store, cycle -> Limits            for the plan of a cycle
 store, now -> Limits, Holding*    for live tests that promote, and for `logtune adapters budget`
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logtune import incumbents
-from logtune.records import Adapter, Cluster, Deployment, Interaction, Verdict
+from logtune.records import Adapter, Cluster, Deployment, Evaluation, Interaction, Verdict
 from logtune.stages import budget
 from logtune.stages.cluster import Routes
 
@@ -30,7 +30,7 @@ def in_cycle(store: "Store", cycle: "Cycle") -> budget.Limits:
     names = {cluster.id: cluster.name for cluster in cycle.board.all(Cluster)}
     made = cycle.board.all(Verdict)
     at = {verdict.adapter_id: [names[verdict.cluster_id]] for verdict in made if verdict.adapter_id is not None}
-    won = budget.gains([*made, *store.list(Verdict, limit=ALL)])
+    won = budget.gains([*cycle.board.all(Evaluation), *store.list(Evaluation, limit=ALL)])
     worth = budget.worths(at | budget.homes(store.deployments()), won, _routed(cycle, clusters))
     return budget.Limits(base_parameters=cycle.tools.base_parameters, budget=cycle.config.train.budget, worth=worth)
 
@@ -48,7 +48,7 @@ def outside(
     store: "Store", config: "Config", base_parameters: int, now: float, coming: Mapping[str, Sequence[str]]
 ) -> budget.Limits:
     """The budget outside of a cycle; `coming`: adapter id -> the clusters in which a live test has it."""
-    at, won = {**coming, **budget.homes(store.deployments())}, budget.gains(store.list(Verdict, limit=ALL))
+    at, won = {**coming, **budget.homes(store.deployments())}, budget.gains(store.list(Evaluation, limit=ALL))
     worth = budget.worths(at, won, _logged(store, now))
     return budget.Limits(base_parameters=base_parameters, budget=config.train.budget, worth=worth)
 
@@ -57,7 +57,7 @@ def listed(store: "Store", base_parameters: int, now: float) -> list[budget.Hold
     """Every live adapter with what it takes and what it is worth; the one that would go first comes first."""
     at = budget.homes(store.deployments())
     adapters = {adapter.id: adapter for adapter in store.load(Adapter, list(at))}
-    won = budget.gains(store.list(Verdict, limit=ALL))
+    won = budget.gains(store.list(Evaluation, limit=ALL))
     return budget.holdings(at, adapters, won, _logged(store, now), base_parameters)
 
 

@@ -11,6 +11,7 @@ from typing import cast
 
 import numpy as np
 
+from logtune import incumbents
 from logtune.ids import digest, identified
 from logtune.ports import Vectors
 from logtune.records import (
@@ -237,7 +238,7 @@ def cluster(cycle: Cycle) -> Iterator[Unit]:
     """One unit: every interaction with a rule or a pair."""
     rules_of, pair_of = rules_by_interaction(cycle), {p.interaction_id: p for p in cycle.board.all(PreferencePair)}
     items = [i for i in teaching(cycle) if i.id in rules_of or i.id in pair_of]
-    before = [row for name in cycle.earlier if isinstance(row := cycle.before.get(name), Cluster)]
+    before = _known_clusters(cycle)
 
     async def work() -> Sequence[Derived]:
         texts = {i.id: [r.text for r in rules_of.get(i.id, [])] or [f"Answer: {pair_of[i.id].chosen}"] for i in items}
@@ -255,6 +256,14 @@ def cluster(cycle: Cycle) -> Iterator[Unit]:
         meaning = (cycle.tools.embedder.fingerprint, str(_affordable(cycle)), *(c.id for c in before))
         rows = [f"{i.id} {' '.join(r.id for r in rules_of.get(i.id, ()))} {_pair_id(pair_of.get(i.id))}" for i in items]
         yield Unit((*rows, *meaning), work)
+
+
+def _known_clusters(cycle: Cycle) -> list[Cluster]:
+    """Those of the cycle before, then those that serve under other names: what has merged may split again."""
+    found = {row.name: row for name in cycle.earlier if isinstance(row := cycle.before.get(name), Cluster)}
+    for name, cluster in sorted(incumbents.live_clusters(cycle).items()):
+        found.setdefault(name, cluster)
+    return list(found.values())
 
 
 def _pair_id(pair: PreferencePair | None) -> str:

@@ -1,10 +1,12 @@
 """What a live adapter is worth, which goes first, and which rank a cluster gets."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logtune.records import Adapter, Deployment, Verdict
+from logtune.records import Adapter, Deployment, Evaluation
 from logtune.stages.budget import Wish, gains, holdings, homes, ranks, room, traffic, worths
 
 
@@ -22,30 +24,37 @@ def deployed(cluster: str, adapter_id: str | None) -> Deployment:
     )  # fmt: skip
 
 
-def verdict(adapter_id: str | None, effect: float | None, against: str = "base", decision: str = "promote") -> Verdict:
-    return Verdict(
-        id=f"ver-{adapter_id}", cluster_id="clu", evaluation_id="eval", adapter_id=adapter_id, effect=effect,
-        arms={"base": {"serves": against}, "candidate": {"serves": adapter_id, "kind": "expert"}}, lower=0.0,
-        upper=1.0, decision=decision, reason="",  # type: ignore[arg-type]
+def passed(adapter_id: str | None, win_rate: float | None, against: str = "base", **more: object) -> Evaluation:
+    return replace(
+        Evaluation(
+            id=f"eval-{adapter_id}", cluster_id="clu", candidate="expert", adapter_id=adapter_id, baseline=against,
+            interaction_ids=(), cases=20, wins=0, ties=0, win_rate=win_rate, lower=None, upper=None, guards={},
+            outcome="passed", reason="",
+        ),
+        **more,
     )  # fmt: skip
 
 
 # gain
 
 
-def test_gains_add_up_from_one_adapter_to_the_next() -> None:
-    """The third had to beat the second one, which had to beat the first one."""
-    found = gains([verdict("c", 0.1, "b"), verdict("b", 0.2, "a"), verdict("a", 0.5), verdict(None, 0.9)])
-    assert found == {"a": 0.5, "b": 0.7, "c": pytest.approx(0.8)}
+def test_the_gate_measures_the_gain_over_the_base_model() -> None:
+    """An adapter that had to beat another one may still gain little: what its cluster is asked has changed."""
+    found = gains([passed("b", 0.9, "a", guards={"over_base": {"gain": 0.3, "cases": 20}}), passed("a", 0.75)])
+    assert found == {"b": 0.3, "a": 0.5}
 
 
-def test_a_gain_is_at_most_everything_and_what_was_stopped_has_none() -> None:
-    assert gains([verdict("b", 0.6, "a"), verdict("a", 0.9)])["b"] == 1.0
-    assert gains([verdict("a", 0.9, decision="stop"), verdict("b", None)]) == {}
+def test_without_that_gains_add_up_from_one_adapter_to_the_next() -> None:
+    assert gains([passed("c", 0.55, "b"), passed("b", 0.6, "a"), passed("a", 0.75), passed(None, 0.9)]) == {
+        "a": 0.5, "b": 0.7, "c": pytest.approx(0.8),
+    }  # fmt: skip
+    assert gains([passed("b", 0.8, "a"), passed("a", 0.95)])["b"] == 1.0
+    assert gains([passed("a", 0.65, "rules")]) == {"a": 0.3}
 
 
-def test_what_an_unknown_baseline_had_gained_is_not_added() -> None:
-    assert gains([verdict("a", 0.3, "rules"), verdict("b", 0.2, "gone")]) == {"a": 0.3, "b": 0.2}
+def test_what_did_not_pass_has_no_gain_and_of_two_gates_the_newer_one_counts() -> None:
+    assert gains([passed("a", 0.9, outcome="failed")]) == {}
+    assert gains([passed("a", 0.8), passed("a", 0.6)]) == {"a": 0.6}
 
 
 # worth

@@ -271,7 +271,9 @@ def test_a_part_that_gets_better_leaves_the_other_part_what_it_had(store: Store)
     (first,) = store.deployments().values()
     old |= {row.path for row in store.list(Adapter, limit=100)}
     cycle(store, part(SAMPLE, lambda n: n >= 400), student(say), TWO)
+    over = [row.guards["over_base"] for rows in judged(store).values() for row in rows if row.outcome == "passed"]
     current, groups = store.deployments(), clusters(store)
+    assert [cast("dict[str, Json]", each)["gain"] for each in over] == [1.0]  # all votes, of the base model
     assert len(groups) == 2
     words = {name: " ".join(group.label.split()) for name, group in groups.items()}
     refunds = next(name for name, label in words.items() if "refund" in label)
@@ -290,3 +292,5 @@ def test_two_that_merge_serve_on_until_the_whole_is_better(store: Store) -> None
     (found,) = judged(store).values()
     (row,) = (row for row in found if row.cases)
     assert set(cast("dict[str, Json]", row.guards["served_by"])) == set(before.values())
+    cycle(store, PARCELS, student(), TWO)
+    assert set(clusters(store)) == set(before)  # and when they part again each is what it was

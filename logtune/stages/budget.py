@@ -1,18 +1,17 @@
 """The adapter budget over the cycles: what each live adapter is worth, which goes first, which rank a cluster gets.
 
-Verdict*, requests a cluster -> worth of an adapter = gain x traffic
+Evaluation*, requests a cluster -> worth of an adapter = gain x traffic
 Wish*, budget -> rank of each cluster
 
-Gain is the share of held-out votes won less the share lost, added up from one adapter to the next back to the base
-model; traffic the share of all requests that goes to the adapter's cluster. So worth is the share of all requests that
-are better because of it.
+Gain is the share of held-out votes that an adapter won from the base model less the share it lost; traffic the share of
+all requests that goes to its cluster. So worth is the share of all requests that are better because of it.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from logtune.records import Adapter, Deployment, Verdict
+from logtune.records import Adapter, Deployment, Evaluation
 
 CLEARLY = 1.25  # times the worth of those that go; so two of about the same worth don't push each other out in turn
 
@@ -88,28 +87,29 @@ def _numbered(found: Sequence[Holding]) -> list[Holding]:
     return [*(replace(holding, goes=place) for place, holding in enumerate(measured, start=1)), *rest]
 
 
-def gains(verdicts: Iterable[Verdict]) -> dict[str, float]:
-    """Adapter id -> gain over the base model, along the chain of what each had to beat.
+def gains(evaluations: Iterable[Evaluation]) -> dict[str, float]:
+    """Adapter id -> gain over the base model, of those that have passed; `evaluations`: newest first.
 
-    A baseline without an adapter (rules in the prompt) counts as the base model: what those gained is not added.
+    Where the gate did not measure it (nobody gave a right answer), what an adapter won is added to the gain of what it
+    beat; a baseline without an adapter then counts as the base model.
     """
-    won: dict[str, tuple[float, str]] = {}
-    for verdict in verdicts:
-        if verdict.adapter_id and verdict.effect is not None and verdict.decision in ("promote", "extend"):
-            won.setdefault(verdict.adapter_id, (verdict.effect, _served(verdict)))
-    return {name: round(_summed(name, won), 4) for name in won}
+    passed: dict[str, Evaluation] = {}
+    for item in evaluations:
+        if item.adapter_id and item.outcome == "passed":
+            passed.setdefault(item.adapter_id, item)
+    return {name: round(_gain(name, passed), 4) for name in passed}
 
 
-def _served(verdict: Verdict) -> str:
-    arm = verdict.arms.get("base")
-    return str(arm.get("serves", "")) if isinstance(arm, dict) else ""
-
-
-def _summed(name: str, won: Mapping[str, tuple[float, str]]) -> float:
+def _gain(name: str, passed: Mapping[str, Evaluation]) -> float:
     total, seen = 0.0, set[str]()
-    while name in won and name not in seen:
+    while name in passed and name not in seen:
         seen.add(name)
-        total, name = total + won[name][0], won[name][1]
+        measured = passed[name].guards.get("over_base")
+        gain = measured.get("gain") if isinstance(measured, dict) else None
+        if isinstance(gain, (int, float)):
+            total += gain
+            break
+        total, name = total + 2 * (passed[name].win_rate or 0.0) - 1, passed[name].baseline
     return max(-1.0, min(1.0, total))
 
 

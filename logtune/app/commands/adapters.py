@@ -22,7 +22,7 @@ adapters = make("adapters", KINDS["adapters"])
 def budget(say: Console) -> None:
     """What the live adapters take of train.budget, what each is worth, and which would make way first.
 
-    Gain is the share of held-out votes that an adapter won beyond those it lost, added up back to the base model;
+    Gain is the share of held-out votes that an adapter won from the base model, less those it lost;
     traffic the share of requests that went to its cluster in the last four weeks; worth is gain x traffic. An adapter
     that a cycle wants to deploy beyond the budget makes the least worth retire, if it is worth clearly more itself.
 
