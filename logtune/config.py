@@ -247,8 +247,8 @@ UNO: Mapping[str, Mapping[str, Json]] = {
     "pairs": {"candidates": ["revised", "afresh"], "samples": 3, "judge": "pointwise", "judge_samples": 3},
     "gap": {"method": "reranker", "reflect_at": 0.45, "users_answers": 1.0},
     "train": {
-        "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "batch": 32,
-        "dropout": 0.05, "weight_decay": 1e-4, "max_pairs": 1_000_000,
+        "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "steps": 1_000_000,
+        "batch": 32, "dropout": 0.05, "weight_decay": 1e-4, "max_pairs": 1_000_000,
     },
     "evaluate": {
         "selection_share": 0.0, "confirmation_share": 0.2, "min_cases": 1, "min_win_rate": 0.53, "rule": "rate",

@@ -20,8 +20,10 @@ class TrainSettings(Settings):
     """Peak learning rate."""
     schedule: Literal["linear", "cosine"] = "linear"
     """How the learning rate falls."""
-    epochs: Positive = 4
-    """Passes over the pairs; a checkpoint each."""
+    epochs: Positive = 8
+    """Passes over the pairs, a checkpoint each; fewer where they would take more than `steps`."""
+    steps: Positive = 160
+    """Few pairs need many passes, many pairs few: passes beyond the third are made while they fit into these steps."""
     batch: Positive = 8
     """Pairs in one step."""
     alpha_over_rank: Annotated[float, Field(gt=0)] = 2.0

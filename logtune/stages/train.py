@@ -21,6 +21,7 @@ from logtune.errors import TrainingError
 from logtune.ids import digest
 from logtune.ports import TrainingJob, TrainingPair
 from logtune.records import Adapter, Json
+from logtune.stages.amount import epochs_for, fitting
 from logtune.stages.trained import describe
 
 if TYPE_CHECKING:
@@ -35,25 +36,6 @@ LEAST_OUTPUT_CHANGE = 1e-3  # nats a token on the training pairs; bf16 rounding 
 PROBED_PAIRS = 8
 RESUME = "resume.json"  # which checkpoint of a job under way is whole
 LOADS = "loads the base model"  # told once for all jobs of a process
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """Pairs that fit the token limits, and how many did not."""
-
-    pairs: tuple[TrainingPair, ...]
-    too_long: int
-    longest_prompt: int = 0  # tokens, of all pairs
-    longest_answer: int = 0
-
-    def told(self, settings: TrainSettings) -> str:
-        """What exceeds which limit, and what would not."""
-        return (
-            f"{self.too_long} of {len(self.pairs) + self.too_long} pairs are over the token limits and are left out: "
-            f"the longest prompt has {self.longest_prompt} tokens (train.max_prompt_tokens "
-            f"{settings.max_prompt_tokens}), the longest answer {self.longest_answer} (train.max_answer_tokens "
-            f"{settings.max_answer_tokens})"
-        )
 
 
 def run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
@@ -73,7 +55,7 @@ def run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...
 def _run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
     settings = TrainSettings.model_validate(dict(job.settings))
     model, tokenizer = _base(job, progress)
-    fit = fitting(job.pairs, tokenizer, settings)
+    fit = fitting(job.pairs, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]), settings)
     if fit.too_long:
         progress(fit.told(settings))
     if len(fit.pairs) < settings.min_pairs:
@@ -110,22 +92,6 @@ def verify(checks: dict[str, Json]) -> None:
         raise TrainingError("the adapter's weights did not move: every lora_B is still zero", hint)
     if abs(before - after) < LEAST_OUTPUT_CHANGE:
         raise TrainingError(f"the output does not change: {before:.4f} nats a token before and after", hint)
-
-
-def fitting(pairs: Sequence[TrainingPair], tokenizer: "PreTrainedTokenizerBase", settings: TrainSettings) -> Fit:
-    """The pairs within the token limits. Nothing is cut: a cut prompt would teach another question."""
-
-    def length(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    sizes = [(sum(length(m.content) for m in p.prompt), max(length(p.chosen), length(p.rejected))) for p in pairs]
-    kept = tuple(
-        pair
-        for pair, (prompt, answer) in zip(pairs, sizes, strict=True)
-        if prompt <= settings.max_prompt_tokens and answer <= settings.max_answer_tokens
-    )
-    longest = [max((size[side] for size in sizes), default=0) for side in (0, 1)]
-    return Fit(kept, len(pairs) - len(kept), *longest)
 
 
 _KEPT: "dict[tuple[str, str], tuple[PreTrainedModel, PreTrainedTokenizerBase]]" = {}  # one base, for the next job
@@ -208,7 +174,8 @@ def _fit(
     course, checkpoint = _resumed(work)
     if checkpoint:
         progress(f"goes on after epoch {len(course.checkpoints)}, where an earlier run was stopped")
-    arguments, lora = _arguments(work, settings, job.seed), _lora(job.rank, settings)
+    epochs = epochs_for(len(pairs), settings)
+    arguments, lora = _arguments(work, settings, job.seed, epochs), _lora(job.rank, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries warn of each other's defaults; ours are set below
         try:
@@ -294,11 +261,13 @@ def _recorder(course: _Course, work: Path, progress: Callable[[str], None]) -> "
     return Recorder()
 
 
-def _arguments(work: Path, settings: TrainSettings, seed: int) -> dict[str, Any]:  # three libraries share it
+def _arguments(
+    work: Path, settings: TrainSettings, seed: int, epochs: int
+) -> dict[str, Any]:  # three libraries share it
     import torch
 
     return {
-        "output_dir": str(work), "num_train_epochs": settings.epochs, "per_device_train_batch_size": settings.batch,
+        "output_dir": str(work), "num_train_epochs": epochs, "per_device_train_batch_size": settings.batch,
         "learning_rate": settings.learning_rate, "lr_scheduler_type": settings.schedule, "warmup_steps": 0,
         "weight_decay": settings.weight_decay, "max_grad_norm": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.98,
         "save_strategy": "epoch", "save_total_limit": 2, "logging_steps": 1, "report_to": "none",
