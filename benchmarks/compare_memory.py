@@ -15,7 +15,7 @@ import numpy as np
 from compare_adapters import token_counter
 from compare_logs import Dialogue, Lessons
 from compare_prompted import Plain, Taught, told
-from compare_retrieval import ByMeaning, MakeIndex, Memo, Retrieval, Scores, View, as_turns, of_examples
+from compare_retrieval import MOST_CHARS, ByMeaning, MakeIndex, Memo, Retrieval, Scores, View, as_turns, of_examples
 from compare_types import Prepared, Prompt, Setting
 
 from logtune.errors import ModelError
@@ -26,6 +26,8 @@ from logtune.stages.distill import ANSWER, SAME_RULE, says_how
 from logtune.stages.pairs import plain
 
 SAME_REQUEST = 0.95  # cosine from which two requests are the same one
+WISH = "a wish"  # said of a memo that is no right answer
+MOST_REQUEST_CHARS = 300  # of a request in a note
 SHOWN = 2  # requests of a note that are shown
 MOST_RULE_TOKENS = 300  # of all rules in a prompt
 
@@ -36,7 +38,7 @@ def as_notes(prompt: Prompt, memos: Sequence[Memo]) -> Prompt:
         return prompt
     requests: dict[str, list[str]] = {}
     for memo in reversed(memos):
-        requests.setdefault(memo.answer, []).append(memo.query)
+        requests.setdefault(memo.answer, []).append(memo.query[:MOST_REQUEST_CHARS])
     lines = [f"- {_quoted(asked[:SHOWN])} -> {wish}" for wish, asked in requests.items()]
     return told(prompt, "Notes from earlier conversations (request -> what users wanted):\n" + "\n".join(lines[::-1]))
 
@@ -45,60 +47,69 @@ def _quoted(texts: Sequence[str]) -> str:
     return " / ".join(f'"{text}"' for text in texts)
 
 
+def as_shown(prompt: Prompt, memos: Sequence[Memo]) -> Prompt:
+    """Notes of right answers as turns of a conversation, those of other wishes in the system message."""
+    return as_turns(as_notes(prompt, [m for m in memos if m.said]), [m for m in memos if not m.said])
+
+
 def nearest_notes(memos: Sequence[Memo], scores: Scores, count: int, floor: float, without: str = "") -> list[Memo]:
     """The memos of the `count` nearest notes, at most SHOWN of each, the nearest last."""
     chosen: dict[str, list[Memo]] = {}
+    chars = 0
     for row in np.argsort(-scores, kind="stable"):
         memo = memos[int(row)]
         if scores[row] < floor or scores[row] <= 0:
             break
-        if memo.user != without and (memo.answer in chosen or len(chosen) < count):
+        full = len(chosen.get(memo.answer, ())) == SHOWN or (memo.answer not in chosen and len(chosen) == count)
+        if memo.user != without and not full and chars + memo.chars <= MOST_CHARS:
             chosen.setdefault(memo.answer, []).append(memo)
-    return [memo for note in reversed(chosen.values()) for memo in reversed(note[:SHOWN])]
+            chars += memo.chars
+    return [memo for note in reversed(chosen.values()) for memo in reversed(note)]
 
 
 def notes_of(lessons: Lessons, embedder: Embedder) -> list[Memo]:
     """Notes in the users' own words, kept up from the oldest dialogue to the newest."""
-    memos = of_examples(lessons)
     known = {each.id for each in lessons.examples}
-    wished = [each for each in lessons.dialogues if each.id not in known and says_how(each.said)]
-    memos += [Memo(query=each.query, answer=each.said, said="", user=each.user) for each in wished]
+    timed = list(zip((each.at for each in lessons.examples), of_examples(lessons), strict=True))
+    wished = (each for each in lessons.dialogues if each.id not in known and says_how(each.said))
+    timed += ((each.at, Memo(query=each.query, answer=each.said, said=WISH, user=each.user)) for each in wished)
+    memos = [memo for _, memo in sorted(timed, key=lambda pair: pair[0])]
     return _newest(_one_wording(memos, embedder), embedder)
 
 
 def _one_wording(memos: Sequence[Memo], embedder: Embedder) -> list[Memo]:
-    """Wishes that say the same in the words of the first; short ones must be equal but for case and signs."""
+    """Wishes that mean the same in the words of the first; right answers are exact but for case and signs."""
     firsts: dict[str, str] = {}
     worded: list[str] = []
     found = []
     for memo in memos:
         key = plain(memo.answer)
-        if key not in firsts and len(key.split()) > 4 and worded:
+        if key not in firsts and memo.said and worded:
             close = embedder.embed(worded) @ embedder.embed([memo.answer])[0]
             if close.max() >= SAME_RULE:
                 firsts[key] = worded[int(close.argmax())]
         if key not in firsts:
             firsts[key] = memo.answer
-            worded += [memo.answer] if len(key.split()) > 4 else []
+            worded += [memo.answer] if memo.said else []
         found.append(replace(memo, answer=firsts[key]))
     return found
 
 
 def _newest(memos: Sequence[Memo], embedder: Embedder) -> list[Memo]:
-    """Of several wishes about the same request the newest; `memos` oldest first."""
+    """Of several right answers to the same request the newest; `memos` oldest first."""
     if not memos:
         return []
     vectors = embedder.embed([memo.query for memo in memos])
     kept = []
     for row, memo in enumerate(memos):
-        later = vectors[row + 1 :] @ vectors[row] >= SAME_REQUEST
-        if not any(memos[row + 1 + int(n)].answer != memo.answer for n in np.flatnonzero(later)):
+        later = [memos[row + 1 + int(n)] for n in np.flatnonzero(vectors[row + 1 :] @ vectors[row] >= SAME_REQUEST)]
+        if memo.said or not any(other.answer != memo.answer for other in later if not other.said):
             kept.append(memo)
     return kept
 
 
 NOTES = (
-    View("notes as turns", of_examples, as_turns, nearest_notes),
+    View("notes as turns", of_examples, as_shown, nearest_notes),
     View("notes", of_examples, as_notes, nearest_notes),
 )
 
@@ -107,8 +118,7 @@ def memory(setting: Setting, tools: Tools) -> Retrieval:
     """A memory layer; with a teacher, which writes its notes, where there is one."""
     meaning: MakeIndex = lambda texts: ByMeaning(texts, tools.embedder)  # noqa: E731
     if tools.teacher is not None:
-        return WrittenMemory(setting.folder, tools, NOTES, meaning)
-
+        return WrittenMemory(setting.folder, tools, WRITTEN, meaning)
     views = [replace(view, memos=lambda lessons: notes_of(lessons, tools.embedder)) for view in NOTES]
     return Retrieval(setting.folder, tools, views, meaning)
 
@@ -164,6 +174,9 @@ class Note:
     requests: tuple[tuple[str, str], ...]  # (request, user)*
 
 
+WRITTEN = (NOTES[1], View("notes as turns", of_examples, as_turns, nearest_notes))  # in words, unless turns work better
+
+
 class WrittenMemory(Retrieval):
     """Notes that a teacher writes; a dialogue is read once, in the week in which it happened."""
 
@@ -183,7 +196,7 @@ class WrittenMemory(Retrieval):
         read = [*kept["read"], *(each.id for each in fresh)]
         file.write_text(json.dumps({"read": read, "notes": [asdict(n) for n in notes]}), encoding="utf-8")
         memos = [Memo(query=request, answer=n.text, said="", user=user) for n in notes for request, user in n.requests]
-        self._views = [replace(view, memos=lambda _: memos) for view in NOTES]
+        self._views = [replace(view, memos=lambda _: memos) for view in WRITTEN]
         taught = await super().learn(lessons)
         return replace(taught, note=f"{taught.note}; {len(notes)} notes by the teacher, {failed} dialogues failed")
 

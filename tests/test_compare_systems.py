@@ -285,6 +285,32 @@ def test_notes_with_one_wish_are_one_and_the_newest_word_on_a_request_holds(type
     assert '"refund of money" / "refund please now" -> Refund status' in text
 
 
+def test_right_answers_are_remembered_exactly_and_other_wishes_by_meaning(types: ModuleType) -> None:
+    memory = importlib.import_module("compare_memory")
+    retrieval = importlib.import_module("compare_retrieval")
+
+    def memo(query: str, answer: str, said: str = "") -> Any:
+        return retrieval.Memo(query=query, answer=answer, said=said, user=query)
+
+    embedder = WordEmbedder()
+    memos = [
+        memo("play some jazz", '{"intent": "PlayMusic", "genre": "the very best of old jazz"}'),
+        memo("play some rock", '{"intent": "PlayMusic", "genre": "the very best of old rock"}'),
+        memo("tell me of rome", "please keep it much shorter than that", memory.WISH),
+        memo("tell me of oslo", "please keep it much much shorter than that", memory.WISH),
+        memo("tell me of oslo", "please put it in a list", memory.WISH),
+    ]  # fmt: skip
+    kept = memory._newest(memory._one_wording(memos, embedder), embedder)
+    assert [m.answer for m in kept] == [*(m.answer for m in memos[:3]), memos[2].answer, memos[4].answer]
+    prompt = (Message(role="system", content=SYSTEM), Message(role="user", content="play some jazz"))
+    shown = memory.as_shown(prompt, [kept[2], kept[0]])
+    assert "much shorter" in shown[0].content
+    assert "jazz" not in shown[0].content
+    assert [m.content for m in shown[1:3]] == [memos[0].query, memos[0].answer]
+    everything = memory.nearest_notes(kept, embedder.embed([m.query for m in kept])[:, 0] * 0 + 1, 2, 0.0)
+    assert len({m.answer for m in everything}) == 2
+
+
 async def test_a_teacher_writes_and_keeps_up_the_notes(make: Callable[..., Any], types: ModuleType) -> None:
     memory = importlib.import_module("compare_memory")
     note = '{"notes": ["Name the desk for parcels"]}'
