@@ -51,3 +51,12 @@ def test_the_shape_tells_kinds_of_characters():
     assert loud[names.index("!")] > 0 == calm[names.index("!")]
     assert (loud[-1], calm[-1]) == (0.0, 1.0)
     assert np.isfinite(grams.shape(["", "\ud800", "\x00"])).all()
+
+
+def test_word_keys_see_words_alone():
+    same = grams.word_keys(["Two days.", "two  DAYS", "- two days!", "two days"])
+    assert len(set(same.tolist())) == 1
+    others = grams.word_keys(["two days", "twodays", "days two", "two", "", "two days 1", "two days 2", "zwei Täge"])
+    assert len(set(others.tolist())) == len(others)
+    assert others[0] == same[0]
+    assert len(grams.word_keys([])) == 0

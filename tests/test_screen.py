@@ -1,9 +1,12 @@
 """The streaming pass: what is found, that processes don't matter, and that copies are found across batches."""
 
+import pytest
+
 from logtune.app.noise_parameters import noise_model
 from logtune.app.sifting import BATCH, CLEAN, item_of, sift
 from logtune.config import FilterSettings
 from logtune.edges.schema import encode
+from logtune.errors import StoreError
 from logtune.records import LogRecord
 from logtune.stages.screen import Copies, Item, screen
 
@@ -55,12 +58,15 @@ def test_near_copies_of_one_user_are_found_across_batches():
             Item("3", "How long does a transfer to another bank take?", "Two days.", "bob"),
             Item("4", "How long does a transfer to another bank take?", "Three days.", "ada"),
             Item("5", "How long does a transfer to another bank take?", "Two days.", "ada", "Hello, I have a question"),
+            Item("6", "How long does a transfer to another bank take?", "- two DAYS", "ada"),
+            Item("7", "How long does a transfer to another bank take?", "Two days.", "Ada"),
         ],
         model,
         SETTINGS,
     )
     assert copies.findings(first) == [None]
-    assert [finding and finding.reason for finding in copies.findings(again)] == ["near_duplicate", None, None, None]
+    found = [finding and finding.reason for finding in copies.findings(again)]
+    assert found == ["near_duplicate", None, None, None, "near_duplicate", None]
 
 
 def test_the_pass_counts_and_keeps_examples():
@@ -76,6 +82,11 @@ def test_processes_find_the_same_as_one():
     logs = [log(n, f"{list(QUERIES)[n % 6]} {n % 50}", user=f"u{n % 7}") for n in range(BATCH + 40)]
     alone, shared = (sift(iter(bodies(logs)), SETTINGS, workers) for workers in (0, 2))
     assert (alone.total, alone.counts) == (shared.total, shared.counts)
+
+
+def test_a_log_without_what_a_log_has_is_named():
+    with pytest.raises(StoreError, match="cannot be read"):
+        sift(iter(['{"id": "log-1", "at": 1.0}']), SETTINGS, workers=0)
 
 
 def test_what_nobody_asked_is_no_item():

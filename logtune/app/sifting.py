@@ -6,8 +6,9 @@ Only texts that stand for themselves are judged here: what an interaction may te
 deployment is for, which `logtune cycle` looks at.
 """
 
+import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -16,7 +17,7 @@ from typing import NamedTuple
 
 from logtune.config import FilterSettings
 from logtune.edges.schema import decode
-from logtune.records import LogRecord
+from logtune.records import Json, LogRecord
 from logtune.stages.interactions import answer_text, request_messages
 from logtune.stages.noise import NoiseModel
 from logtune.stages.screen import Copies, Item, Screened, screen
@@ -52,7 +53,7 @@ class Sifted:
             self.counts[reason] = self.counts.get(reason, 0) + 1
             shown = self.examples.setdefault(reason, [])
             if finding is not None and len(shown) < EXAMPLES:
-                shown.append(Example(item.id, item.query[:KEPT], dict(finding.scores)))
+                shown.append(Example(item.id, item.query, dict(finding.scores)))
 
 
 def sift(
@@ -112,14 +113,28 @@ def _in_worker(batch: Sequence[str]) -> Done:
 
 
 def _work(batch: Sequence[str], model: NoiseModel, settings: FilterSettings) -> Done:
-    items = [item for body in batch if (item := item_of(decode(LogRecord, body))) is not None]
-    return items, screen(items, model, settings)
+    items = [item for body in batch if (item := _item(body)) is not None]
+    shown = [Item(item.id, item.query[:KEPT], "", "") for item in items]  # what has to travel between processes
+    return shown, screen(items, model, settings)
+
+
+def _item(body: str) -> Item | None:
+    """As `item_of` an encoded log, of which only what is screened is made."""
+    row = json.loads(body)
+    try:
+        return _asked(row["id"], row["request"], row.get("response"), row.get("user") or row.get("session") or "")
+    except (KeyError, TypeError, AttributeError):
+        return item_of(decode(LogRecord, body))  # tells what is wrong with it
 
 
 def item_of(log: LogRecord) -> Item | None:
     """What is screened of a log; None where it asks nothing or was not answered."""
-    answer, messages = answer_text(log.response), request_messages(log.request)
+    return _asked(log.id, log.request, log.response, log.user or log.session or "")
+
+
+def _asked(name: str, request: Mapping[str, Json], response: Mapping[str, Json] | None, owner: str) -> Item | None:
+    answer, messages = answer_text(response), request_messages(request)
     if not answer or not messages or messages[-1].role != "user":
         return None
     opening = next((message.content for message in messages[:-1] if message.role == "user"), "")
-    return Item(log.id, messages[-1].content, answer, log.user or log.session or "", opening)
+    return Item(name, messages[-1].content, answer, owner, opening)

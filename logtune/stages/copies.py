@@ -4,7 +4,6 @@ Three ways to be the same: the same words, nearly the same characters (`nearcopi
 copy with the most feedback is kept. What different people ask alike is no copy: that is what a topic is.
 """
 
-import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -27,12 +26,6 @@ class Copy(NamedTuple):
     kept: int
     exact: bool
     similarity: float
-
-
-def owner_key(owner: str, answer: str) -> int:
-    """A number for what must be equal in copies, 64 bits."""
-    whole = f"{owner}\0{plain(answer)}".encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(whole, digest_size=8).digest(), "big")
 
 
 def opening(item: Interaction) -> str:

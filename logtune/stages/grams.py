@@ -100,6 +100,19 @@ def _words(texts: Batch) -> Iterator[Run]:
         yield Run(_short(pairs), begins, np.maximum(stops - distance, begins))
 
 
+def word_keys(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
+    """A number for the words of each text: equal where they are, whatever stands between them and in which case."""
+    raw = [text.lower().encode("utf-8", "surrogatepass") + b" " for text in texts]
+    data = np.frombuffer(b"".join(raw), np.uint8)
+    inside = _IN_WORD[data]
+    kept = inside.copy()
+    kept[1:] |= inside[:-1]  # one sign behind each word
+    ends = np.concatenate([[0], np.cumsum([len(item) for item in raw], dtype=np.int64)])
+    places = np.concatenate([[0], np.cumsum(kept, dtype=np.int64)])[ends]
+    hashes = _spans(np.where(inside, data, np.uint8(ord(" ")))[kept], places[:-1], places[1:])
+    return np.asarray((hashes ^ (hashes >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9), np.uint64)
+
+
 def _spans(data: Bytes, first: Places, last: Places) -> npt.NDArray[np.uint64]:
     """A hash of data[first:last] for each pair, wherever it stands: sums of powers, divided by that of the place."""
     with np.errstate(over="ignore"):

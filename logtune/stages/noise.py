@@ -56,14 +56,18 @@ class NoiseModel:
         ]
         return np.concatenate(found) if found else np.zeros((0, len(CLASSES)), np.float32)
 
+    def by_words(self, texts: Sequence[str], read: grams.Batch) -> Floats:
+        """(N, C) scores by the words alone of one block of texts, `read` before."""
+        return _sigmoid(logits(self.quick, texts, None, read))
+
     def by_class(self, texts: Sequence[str], vectors: Vectors | None, embedder: str) -> list[Mapping[str, float]]:
         """As `scores`, by the name of the class."""
         return [dict(zip(CLASSES, row, strict=True)) for row in self.scores(texts, vectors, embedder).tolist()]
 
 
-def logits(rung: Rung, texts: Sequence[str], vectors: Vectors | None) -> Floats:
-    """(N, C) log odds of each class."""
-    found = _by_words(rung.words, grams.batch(texts))[:, : len(CLASSES)]
+def logits(rung: Rung, texts: Sequence[str], vectors: Vectors | None, read: grams.Batch | None = None) -> Floats:
+    """(N, C) log odds of each class; `read`: the texts' n-grams, where they are known."""
+    found = _by_words(rung.words, read or grams.batch(texts))[:, : len(CLASSES)]
     seen = [grams.shape(texts)] if vectors is None else [grams.shape(texts), clues(texts), vectors]
     hidden = np.maximum(np.concatenate(seen, axis=1) @ rung.inner + rung.shift, 0.0)
     return np.asarray(found + hidden @ rung.outer + rung.bias, np.float32)

@@ -4,6 +4,7 @@ Form, noise classes by the words alone, personal data, and signatures for near c
 item, so that batches may be screened in different processes; `Copies` then takes their results in order.
 """
 
+import hashlib
 import re
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,9 +14,8 @@ import numpy.typing as npt
 
 from logtune.config import FilterSettings
 from logtune.stages import grams
-from logtune.stages.copies import owner_key
-from logtune.stages.nearcopies import NONE, NearCopies, Signatures, signatures
-from logtune.stages.noise import CLASSES, Floats, NoiseModel
+from logtune.stages.nearcopies import HASHES, NONE, NearCopies, Signatures, signatures
+from logtune.stages.noise import BLOCK, CLASSES, Floats, NoiseModel
 from logtune.stages.textchecks import Finding, check_form, check_private, worst
 
 PRIVATE = re.compile(r"[\d@＠]|%40|\[")  # personal data, and placeholders of it, have one of these
@@ -42,13 +42,32 @@ class Screened(NamedTuple):
 
 def screen(items: Sequence[Item], model: NoiseModel, settings: FilterSettings) -> Screened:
     """What is wrong with each item's own text."""
-    queries = [item.query for item in items]
-    scores = model.scores(queries)
+    scores, marks = _read([item.query for item in items], model)
     limits = np.array([getattr(settings, name) for name in CLASSES], np.float32)
     over: list[bool] = np.any(scores >= limits, axis=1).tolist()
     findings = [_finding(item, scores[row], over[row], settings) for row, item in enumerate(items)]
-    owners = [owner_key(f"{item.owner}\0{item.opening}", item.answer) if item.owner else 0 for item in items]
-    return Screened(findings, scores, signatures(grams.batch(queries)), np.array(owners, np.uint64))
+    return Screened(findings, scores, marks, _owners(items))
+
+
+def _read(queries: Sequence[str], model: NoiseModel) -> tuple[Floats, Signatures]:
+    """Scores and signatures, both from the same n-grams."""
+    scores, marks = np.zeros((len(queries), len(CLASSES)), np.float32), np.zeros((len(queries), HASHES), np.uint32)
+    for at in range(0, len(queries), BLOCK):
+        part = queries[at : at + BLOCK]
+        read = grams.batch(part)
+        scores[at : at + BLOCK], marks[at : at + BLOCK] = model.by_words(part, read), signatures(read)
+    return scores, marks
+
+
+def _owners(items: Sequence[Item]) -> npt.NDArray[np.uint64]:
+    """A number for what must be equal in copies: whose they are, how the conversation began, what was answered."""
+    keys = np.array([_key(f"{item.owner}\0{item.opening}") if item.owner else 0 for item in items], np.uint64)
+    answers = grams.word_keys([item.answer for item in items])
+    return np.where(keys == 0, np.uint64(0), np.maximum(keys ^ answers, np.uint64(1)))
+
+
+def _key(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
 
 
 def _finding(item: Item, scores: Floats, over: bool, settings: FilterSettings) -> Finding | None:

@@ -118,11 +118,11 @@ def malformed(text: str) -> str | None:
     foreign = not text.isascii()
     if foreign and STACKED.search(text):
         return "marks"
-    words = WORD.findall(text)
-    if not words and not any(char.isalpha() and unicodedata.east_asian_width(char) == "W" for char in text):
+    if WORD.search(text) is None and not any(
+        char.isalpha() and unicodedata.east_asian_width(char) == "W" for char in text
+    ):
         return "no_words"
-    letters = sum(map(len, words))
-    if foreign and len(STYLED.findall(text)) * 2 > letters > 0:
+    if foreign and len(STYLED.findall(text)) * 2 > sum(map(len, WORD.findall(text))) > 0:
         return "styled"
     return _mostly_markup(text)
 
