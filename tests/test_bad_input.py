@@ -2,8 +2,9 @@
 page, no byte changed."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from html.parser import HTMLParser
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from logtune.app.sifting import sift
 from logtune.config import Config, build
 from logtune.edges.store import Store
 from logtune.pipeline import run_cycle
-from logtune.records import Feedback, Interaction, LogRecord, Signal
+from logtune.records import Draw, Feedback, Interaction, LogRecord, Signal
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "naughty_strings" / "strings.jsonl"
 OURS = [
@@ -101,6 +102,13 @@ def logs_of(text: str, number: int) -> tuple[LogRecord, Feedback]:
         source=text,
         error=None,
         route_reason=text,
+        adapter=text or None,
+        cluster=text or None,
+        user_source=text,
+        session_source=text,
+        usage={text[:50]: text},
+        traces=(named,),
+        draw=Draw(experiment=text, unit="user", lot=0.5, propensity=0.5),
     )
     said = Feedback(
         id=f"fb-{named}"[:200],
@@ -113,8 +121,18 @@ def logs_of(text: str, number: int) -> tuple[LogRecord, Feedback]:
         source=text,
         name=text,
         user=text or None,
+        supersedes=f"none-{named}",
     )
     return log, said
+
+
+def test_every_field_that_can_hold_text_holds_it():
+    log, said = logs_of("naughty", 7)
+    for record, fixed in ((log, {"error"}), (said, {"kind", "target_kind"})):
+        for item in fields(record):
+            value = getattr(record, item.name)
+            if item.name not in fixed and ("str" in str(item.type) or "Mapping" in str(item.type)):
+                assert "naughty" in str(value), item.name
 
 
 def cycled(tmp_path, strings):
@@ -123,7 +141,9 @@ def cycled(tmp_path, strings):
     pairs = [logs_of(text, number) for number, text in enumerate(strings)]
     store.add_logs([log for log, _ in pairs])
     store.put_feedback([said for _, said in pairs])
-    tools = replace(testing.tools(testing.ScriptedChat(lambda call: "an answer")), noise=noise_model())
+    replies = cycle(strings)
+    model = testing.ScriptedChat(lambda call: next(replies) if call.model else "an answer")
+    tools = replace(testing.tools(model), noise=noise_model())
     run_cycle(store, tools, build({"filter": {"personal_data": "keep"}}))
     return store, pairs
 
