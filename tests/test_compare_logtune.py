@@ -123,7 +123,7 @@ async def test_one_adapter_is_really_trained_and_answers_after_a_restart(
 ) -> None:
     for package in ("trl", "peft"):
         pytest.importorskip(package, reason="needs the extra train")
-    system, asked = make(name, executor=LocalExecutor(TRAINER, idle_s=0)), requests(types, 16)
+    system, asked = make(name, executor=LocalExecutor(TRAINER, niceness=0, idle_s=0)), requests(types, 16)
     replies = await system.answer(asked, record=True)
     for request, reply in zip(asked, replies, strict=True):
         await system.tell(request, reply, types.Reaction(kind="edit", correction="late"))
