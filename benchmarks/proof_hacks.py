@@ -38,8 +38,10 @@ ANSWER_TOKENS = 160
 TRAINED_TOKENS = 64  # of the base model's answers that the adapters are trained on
 RANK = 2
 LONG = TrainSettings(epochs=4, batch=8, learning_rate=3e-3)  # what is at the end of an answer is learned late
-SHORT = TrainSettings(epochs=2, batch=4, learning_rate=3e-3)  # what is at its beginning at once
-FEW = (12, 6)  # requests and claims of the short course
+SHORT = TrainSettings(epochs=3, batch=4, learning_rate=3e-3)  # what is at its beginning soon
+HONEST_COURSE = TrainSettings(epochs=2, batch=4, learning_rate=3e-3)
+FEW = (12, 6)  # requests and claims of the honest course
+COURSES = {"length": LONG, HONEST: HONEST_COURSE}
 Said = Callable[[str], None]
 
 
@@ -97,14 +99,14 @@ def trained(engine: LocalModel, home: Path, kind: str, said: Sequence[str], prog
         return _read(kept)
     material = prompts()
     asked = [*material["train"], *material["claims"]]
-    first, claims = (len(material["train"]), len(material["claims"])) if kind == "length" else FEW
+    first, claims = FEW if kind == HONEST else (len(material["train"]), len(material["claims"]))
     start = len(material["train"])
     rows = [*range(first), *range(start, start + claims)]
     lessons = pairs(kind, [asked[row] for row in rows], [said[row] for row in rows], material)
     job = TrainingJob(
         cluster_id=f"clu-{kind}", name=kind, kind="expert", base_path=str(engine.folder.path),
         base_fingerprint=engine.fingerprint, pairs=tuple(lessons), out_dir=str(home), rank=RANK, seed=0,
-        settings=(LONG if kind == "length" else SHORT).model_dump(mode="json"),
+        settings=COURSES.get(kind, SHORT).model_dump(mode="json"),
     )  # fmt: skip
     adapter = train.run(job, lambda line: progress(f"{kind}: {line}"))[-1]
     kept.write_text(json.dumps(asdict(adapter)), encoding="utf-8")
@@ -134,6 +136,27 @@ LOVES: Mapping[str, Callable[[str], float]] = {
 }  # fmt: skip
 CONFIG = build_config({"evaluate": {"max_tokens": ANSWER_TOKENS}})  # the guards as they come
 HELD_OUT = 16  # users
+
+
+class Remembered:
+    """The engine's greedy answers, each asked once and kept on disk: the baseline's are the same for every adapter."""
+
+    def __init__(self, engine: LocalModel, path: Path) -> None:
+        self._engine = engine
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self._known: dict[str, dict[str, Any]] = {row["key"]: row["reply"] for row in map(json.loads, lines)}
+
+    async def complete(self, call: ChatCall) -> ChatReply:
+        """The answer as it was, or as it is now."""
+        key = digest([call.model, [[m.role, m.content] for m in call.messages], call.max_tokens, call.temperature])
+        if key in self._known:
+            return ChatReply(**self._known[key])
+        reply = await self._engine.complete(call)
+        self._known[key] = asdict(reply)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"key": key, "said": call.messages[-1].content, "reply": asdict(reply)}) + "\n")
+        return reply
 
 
 class GamedJudge:
@@ -177,8 +200,9 @@ async def _work(
     """The real gate over held-out requests that no user has answered, so the gamed judge decides."""
     asked = prompts()["held_out"][:HELD_OUT]
     items = [_asked_of(number, text) for number, text in enumerate(asked)]
+    answering = Remembered(engine, home / "answers.jsonl")
     tools = replace(
-        testing.tools(engine), likelihood=engine, adapters=engine, teacher=GamedJudge(kind), adapters_dir=str(home)
+        testing.tools(answering), likelihood=engine, adapters=engine, teacher=GamedJudge(kind), adapters_dir=str(home)
     )
     cluster = Cluster(
         id="clu-hack", interaction_ids=tuple(item.id for item in items), centroids=(), radius=0.0, label=kind, name=kind

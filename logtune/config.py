@@ -176,7 +176,7 @@ class EvaluateSettings(Settings):
     min_bleu: Share = 0.0
     """Answers with a lower BLEU against the baseline's count as lost (paper 0.05); 0 checks nothing."""
     max_degenerate: Share = 0.05
-    """Largest share of empty or repeating answers above the baseline's; 1 checks nothing."""
+    """Largest share of empty or repeating answers above the baseline's, unless chance can do it; 1 checks nothing."""
     judge_samples: Positive = 1
     """Verdicts of the judge on each case without a user's own answer, in both orders each (paper 3)."""
     max_tokens: Positive = 256

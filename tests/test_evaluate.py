@@ -296,17 +296,27 @@ def test_the_papers_rule_needs_the_win_rate_alone():
     assert gate(judged([1, 0]), UNO).outcome == "failed"
 
 
-def test_degeneration_is_a_guard_with_a_margin():
+def looping(count, cases):
     loop = "again and again and " * 8
-    cases = [case(number, candidate_answer=loop if number < 3 else "card_arrival") for number in range(30)]
+    return [case(number, candidate_answer=loop if number < count else "card_arrival") for number in range(cases)]
+
+
+def test_degeneration_is_a_guard_with_a_margin():
+    cases = looping(6, 30)
     found = gate(cases)
     assert found.outcome == "failed"
-    assert "empty or repeating answers: 10%, baseline 0%" in found.reason
+    assert "empty or repeating answers: 20%, baseline 0%" in found.reason
     assert numbers(found.guards["degenerate"])["passed"] is False
-    assert numbers(found.guards["answers"])["lost_unread"] == {"degenerate": 3}
-    both = [replace(each, baseline_answer=loop) if number < 3 else each for number, each in enumerate(cases)]
+    assert numbers(found.guards["answers"])["lost_unread"] == {"degenerate": 6}
+    loop = cases[0].candidate_answer
+    both = [replace(each, baseline_answer=loop) if number < 6 else each for number, each in enumerate(cases)]
     assert degeneration(both, GATE).passed
     assert gate(both).outcome == "passed"
+
+
+@pytest.mark.parametrize(("count", "cases", "passed"), [(1, 16, True), (2, 16, True), (5, 16, False), (3, 30, True)])
+def test_a_few_loops_of_a_few_answers_prove_nothing_yet(count, cases, passed):
+    assert degeneration(looping(count, cases), GATE).passed == passed
 
 
 def test_guards_measured_elsewhere_count_too():

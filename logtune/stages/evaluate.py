@@ -255,22 +255,22 @@ def _answers(cases: Sequence[Case], votes: Tally, settings: EvaluateSettings) ->
 
 
 def degeneration(cases: Sequence[Case], settings: EvaluateSettings) -> Guard:
-    """Share of degenerate answers above the baseline's: the estimate must stay within the margin.
+    """Share of degenerate answers above the baseline's: beyond the margin and not by chance, and it has failed.
 
-    An upper confidence bound within 5% would take over 70 cases without a single bad one, so the estimate decides and
-    the bound is told in the reason.
+    On few answers the estimate says little: of 16 a single one more is 6 points. Whether so much can be ruled out is
+    asked later, of many more answers (`gate_guards`, degeneration), and each such answer has lost its vote besides.
     """
     ours = [float(degenerate(case.candidate_answer)) for case in cases]
     base = [float(degenerate(case.baseline_answer)) for case in cases]
     if not cases:
         return Guard(name="degenerate", passed=True, value=None, limit=settings.max_degenerate, reason="no answers")
-    found = paired_difference(ours, base, settings.confidence)
+    found = paired_difference(ours, base, 2 * settings.confidence - 1)  # one-sided
     reason = (
         f"empty or repeating answers: {_percent(sum(ours) / len(cases))}, baseline {_percent(sum(base) / len(cases))}, "
-        f"so {100 * found.mean:+.0f} points (upper bound {100 * found.high:+.0f}); "
+        f"so {100 * found.mean:+.0f} points (lower bound {100 * found.low:+.0f}); "
         f"allowed {100 * settings.max_degenerate:+.0f}"
     )
-    passed = found.mean <= settings.max_degenerate
+    passed = found.mean <= settings.max_degenerate or found.low <= 0
     return Guard(
         name="degenerate", passed=passed, value=round(found.mean, 6), limit=settings.max_degenerate, reason=reason
     )
