@@ -6,7 +6,7 @@ A unit names in its inputs every id its result depends on; the runner skips thos
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
-from logtune import incumbents, ladder
+from logtune import incumbents, knowing, ladder
 from logtune.errors import ModelError
 from logtune.gate import Contender, gate
 from logtune.ids import digest, identified
@@ -24,33 +24,31 @@ from logtune.records import (
     Verdict,
 )
 from logtune.runner import Cycle, Unit
-from logtune.stages import answer, choice, deploy, distill, gap, standing
+from logtune.stages import choice, deploy, distill, gap, standing
 from logtune.stages import pairs as pairing
 from logtune.stages import plan as planning
 from logtune.stages.budget import Limits
-from logtune.stages.grading import grade
 from logtune.views import given, max_tokens, pairs_of, prompt_of, rules_by_interaction, taught
-
-ENOUGH_TOKENS, TOKENS_A_WORD = 16, 4  # beyond a short answer, so that one which goes on is seen to do so
 
 
 def find_known(cycle: Cycle) -> Iterator[Unit]:
     """A unit a pair: whether the base model gives its better answer by itself. Answers of many words never match.
 
     An answer of an adapter that was complained about is that adapter's mistake, whatever the base model would say: such
-    a pair keeps the next one from making it again.
+    a pair keeps the next one from making it again. Adapters of another base model are gone with their mistakes.
     """
     for pair in (pair for group in cycle.board.all(Cluster) for pair in pairs_of(cycle, group)):
         item = cycle.board.get(Interaction, pair.interaction_id)
-        if item.adapter is None and pairing.is_short(pair.chosen):
+        mistaken = item.adapter is not None and not knowing.earlier(cycle, [item])
+        if pairing.is_short(pair.chosen) and not mistaken:
             yield Unit((pair.id, "known", cycle.tools.base_fingerprint), _known(cycle, pair, item))
 
 
 def _known(cycle: Cycle, pair: PreferencePair, item: Interaction) -> Callable[[], Awaitable[Sequence[Derived]]]:
     async def work() -> Sequence[Derived]:
-        limit = min(max_tokens(cycle, item), ENOUGH_TOKENS + TOKENS_A_WORD * len(pair.chosen.split()))
-        said = await answer.answer(cycle.tools.student, "base", "", prompt_of(item), limit)
-        return [standing.known_already(pair.id)] if grade(said, pair.chosen) == 1.0 else []
+        student, longest = cycle.tools.student, max_tokens(cycle, item)
+        known = await knowing.gives(student, prompt_of(item), pair.chosen, longest)
+        return [standing.known_already(pair.id)] if known else []
 
     return work
 
@@ -63,18 +61,28 @@ def measure_gaps(cycle: Cycle) -> Iterator[Unit]:
         rule_ids = [r.id for member in group.interaction_ids for r in rules_of.get(member, ())]
 
         async def work(group: Cluster = group, found: Sequence[PreferencePair] = found) -> Sequence[Derived]:
-            known = await known_beforehand(cycle, group)
-            return [gap.assess(group, rules_of, known, found, cycle.tools.coverage, cycle.config.gap)]
+            beforehand = await known_beforehand(cycle, group)
+            return [gap.assess(group, rules_of, beforehand, found, cycle.tools.coverage, cycle.config.gap)]
 
-        yield Unit((group.id, cycle.tools.coverage.fingerprint, *rule_ids, *(p.id for p in found)), work)
+        asked = [cycle.tools.base_fingerprint] if knowing.earlier(cycle, _members(cycle, group)) else []
+        inputs = (group.id, cycle.tools.coverage.fingerprint, *asked, *rule_ids, *(p.id for p in found))
+        yield Unit(inputs, work)
+
+
+def _members(cycle: Cycle, group: Cluster) -> list[Interaction]:
+    return [cycle.board.get(Interaction, member) for member in group.interaction_ids]
 
 
 async def known_beforehand(cycle: Cycle, group: Cluster) -> dict[str, list[str]]:
-    """Interaction id -> what the model knew beforehand: the teacher's predictions, else the answer it gave."""
-    items = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
+    """Interaction id -> what the model knew beforehand: the teacher's predictions, else the answer it gave.
+
+    Where another base model gave that, this one is asked.
+    """
+    items = _members(cycle, group)
     teacher, count = cycle.tools.teacher, cycle.config.distill.predict
     if teacher is None or not count:
-        return {item.id: [item.answer] for item in items}
+        now = await knowing.answers(cycle, knowing.earlier(cycle, items))
+        return {item.id: [text] if (text := now.get(item.id, item.answer)) else [] for item in items}
     predicted = await asyncio.gather(*(distill.predict(item.query, teacher, count) for item in items))
     return {item.id: rules for item, rules in zip(items, predicted, strict=True)}
 
@@ -159,7 +167,9 @@ def _asked(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
     lessons = digest([pair.id for pair in taught(cycle, plan.cluster)])
     others = digest({name: contender.key for name, contender in trials.incumbents.items()})
     level = str(trials.settings.confidence)
-    return plan.cluster.id, plan.baseline.key, others, cases, level, lessons, digest(dict(trials.not_tried))
+    base = cycle.tools.base_fingerprint
+    told = digest(dict(trials.not_tried))
+    return plan.cluster.id, plan.baseline.key, base, others, cases, level, lessons, told
 
 
 def _undecided(plan: Plan, kind: AdapterKind | None, reason: str) -> Evaluation:

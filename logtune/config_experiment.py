@@ -33,6 +33,8 @@ class ExperimentSettings(Settings):
     """Users after whom a test that has decided nothing ends, and what served serves on."""
     max_days: Days = 56.0
     """Days after which it ends so."""
+    begin_unprovable: bool = False
+    """Begin a test also where the expected gain and the traffic say that it can never show anything in time."""
     hold_back: Annotated[float, Field(ge=0, lt=0.5)] = 0.05
     """Share of the users who keep what served before for a while after a promotion; 0 watches nothing."""
     watch_days: Days = 7.0

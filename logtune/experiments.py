@@ -10,9 +10,10 @@ import getpass
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from logtune import holdings
+from logtune import estimates, holdings
 from logtune.config_experiment import ExperimentSettings
 from logtune.edges.experiments import ENDS, Experiments, Led
+from logtune.edges.live_logs import LiveLogs
 from logtune.errors import InputError
 from logtune.ids import identified
 from logtune.records import Adapter, Deployment, Evaluation, Experiment, Json, Step, StepAction
@@ -38,6 +39,10 @@ def begin(
     history = tests.of_cluster(cluster_name)
     if reason := _hindered(tests, history, cluster_name, settings, now):
         return None, reason
+    if not settings.begin_unprovable:
+        measured = estimates.of(store, evaluation, cluster_name, settings, now)
+        if reason := estimates.unprovable(measured):
+            return None, reason
     current = store.deployments().get(cluster_name)
     test = identified(
         Experiment(
@@ -69,14 +74,17 @@ def _hindered(tests: Experiments, history: list[Led], name: str, settings: Exper
 
 
 def look(
-    store: "Store", config: "Config", now: float, base_parameters: int | None = None
+    store: "Store", config: "Config", now: float, base_parameters: int | None = None, seen: LiveLogs | None = None
 ) -> list[tuple[Experiment, Step]]:
-    """Lead every running test as far as its users' outcomes allow; the steps that were taken."""
+    """Lead every running test as far as its users' outcomes allow; the steps that were taken.
+
+    `seen`: what earlier looks at this store have read.
+    """
     running = Experiments(store).running()
     if not running:
         return []
     since = min(test.at for test, _ in running.values())
-    logs, feedback = list(store.logs(since, shadow=True)), list(store.feedback())
+    logs, feedback = (seen or LiveLogs()).read(store, since, now)
     taken = [
         (led[0], _lead(store, standing(*led, logs, feedback, now), config, now, base_parameters))
         for led in running.values()

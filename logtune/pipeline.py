@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
-from logtune import candidates, experiments, holdings, lessons, trusting
+from logtune import candidates, experiments, holdings, lessons, rebasing, trusting
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
@@ -108,11 +108,18 @@ def run_cycle(
 ) -> CycleReceipt:
     """One cycle over all stages, resumed where an earlier one was stopped; raises TooManyFailures and ModelError."""
     row = _open(store, tools, config)
+    rebasing.retire(store, rebasing.of_cycle(row, tools.base_fingerprint), row.id, tools.clock.now())
     cycle = _cycle(store, tools, config, row, progress)
     counts = asyncio.run(_stages(store, cycle, config, progress))
     receipt = _receipt(store, cycle, row, counts)
-    store.close_cycle(row.id, tools.clock.now(), {**_as_json(receipt), "shares": row.receipt.get("shares") or {}})
+    store.close_cycle(row.id, tools.clock.now(), {**_as_json(receipt), **_kept(row)})
     return receipt
+
+
+def _kept(row: CycleRow) -> dict[str, Json]:
+    """What a cycle remembers from its beginning beyond its end."""
+    told = {name: row.receipt[name] for name in rebasing.KEPT if name in row.receipt}
+    return {**told, "shares": row.receipt.get("shares") or {}}
 
 
 def dry_run(store: Store, tools: Tools, config: Config) -> list[tuple[Interaction, Decision]]:
@@ -134,10 +141,13 @@ def _open(store: Store, tools: Tools, config: Config) -> CycleRow:
     running = store.running_cycle()
     now = tools.clock.now()
     if running is not None:
-        if running.config_hash == config.config_hash:
+        same_base = running.receipt.get("base", tools.base_fingerprint) == tools.base_fingerprint
+        if running.config_hash == config.config_hash and same_base:
             return running
         store.close_cycle(running.id, now, {**running.receipt, "summary": "stopped; the settings have changed since"})
-    live = store.deployments()
+    base = rebasing.now_on(store, tools.base_fingerprint, now)
+    gone = rebasing.stale(store, base)
+    live = {name: row for name, row in store.deployments().items() if name not in gone}
     serving: dict[str, Json] = {name: row.adapter_id for name, row in live.items()}
     prompted: dict[str, Json] = {
         name: {
@@ -151,8 +161,8 @@ def _open(store: Store, tools: Tools, config: Config) -> CycleRow:
     finished = [row for row in store.cycles(limit=100) if row.receipt.get("clusters")]
     before = finished[0].receipt["clusters"] if finished else []
     receipt: dict[str, Json] = {
-        "serving": serving, "prompted": prompted, "before": before, "shares": _shares(store, config),
-        "routes": {name: row.cluster_id for name, row in live.items()},
+        **rebasing.receipt(store, base), "serving": serving, "prompted": prompted, "before": before,
+        "shares": _shares(store, config), "routes": {name: row.cluster_id for name, row in live.items()},
         "lessons": cast("Json", accepted_lessons(store, config.guards.lesson_checks)),
     }  # fmt: skip
     row = CycleRow(id=f"cyc-{new_id()}", config_hash=config.config_hash, started_at=now, ended_at=None, receipt=receipt)
@@ -177,7 +187,7 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
     before: dict[str, Derived] = {}
     before.update((record.id, record) for record in clusters)
     before.update((record.id, record) for record in adapters)
-    since = row.started_at - config.cycle.window_days * 86400
+    since = rebasing.since(row, config.cycle.window_days * 86400)
     logs = {log.id: log for log in store.logs(since)}
     lessons = {
         name: tuple(store.load(PreferencePair, ids))
@@ -189,6 +199,7 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
         feedback={item.id: item for item in store.feedback()}, serving=serving,
         before=before, earlier=tuple(earlier), routes=routes, progress=progress, prompted=_prompted(store, row),
         ledger=RuleLedger(store).every(), lessons=lessons, aged=aged_lessons(store, taught, logs),
+        base_since=rebasing.of_cycle(row, tools.base_fingerprint).since,
         shares=cast("dict[str, float]", row.receipt.get("shares") or {}),
     )  # fmt: skip
 
@@ -296,7 +307,8 @@ def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Cou
         deployed=tuple(d.id for d in mine),
         stages={n: {"done": c.done, "unchanged": c.unchanged, "failed": c.failed} for n, c in counts.items()},
         clusters=tuple(c.id for c in board.all(Cluster)), passed=sum(e.outcome == "passed" for e in evaluations),
-        summary=_summary(cycle, evaluations, mine, counts), seconds=round(cycle.tools.clock.now() - row.started_at, 1),
+        summary=_summary(row, cycle, evaluations, mine, counts),
+        seconds=round(cycle.tools.clock.now() - row.started_at, 1),
         exit_code=NOT_PASSED if blocked and not mine else OK,
         spent={purpose: asdict(spent) for purpose, spent in cycle.tools.spent().items()},
     )  # fmt: skip
@@ -313,8 +325,9 @@ def _held(board: Board) -> dict[str, int]:
 
 
 def _summary(
-    cycle: Cycle, evaluations: Sequence[Evaluation], deployed: Sequence[Deployment], counts: Mapping[str, Counts]
-) -> str:
+    row: CycleRow, cycle: Cycle, evaluations: Sequence[Evaluation], deployed: Sequence[Deployment],
+    counts: Mapping[str, Counts],
+) -> str:  # fmt: skip
     """What happened, in a few sentences that need no manual."""
     board, items = cycle.board, cycle.board.all(Interaction)
     pairs = len(board.all(PreferencePair))
@@ -332,7 +345,8 @@ def _summary(
     rules = sum(bool(rule.merged_from) for rule in board.all(Rule))
     won = ", ".join(f"{count} {origin.replace('_', '-')}" for origin, count in _origins(board).items())
     made = f"{pairs} pairs ({won})" if pairs else "no pairs"
-    told = [f"{len(items)} interactions of {users} users gave {rules} rules and {made}."]
+    told = [*rebasing.words(row, held.get("known_already", 0), pairs)]
+    told += [f"{len(items)} interactions of {users} users gave {rules} rules and {made}."]
     told += [f"Held back: {', '.join(f'{n} {why}' for why, n in held.items()).replace('_', ' ')}."] if held else []
     least = len(told)
     told += [f"{board.get(Cluster, d.cluster_id).name}: {d.candidate} deployed, {d.reason}." for d in deployed]

@@ -92,6 +92,7 @@ class Cycle:
     lessons: Mapping[str, tuple[PreferencePair, ...]] = field(default_factory=dict)  # cluster name -> taught earlier
     aged: frozenset[str] = frozenset()  # ids of pairs that were taught earlier, of logs that are no longer read
     shares: Mapping[str, float] = field(default_factory=dict)  # of users held out, the largest that ever held
+    base_since: float = 0.0  # when the base model became the base; 0: there never was another
     ledger: tuple[RuleEntry, ...] = ()  # what people decided about rules, oldest first
     replies: dict[ChatCall, ChatReply] = field(default_factory=dict)  # the gate's, so that no call is made twice
     kept: dict[str, object] = field(default_factory=dict)  # what several rows ask for, worked out once

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from logtune.edges.adapter_server import HttpAdapterServer, ours
+from logtune.edges.weights import fingerprint_of
 from logtune.errors import ModelError
 from logtune.records import Message
 
@@ -22,6 +24,7 @@ class Vllm:
         self.keys: list[str | None] = []
         self.said: dict[str, list[tuple[str, float]]] = {}  # model -> tokens and their log-probabilities
         self.tells = True  # log-probabilities
+        self.root = ""  # where the base model comes from
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -33,7 +36,7 @@ class Vllm:
 
     async def models(self, request: web.Request) -> web.Response:
         self.keys.append(request.headers.get("Authorization"))
-        base = {"id": "base", "object": "model", "parent": None}
+        base = {"id": "base", "object": "model", "parent": None, "root": self.root}
         tuned = [{"id": name, "object": "model", "parent": "base"} for name in self.loaded]
         return web.json_response({"object": "list", "data": [base, *tuned]})
 
@@ -81,6 +84,32 @@ async def test_http_loads_lists_and_unloads(vllm: tuple[Vllm, str]) -> None:
     await server.unload("late@1")
     await server.unload("late@1")
     assert await server.names() == []
+
+
+async def test_an_adapter_of_another_base_model_is_never_loaded(vllm: tuple[Vllm, str], tmp_path: Path) -> None:
+    fake, url = vllm
+    served, other = (weights(tmp_path / name, name) for name in ("served", "other"))
+    adapter = tmp_path / "adapters" / "late"
+    adapter.mkdir(parents=True)
+    (adapter / "logtune.json").write_text(json.dumps({"base": fingerprint_of(str(served)), "id": "ada-1"}))
+    fake.root = str(served)
+    await HttpAdapterServer(url, model=str(served)).load("late@1", str(adapter))
+    assert "late@1" in fake.loaded
+    with pytest.raises(ModelError, match=r"late@1 was trained on hf@\w+, and model.base is hf@\w+\n.*logtune rebase"):
+        await HttpAdapterServer(url, model=str(other)).load("late@1", str(adapter))  # not even where it is loaded
+    fake.root = str(other)  # somebody has started the server with another model
+    with pytest.raises(ModelError, match=rf"was trained on hf@\w+, and the model server serves {other}"):
+        await HttpAdapterServer(url, model=str(served)).load("late@2", str(adapter))
+    for unknown in ("", "owner/model", str(tmp_path / "elsewhere")):  # nobody here can tell what that is
+        fake.root = unknown
+        await HttpAdapterServer(url, model="owner/model").load("late@3", str(adapter))
+    assert await HttpAdapterServer(url).root() == unknown
+
+
+def weights(folder: Path, content: str) -> Path:
+    folder.mkdir()
+    (folder / "model.safetensors").write_text(content)
+    return folder
 
 
 async def test_http_sends_the_key(vllm: tuple[Vllm, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -336,7 +336,9 @@ def test_report_writes_a_page_or_says_why_not(capsys: pytest.CaptureFixture[str]
     store = Store("sqlite:///logtune.db")
     sample_cycle.fill(store)
     store.close()
-    assert json.loads(run(capsys, "report", "--json", "-o", "week.html")[1]) == {"path": "week.html"}
+    document = json.loads(run(capsys, "report", "--json", "-o", "week.html")[1])
+    assert (document["path"], document["cycle"]) == ("week.html", "cyc-sample")
+    assert set(document["week"]) == {"headline", "learned", "changed", "refused", "left_out"}
     assert "card_arrival" in Path("week.html").read_text(encoding="utf-8")
     assert "cyc-sample" in run(capsys, "report", "--cycle", "nope")[2]
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from live_kit import LATE, begin, settings, visit
 
-from logtune.app import cli
-from logtune.app.leading import Leader
+from logtune.app import cli, leading
+from logtune.app.sidecar import Sidecar
 from logtune.edges.experiments import Experiments
 from logtune.edges.store import Store
 from logtune.records import Json
@@ -127,7 +127,7 @@ def test_users_of_the_logs_are_drawn_and_too_few_are_told(began: Path, capsys: p
 
 @pytest.mark.slow
 def test_the_child_that_leads_tests_promotes_is_started_again_and_ends(began: Path) -> None:
-    leader = Leader(options(began), 1.0)
+    leader = Sidecar(leading.task(options(began), 1.0))
     leader.start()
     store = Store(f"sqlite:///{began / 'logtune.db'}")
     try:

@@ -1,6 +1,7 @@
 """Weights: sums are checked before use, the packaged model is converted once, folders and bad names are told apart."""
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -11,7 +12,16 @@ from hypothesis import strategies as st
 
 from logtune.edges import weights
 from logtune.edges.gguf import q4_1, q8_0
-from logtune.edges.weights import Packaged, base_model, embedder_model, file_sum, parameters_of, remembered_sum
+from logtune.edges.weights import (
+    Packaged,
+    base_model,
+    embedder_model,
+    file_sum,
+    fingerprint_of,
+    identities,
+    parameters_of,
+    remembered_sum,
+)  # fmt: skip
 from logtune.errors import MissingExtra, ModelError
 
 torch = pytest.importorskip("torch", reason="needs the extra local")
@@ -28,6 +38,25 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from logtune.testing import tiny_model
 
     return tiny_model(tmp_path_factory.mktemp("tiny"))
+
+
+def test_a_fingerprint_is_known_without_loading_or_converting(tiny: Path, tmp_path: Path, own_cache: Path) -> None:
+    assert fingerprint_of(str(tiny)) == base_model(str(tiny)).fingerprint
+    assert identities(tiny) == {fingerprint_of(str(tiny))}
+    assert fingerprint_of("smollm2-135m-instruct") == "smollm2-135m-instruct@b179c9523d0e"
+    assert not (own_cache / "models").exists()
+    for nothing in ("nowhere", "owner/nowhere", str(tmp_path)):
+        assert fingerprint_of(nothing) is None
+        assert identities(Path(nothing)) == frozenset()
+
+
+def test_a_converted_model_goes_by_its_package_too(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "converted"
+    shutil.copytree(tiny, folder)
+    (folder / weights.MARKER).write_text(json.dumps({"source": weights.BASES["smollm2-135m-instruct"].sha256}))
+    assert identities(folder) == {fingerprint_of(str(tiny)), fingerprint_of("smollm2-135m-instruct")}
+    (folder / weights.MARKER).write_text("[]")
+    assert identities(folder) == {fingerprint_of(str(tiny))}
 
 
 def test_a_folder_is_a_model_and_its_fingerprint_follows_its_weights(tiny: Path, tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def serving(config: Config, progress: Said = silent) -> Serving:
         local = engine(config, progress)
         return Serving(backend=_engine_backend(local, config), embedder=embedder(config, progress), adapters=local)
     vectors = LateEmbedder(lambda: embedder(config, progress))
-    adapters = HttpAdapterServer(_url(config), config.model.api_key_env, base=config.model.served_name)
+    model = config.model
+    adapters = HttpAdapterServer(_url(config), model.api_key_env, base=model.served_name, model=model.base)
     return Serving(backend=_http_backend(config), embedder=vectors, adapters=adapters)
 
 
@@ -206,7 +207,7 @@ def _remote(config: Config, progress: Said) -> _Served:
     url, model, project = _url(config), config.model, project_of(config)
     folder = base_model(model.base, progress=progress)
     chat = HttpChat(url, model.served_name, api_key_env=model.api_key_env)
-    adapters = HttpAdapterServer(url, model.api_key_env, base=model.served_name)
+    adapters = HttpAdapterServer(url, model.api_key_env, base=model.served_name, model=model.base)
     return _Served(
         student=ScopedChat(chat, project), likelihood=None, adapters=ScopedAdapters(adapters, project), folder=folder,
         lora_sizes=folder_rank_1_sizes(folder.path),

@@ -42,6 +42,7 @@ LOOP = {
     "gap": Entry("gap", "How new lessons are, by several methods, beside the gate."),
     "judge": Entry("judge", "How far the judge of answers agrees with people."),
     "reproduce": Entry("reproduce", "The paper's evaluation, for those who have its data set."),
+    "rebase": Entry("rebase", "Another base model under the same lessons."),
     "rollback": Entry("loop", "Give a cluster back to what served it before."),
     "simulate": Entry("simulate", "How a live test would go: errors, users, days."),
     "pause": Entry("experiments", "Let no live test change anything by itself."),

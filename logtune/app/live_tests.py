@@ -4,8 +4,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from logtune.app.console import ALL
 from logtune.edges.experiments import ENDS, Experiments
-from logtune.records import Experiment
+from logtune.errors import InputError
+from logtune.records import Cluster, Evaluation, Experiment
 from logtune.stages import live
 from logtune.stages.trials import Trial, standing, words
 from logtune.statistics import Interval
@@ -40,6 +42,22 @@ def shown(store: "Store", led: "Led", now: float | None = None) -> LiveTest:
     told = live.telling(at.units, at.settings, now, at.last)
     course = live.intervals(told, at.settings, at.last, POINTS)
     return LiveTest(at=at, course=tuple(course), words=at.now.reason if at.now.action in ENDS else words(at, "open"))
+
+
+def passed(store: "Store", wanted: str | None) -> dict[str, Evaluation]:
+    """Cluster name -> its newest candidate that passed the gate; `wanted`: a cluster's name, or an evaluation's id.
+
+    InputError where that names nothing that has passed.
+    """
+    found: dict[str, Evaluation] = {}
+    for item in store.list(Evaluation, limit=ALL):
+        if item.outcome == "passed":
+            (cluster,) = store.load(Cluster, [item.cluster_id])
+            if wanted is None or wanted in (cluster.name, item.id):
+                found.setdefault(cluster.name or cluster.id, item)
+    if wanted is not None and not found:
+        raise InputError(f"no candidate of '{wanted}' has passed its gate", "logtune evaluations lists what was tried")
+    return found
 
 
 def newest_tests(store: "Store") -> tuple[LiveTest, ...]:

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logtune.app.console import counted, moment
-from logtune.app.findings import Findings, Group, base_parameters, gather
+from logtune.app.findings import Findings, Group, gather
 from logtune.app.plots import BAD, CALM, FAINT, GOOD, Bar, Interval, Line, bars, curves, intervals, sequence
+from logtune.app.serving_now import base_parameters
+from logtune.app.week import CANDIDATES, Week, before, fresh, tell
 from logtune.records import Json
 from logtune.stages.standing import REASONS as HELD
 
@@ -31,15 +33,22 @@ SHORT = 220  # letters of a quoted text
 OVERRIDES = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # they turn the reading direction of what follows
 TONES = {"positive": GOOD, "rule": CALM, "nothing": BAD}
 TEACHES = {"positive": "an example to follow", "rule": "a source of rules", "nothing": "dropped"}
-CANDIDATES = {
-    "base": "the base model", "rules": "rules in the prompt", "critic_prompt": "a critic in the prompt",
-    "critic": "a critic adapter", "expert": "an expert adapter",
-}  # fmt: skip
 
 
 def write(store: "Store", path: Path, config: "Config", cycle_id: str | None = None) -> Path:
     """Write the report of a cycle (default: the newest) to `path`, whole or not at all; InputError without a cycle."""
-    page = render(gather(store, cycle_id, base_parameters(config)), config)
+    found = gather(store, cycle_id, base_parameters(config))
+    return save(path, render(found, config, told(store, found)))
+
+
+def told(store: "Store", found: Findings) -> Week:
+    """The cycle in sentences."""
+    earlier = before(store, found.cycle)
+    return tell(found, earlier, fresh(store, found.cycle, earlier), headline(found))
+
+
+def save(path: Path, page: str) -> Path:
+    """Write a page, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False) as file:
         file.write(page)
@@ -47,12 +56,12 @@ def write(store: "Store", path: Path, config: "Config", cycle_id: str | None = N
     return Path(file.name).replace(path)
 
 
-def render(found: Findings, config: "Config") -> str:
+def render(found: Findings, config: "Config", week: Week) -> str:
     """The page as text. The same findings give the same page."""
     from logtune.app.build import versions
 
     return _environment().get_template("report.html.j2").render(
-        found=found, headline=headline(found), outcomes=outcomes(found), plots=_plots(found), config=config,
+        found=found, week=week, headline=headline(found), outcomes=outcomes(found), plots=_plots(found), config=config,
         most=MOST_ROWS, teaches=TEACHES, candidates=CANDIDATES, reason_words=reason_words(), held_words=HELD,
         versions={"Python": platform.python_version(), **versions()},
     )  # fmt: skip

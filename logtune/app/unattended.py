@@ -5,11 +5,9 @@ settings -> a Scheduler a project -> one look after the other, one cycle at a ti
 
 import os
 import signal
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -17,6 +15,7 @@ from logtune.app import build
 from logtune.app.console import Console, one_line
 from logtune.app.projects import for_project, known
 from logtune.app.scheduler import Child, Scheduler
+from logtune.app.sidecar import Task
 from logtune.config import Config
 from logtune.edges.project_scope import DEFAULT
 from logtune.errors import OK, ConfigError, LogtuneError
@@ -53,28 +52,13 @@ def go_on(say: Console, every: str, limits: Limits) -> int:
     return OK
 
 
-@contextmanager
-def beside(say: Console, config: Config) -> Iterator[None]:
-    """The schedules in a process of their own while this one serves; nothing where schedule.every is empty.
-
-    It ends with this process, also when that is killed: its standard input ends then.
-    """
-    if not config.schedule.every:
-        yield
-        return
-    child = subprocess.Popen(
-        [*command(say), "--every", config.schedule.every], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-        env={**os.environ, WHILE_OPEN: "1"},
-    )  # fmt: skip
-    try:
-        yield
-    finally:
-        assert child.stdin is not None
-        child.stdin.close()
-        try:
-            child.wait(END_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
+def beside(say: Console, config: Config) -> Task | None:
+    """The schedules, for a process of their own beside serving; None where schedule.every is empty."""
+    every = config.schedule.every
+    if not every:
+        return None
+    line = [*command(say), "--every", every]
+    return Task(what="what begins cycles", command=line, environment={WHILE_OPEN: "1"}, end_s=END_S, niceness=0)
 
 
 def command(say: Console, project: str | None = None) -> list[str]:

@@ -3,14 +3,17 @@
 name, folder -> POST load_lora_adapter        GET models -> names        training prompt -> whether the adapter works
 """
 
+import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import aiohttp
 
+from logtune.edges.weights import fingerprint_of, identities
 from logtune.errors import ModelError
 from logtune.records import Json, Message
 
@@ -50,20 +53,28 @@ class HttpAdapterServer:
     """Runtime LoRA over HTTP: /v1/load_lora_adapter, /v1/unload_lora_adapter, /v1/models.
 
     `url` ends in /v1; SGLang has the first two paths beside /v1, and they are found there. `base` is the base model's
-    name. The server reads adapter folders from its own disk, so it must see the same paths.
+    name, `model` what `model.base` says of it. The server reads adapter folders from its own disk, so it must see the
+    same paths.
     """
 
     def __init__(
-        self, url: str, api_key_env: str | None = None, timeout_s: float = 120.0, base: str = "base"
+        self, url: str, api_key_env: str | None = None, timeout_s: float = 120.0, base: str = "base", model: str = ""
     ) -> None:  # fmt: skip
         self._url = url.rstrip("/")
         self._key_env = api_key_env
         self._timeout_s = timeout_s
         self._base = base
+        self._model = model
 
     async def load(self, name: str, path: str) -> None:
-        """Load a folder under `name`; a listed name again does nothing. ModelError with the server's words."""
-        if name in await self.names():
+        """Load a folder under `name`; a listed name again does nothing. ModelError with the server's words.
+
+        One that was trained on another base model is refused: layers of the same shape would take it all the same.
+        """
+        listed, root = await self._listed()
+        if reason := await asyncio.to_thread(misfit, Path(path), self._model, root):
+            raise ModelError(f"adapter {name} {reason}", "logtune rebase trains its lessons again on the new one")
+        if name in listed:
             return
         status, body = await self._change("load_lora_adapter", {"lora_name": name, "lora_path": path})
         if status >= 400 and "already been loaded" not in body:
@@ -79,10 +90,19 @@ class HttpAdapterServer:
 
     async def names(self) -> list[str]:
         """Names of the loaded adapters: the listed models that have a parent."""
+        return (await self._listed())[0]
+
+    async def root(self) -> str:
+        """The folder or hub id that the server says its base model comes from; "" where it does not say."""
+        return (await self._listed())[1]
+
+    async def _listed(self) -> tuple[list[str], str]:
+        """Names of the adapters, and the root of the base model."""
         status, body = await self._call("GET", f"{self._url}/models", None, LIST_S)
         try:
             models = cast("Sequence[Mapping[str, Json]]", json.loads(body)["data"])
-            return sorted(str(model["id"]) for model in models if model.get("parent"))
+            roots = [str(model.get("root") or "") for model in models if model["id"] == self._base]
+            return sorted(str(model["id"]) for model in models if model.get("parent")), next(iter(roots), "")
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{self._url}/models answered {status} {_said(body)}", "check model.url") from error
 
@@ -128,6 +148,24 @@ class HttpAdapterServer:
         except (aiohttp.ClientError, TimeoutError, ValueError) as error:
             what = str(error) or type(error).__name__
             raise ModelError(f"the model server at {self._url} does not answer: {what}", "is it running?") from error
+
+
+def misfit(adapter: Path, model: str, root: str) -> str:
+    """Why an adapter's folder does not belong to the base model that is served; "": it does, or nobody can tell.
+
+    `model`: as in `model.base`; `root`: where the server says it has it from. Only what lies on this disk can tell.
+    """
+    try:
+        trained_on = str(json.loads((adapter / "logtune.json").read_bytes())["base"])
+    except (OSError, ValueError, KeyError, TypeError):  # a folder that only the server sees
+        return ""
+    wanted = fingerprint_of(model) if model and trained_on else None
+    if wanted is not None and trained_on not in {wanted, *identities(Path(model).expanduser())}:
+        return f"was trained on {trained_on}, and model.base is {wanted}"
+    served = identities(Path(root)) if root and trained_on else frozenset()
+    if served and trained_on not in served:
+        return f"was trained on {trained_on}, and the model server serves {root}"
+    return ""
 
 
 def _greedy(choice: Mapping[str, Mapping[str, Json]]) -> Greedy:

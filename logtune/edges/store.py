@@ -128,9 +128,9 @@ class Store:
         """As `logs`, each as the JSON that the store holds: for a reader that decodes in other processes."""
         return self._bodies(LogRecord, since)
 
-    def feedback(self) -> Iterator[Feedback]:
-        """All feedback, by time, then id."""
-        return self._stream(Feedback, None)
+    def feedback(self, since: float | None = None) -> Iterator[Feedback]:
+        """All feedback, or that since a moment, by time, then id."""
+        return self._stream(Feedback, since)
 
     def known(self, kind: TargetKind, targets: Sequence[str]) -> set[str]:
         """Which of the `targets` of feedback exist: ids of log records, sessions or users."""

@@ -81,6 +81,49 @@ def base_model(name: str, home: Path | None = None, progress: Progress = silent)
     return _folder(name, BASES, progress)
 
 
+def fingerprint_of(name: str) -> str | None:
+    """The fingerprint of a base model that lies on this disk; None: it does not. Nothing is fetched or converted."""
+    if name in BASES:
+        return f"{name}@{BASES[name].sha256[:12]}"
+    path = Path(name).expanduser()
+    if not path.is_dir() and name.count("/") == 1 and not name.startswith((".", "/", "~")):
+        path = _from_cache(name) or path
+    return _mark(path)
+
+
+def identities(folder: Path) -> frozenset[str]:
+    """Every fingerprint by which the base model in a folder goes; empty where the folder holds none."""
+    mark = _mark(folder)
+    if mark is None:
+        return frozenset()
+    try:
+        source = json.loads((folder / MARKER).read_text(encoding="utf-8"))["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return frozenset({mark})
+    packaged = (f"{name}@{source[:12]}" for name, known in BASES.items() if known.sha256 == source)
+    return frozenset({mark, *packaged})
+
+
+def _mark(folder: Path) -> str | None:
+    try:
+        files = sorted(folder.glob("*.safetensors"))
+        return f"hf@{digest([[file.name, remembered_sum(file)] for file in files])}" if files else None
+    except OSError:  # a path of another machine, or one that may not be read
+        return None
+
+
+def _from_cache(name: str) -> Path | None:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+    except ImportError:
+        return None
+    try:
+        return Path(snapshot_download(name, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError, OSError):
+        return None
+
+
 def embedder_model(name: str, progress: Progress = silent) -> ModelFolder:
     """The embedding model called `name`: packaged, a local folder, or a hub id. Errors as for `base_model`."""
     if name not in EMBEDDERS:
@@ -157,8 +200,8 @@ def _folder(name: str, known: dict[str, Packaged], progress: Progress) -> ModelF
     files = sorted(path.glob("*.safetensors"))
     if not files or not (path / "config.json").exists():
         raise ModelError(f"{path} holds no config.json with *.safetensors beside it", "save_pretrained writes both")
-    sums = [[file.name, remembered_sum(file)] for file in files]
-    return ModelFolder(path=path.resolve(), fingerprint=f"hf@{digest(sums)}", parameters=parameters_of(files))
+    mark = f"hf@{digest([[file.name, remembered_sum(file)] for file in files])}"
+    return ModelFolder(path=path.resolve(), fingerprint=mark, parameters=parameters_of(files))
 
 
 def _from_hub(name: str, known: dict[str, Packaged], progress: Progress) -> Path:

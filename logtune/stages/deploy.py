@@ -41,6 +41,11 @@ def rollback(cluster_name: str, history: Iterable[Deployment], now: float, reaso
     return following(rows[-1], cluster_name, cluster_id, state, "rollback", reason, now)
 
 
+def retired(row: Deployment, reason: str, now: float) -> Deployment:
+    """The base model in place of what serves a cluster."""
+    return following(row, row.cluster_name, row.cluster_id, NOTHING, "retire", reason, now)
+
+
 def live_adapters(current: Mapping[str, Deployment]) -> tuple[str, ...]:
     """Ids of the adapters that serve, each once, sorted."""
     return tuple(sorted({row.adapter_id for row in current.values() if row.adapter_id is not None}))

@@ -19,6 +19,7 @@ from scipy.stats import hypergeom
 from logtune.config_trust import TrustSettings
 from logtune.ports import Vectors
 from logtune.stages import decay
+from logtune.stages.circles import Near, around
 
 Floats = npt.NDArray[np.float64]
 REASONS: Mapping[str, str] = {
@@ -31,7 +32,6 @@ REASONS: Mapping[str, str] = {
 DAY_S = 86_400.0
 ROUNDS = 20  # of the estimate
 SETTLED = 1e-4  # by which no user's reliability moves any more
-FIRST_TRIED = 8  # rows looked at for each neighbour wanted, before all are
 CHANGED = 0.8  # share of the claims since a change that must name the new answer
 MOST_COMPARED = 1000  # requests of each of two answers that are compared with each other
 MIXED = 0.7  # of the neighbours that name the other answer if both are given to the same requests
@@ -77,14 +77,6 @@ class Weighed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Near:
-    """The claims around one, of other users, one a user, nearest first."""
-
-    rows: list[int]
-    edge: float  # cosine of the farthest
-
-
-@dataclass(frozen=True, slots=True)
 class _Change:
     """An answer that took another's place."""
 
@@ -97,7 +89,7 @@ def weigh(claims: Sequence[Claim], vectors: Vectors, settings: TrustSettings) ->
     """Doubts about claims, and how reliable their users are; `vectors` (N, D): row i is the request of claims[i]."""
     together = bursts(claims, vectors, settings)
     voices = _voices(claims, together)
-    near = [_near(row, claims, vectors, settings) for row in range(len(claims))]
+    near = around(vectors, [claim.user for claim in claims], max(settings.neighbours, settings.unheard))
     changes = _changes(claims, vectors, near, voices, settings)
     outdated = {row: change.since for change in changes for row in change.old}
     heard = [_since(row, near[row].rows, outdated, changes) for row in range(len(claims))]
@@ -194,34 +186,11 @@ def _best_other(behind: Mapping[str, float], answer: str) -> float:
     return max((weight for other, weight in behind.items() if other != answer), default=0.0)
 
 
-# --- who stands around a claim ---
-
-
-def _near(row: int, claims: Sequence[Claim], vectors: Vectors, settings: TrustSettings) -> _Near:
-    closeness = vectors @ vectors[row]
-    rows = _nearest_users(closeness, claims, row, max(settings.neighbours, settings.unheard))
-    return _Near(rows, float(closeness[rows[-1]]) if rows else 1.0)
-
-
-def _nearest_users(closeness: npt.NDArray[np.float32], claims: Sequence[Claim], row: int, count: int) -> list[int]:
-    """The nearest claim of each of the `count` nearest other users, nearest first."""
-    tried = min(len(claims), FIRST_TRIED * count)
-    while True:
-        part = np.argpartition(-closeness, tried - 1)[:tried]
-        nearest: dict[str, int] = {}
-        for other in part[np.argsort(-closeness[part], kind="stable")].tolist():
-            nearest.setdefault(claims[other].user, other)
-        rows = [other for user, other in nearest.items() if user != claims[row].user]
-        if len(rows) >= count or tried == len(claims):
-            return rows[:count]
-        tried = len(claims)
-
-
 # --- facts that change ---
 
 
 def _changes(
-    claims: Sequence[Claim], vectors: Vectors, near: Sequence[_Near], voices: Floats, settings: TrustSettings
+    claims: Sequence[Claim], vectors: Vectors, near: Sequence[Near], voices: Floats, settings: TrustSettings
 ) -> list[_Change]:
     """Answers that took another's place since some day."""
     rivals: dict[tuple[str, str], list[int]] = defaultdict(list)  # (old, new) -> rows that name new where old was known
@@ -241,7 +210,7 @@ def _changes(
     return found
 
 
-def _around(new: Sequence[int], old: Sequence[int], vectors: Vectors, near: Sequence[_Near]) -> list[int]:
+def _around(new: Sequence[int], old: Sequence[int], vectors: Vectors, near: Sequence[Near]) -> list[int]:
     """Those of the old answer's rows that lie in the circle of one of the new one's."""
     edges = np.array([near[row].edge for row in new], dtype=np.float32) - ROUNDING
     reach = (vectors[list(old)] @ vectors[list(new)].T - edges).max(axis=1)

@@ -31,7 +31,7 @@ def budget(say: Console) -> None:
       logtune adapters budget
       logtune adapters budget --json
     """
-    from logtune.app.findings import base_parameters
+    from logtune.app.serving_now import base_parameters
     from logtune.holdings import listed
 
     with say.store() as (store, config):

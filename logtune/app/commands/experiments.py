@@ -3,7 +3,8 @@
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ from logtune.errors import InputError, LogtuneError
 if TYPE_CHECKING:
     from logtune.config import Config
     from logtune.edges.experiments import Led
+    from logtune.edges.live_logs import LiveLogs as Seen
+    from logtune.estimates import Estimated
     from logtune.records import Experiment, Step
     from logtune.stages.trials import Trial
 
@@ -108,6 +111,42 @@ def show(say: Console, wanted: str, png: Path | None) -> None:
     )  # fmt: skip
 
 
+@experiments.command("estimate")
+@click.argument("wanted", metavar="[CLUSTER|EVALUATION]", required=False)
+@common
+def estimate(say: Console, wanted: str | None) -> None:
+    """What a live test would show before it begins: the expected gain with its interval, users and days.
+
+    Or that the traffic can never prove it. For every cluster whose newest evaluation passed, or for one of them.
+
+    \b
+    Examples:
+      logtune experiments estimate
+      logtune experiments estimate card_arrival --set experiment.metric=thumbs --json
+    """
+    from logtune import estimates
+    from logtune.app.live_tests import passed
+
+    with say.store() as (store, config):
+        found = [
+            estimates.of(store, evaluation, name, config.experiment, time.time())
+            for name, evaluation in passed(store, wanted).items()
+        ]
+    lines = [line for item in found for line in _estimated(item, config.experiment.metric)]
+    say.answer({"estimates": found}, lines or ["No candidate has passed its gate yet: logtune evaluations"])
+
+
+def _estimated(item: "Estimated", metric: str) -> Iterator[str]:
+    yield f"{item.cluster}: {item.candidate.replace('_', ' ')} ({item.evaluation})"
+    if item.users_per_day is not None and item.content is not None:
+        yield f"  traffic:   {item.users_per_day:g} users a day, {100 * item.content:.0f}% of them content ({metric})"
+    for lift in item.lifts:
+        found = lift.estimate
+        gain = f"{100 * found.mean:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+        yield f"  {lift.method + ':':<10} {gain} from {item.units} users of its tests"
+    yield f"  {'expected:':<10} {item.reason}"
+
+
 def _told(at: "Trial") -> Iterator[str]:
     from logtune.stages.trials import words
 
@@ -191,12 +230,14 @@ def look(say: Console, every: float | None, leash: bool) -> None:
       logtune experiments look
       logtune experiments look --every 60
     """
-    config, over = say.config(), threading.Event()
+    from logtune.edges.live_logs import LiveLogs
+
+    config, over, seen = say.config(), threading.Event(), defaultdict[str, LiveLogs](LiveLogs)
     if leash:
         threading.Thread(target=_until_let_go, args=(over,), daemon=True).start()
     while True:
         began = time.monotonic()
-        taken = _look_at_all(say, config)
+        taken = _look_at_all(say, config, seen)
         if every is None or taken:
             say.answer(
                 taken, [f"{step.experiment_id}: {step.action}, {step.reason}" for step in taken] or ["Nothing is due."]
@@ -210,10 +251,10 @@ def _until_let_go(over: threading.Event) -> None:
     over.set()
 
 
-def _look_at_all(say: Console, config: "Config") -> "list[Step]":
+def _look_at_all(say: Console, config: "Config", seen: "Mapping[str, Seen]") -> "list[Step]":
     """One look at the tests of every project; one whose store fails is told and left for the next look."""
-    from logtune.app.findings import base_parameters
     from logtune.app.projects import for_project, known, open_store
+    from logtune.app.serving_now import base_parameters
     from logtune.experiments import look as lead
 
     taken: list[Step] = []
@@ -222,7 +263,7 @@ def _look_at_all(say: Console, config: "Config") -> "list[Step]":
         try:
             store = open_store(mine)
             try:
-                found = lead(store, mine, time.time(), base_parameters(mine))
+                found = lead(store, mine, time.time(), base_parameters(mine), seen[name])
             finally:
                 store.close()
         except LogtuneError as error:

@@ -85,21 +85,26 @@ def cycle(say: Console, dry_run: bool, every: str | None, max_calls: int | None,
 @click.option("--cycle", "cycle_id", metavar="ID", help="Of this cycle.  [default: the newest]")
 @common
 def report(say: Console, out: Path | None, cycle_id: str | None) -> None:
-    """Write one HTML page about a cycle: what was learned, dropped, trained, compared and deployed, and why.
+    """Say what was learned and from how many users, what changed, what was refused and why; the rest in an HTML page.
 
     \b
     Examples:
       logtune report
       logtune report --cycle 0198c2 -o week-27.html
     """
-    from logtune.app.report import write
+    from logtune.app.findings import gather
+    from logtune.app.report import render, save, told
+    from logtune.app.serving_now import base_parameters
 
     with say.store() as (store, config):
         if not store.cycles(1):
             say.answer({"path": None}, ["There is nothing to report: no cycle has run yet. Next: logtune cycle"])
             return
-        path = write(store, out or Path("report.html"), config, cycle_id)
-    say.answer({"path": str(path)}, [f"Wrote {path}. Open it in a browser."])
+        found = gather(store, cycle_id, base_parameters(config))
+        week = told(store, found)
+        path = save(out or Path("report.html"), render(found, config, week))
+    document = {"path": str(path), "cycle": found.cycle.id, "week": week}
+    say.answer(document, [*week.lines(), "", f"Wrote {path}. Open it in a browser for all of it, with plots."])
 
 
 @click.command("rollback")
@@ -190,6 +195,7 @@ def foretold(would: "Sequence[Reason]") -> Iterator[str]:
 
 def undo(store: "Store", name: str, now: float) -> "Deployment":
     """Deploy what served the cluster before; InputError with the closest name where there is no such cluster."""
+    from logtune import rebasing
     from logtune.experiments import stop_test
     from logtune.records import Deployment
     from logtune.stages.deploy import rollback as previous
@@ -199,8 +205,13 @@ def undo(store: "Store", name: str, now: float) -> "Deployment":
         close = get_close_matches(name, names, 1)
         guess = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"no cluster '{name}' was ever deployed", f"{guess}deployed are: {', '.join(sorted(names))}")
-    stop_test(store, name, now)
     made = previous(name, store.list(Deployment, limit=ALL), now, "rolled back by hand")
+    base = rebasing.last(store)
+    if base is not None and made.adapter_id and (reason := rebasing.misfit(store, made, base)):
+        raise InputError(
+            f"what served {name} before was {reason}", "what serves now stays; the next cycle that passes deploys again"
+        )
+    stop_test(store, name, now)
     store.deploy(made, BY_HAND)
     return made
 

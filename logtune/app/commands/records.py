@@ -134,7 +134,7 @@ def _show_command(name: str, kind: Kind) -> click.Command:
     @click.argument("record_id", metavar="ID")
     @common
     def run(say: Console, record_id: str) -> None:
-        from logtune.app.findings import logs_and_users, sources
+        from logtune.app.serving_now import logs_and_users, sources
 
         with say.store() as (store, _):
             record = known(store, name, kind, record_id)

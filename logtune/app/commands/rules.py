@@ -107,8 +107,8 @@ def show(say: Console, record_id: str) -> None:
     Example:
       logtune rules show rule-3f9c
     """
-    from logtune.app.findings import logs_and_users, sources
     from logtune.app.influence import influence
+    from logtune.app.serving_now import logs_and_users, sources
 
     with say.store() as (store, _):
         rule = cast("Rule", known(store, "rules", KIND, record_id))

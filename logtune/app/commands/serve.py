@@ -18,7 +18,7 @@ from logtune.errors import ConfigError, InputError, StoreError
 
 if TYPE_CHECKING:
     from logtune.app.gateway import Gateway
-    from logtune.app.leading import Leader
+    from logtune.app.sidecar import Task as Sidecar
     from logtune.app.tracing import Tracing
     from logtune.app.workers import Task
     from logtune.config import Config
@@ -51,6 +51,7 @@ def serve(say: Console, host: str | None, port: int | None, workers: int | None)
       logtune serve --port 9000 --set model.engine=openai --set model.url=http://127.0.0.1:8000/v1
     """
     from logtune.app.logs import logging_to
+    from logtune.app.sidecar import running
     from logtune.app.unattended import beside
 
     config = say.config(serve__host=host, serve__port=port, serve__workers=workers)
@@ -60,7 +61,7 @@ def serve(say: Console, host: str | None, port: int | None, workers: int | None)
         # Addresses and keys first: what is taken or refused tells at once, before a model is loaded.
         keys = check_keys(config, say)
         serving = Serving(say, config, listening, admin, token, keys, partial(_made, say))
-        with beside(say, config):
+        with running(beside(say, config)):
             return serving.alone() if config.serve.workers == 1 else serving.together()
 
 
@@ -100,26 +101,24 @@ class Serving:
 
     def work(self, task: "Task") -> None:
         """Be a server process."""
+        from logtune.app.sidecar import running
+
         opened = store_or_none(self.config)
-        leader = self._leader() if task.slot == 0 else None
         try:
-            run(self.make(opened, self.config), self, task)
+            with running(self._leader() if task.slot == 0 else None):
+                run(self.make(opened, self.config), self, task)
         finally:
-            if leader is not None:
-                leader.close()
             opened.close()
 
-    def _leader(self) -> "Leader | None":
+    def _leader(self) -> "Sidecar | None":
         """What leads live tests, where there may be any."""
+        from logtune.app import leading
         from logtune.app.kill_switch import forced
-        from logtune.app.leading import Leader
 
         settings = self.config.experiment
         if settings.mode == "off" or not settings.keep_looking or forced():
             return None
-        leader = Leader(self.say.arguments(), settings.look_s)
-        leader.start()
-        return leader
+        return leading.task(self.say.arguments(), settings.look_s)
 
     def announce(self, facts: "Mapping[str, Json]") -> None:
         """Say what serves where."""

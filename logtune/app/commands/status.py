@@ -11,7 +11,7 @@ from logtune.app.console import ALL, Console, common, counted, moment
 from logtune.records import Feedback, Interaction, LogRecord
 
 if TYPE_CHECKING:
-    from logtune.app.findings import Serving
+    from logtune.app.serving_now import Serving
     from logtune.config import Config
     from logtune.edges.store import CycleRow, Store
 
@@ -50,7 +50,7 @@ def status(say: Console) -> None:
 
 def look(store: "Store", config: "Config") -> Status:
     """Read the store once."""
-    from logtune.app.findings import base_parameters, live, sum_of_shares
+    from logtune.app.serving_now import base_parameters, live, sum_of_shares
     from logtune.edges.spool_files import SPOOL, waiting
 
     spool = waiting(Path(config.store.home) / SPOOL)

@@ -1,0 +1,160 @@
+"""What a live test would show before it begins, and that none begins which can show nothing."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from live_kit import BEGUN, CLUSTER, DAY, HOUR, LATE, begin, passed, settings, visit
+
+from logtune import estimates, experiments
+from logtune.app import cli
+from logtune.app.live_tests import passed as newest_passed
+from logtune.edges.store import Store, UnitResult
+from logtune.errors import InputError
+from logtune.ids import identified
+from logtune.records import Evaluation, Feedback, Json, LogRecord
+from logtune.stages.experiment import CANDIDATE
+
+NOW = BEGUN + 10 * DAY
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    made = Store(f"sqlite:///{tmp_path / 'logtune.db'}")
+    yield made
+    made.close()
+
+
+def told(gain: float, users: int | None = 400, days: float | None = 9.0) -> Json:
+    """The outlook as a gate keeps it."""
+    return {
+        "gain": gain, "low": gain / 2, "high": 2 * gain, "users": users, "days": days, "least_gain": 0.05,
+        "possible": days is not None and days < 56, "reason": "as the gate has it",
+    }  # fmt: skip
+
+
+def proven(store: Store, home: Path, outlook: Json) -> Evaluation:
+    made = identified(replace(passed(store, home), guards={} if outlook is None else {"outlook": outlook}))
+    unit = UnitResult(stage="t", key=made.id, outputs=(made,), cycle_id="c", config_hash="h", at=2.0)
+    store.commit_units([unit])
+    return made
+
+
+def routed(store: Store, users_per_day: int, days: int, happy: float) -> None:
+    """Traffic that the gateway sent to the cluster, each user once with a thumb."""
+    logs = [
+        LogRecord(
+            id=f"log-{number}", request={"messages": [{"role": "user", "content": LATE}]}, cluster="late",
+            response={"choices": [{"index": 0, "message": {"role": "assistant", "content": "Soon."}}]},
+            at=NOW - days * DAY + DAY * number / users_per_day, user=f"u{number}",
+        )
+        for number in range(users_per_day * days)
+    ]  # fmt: skip
+    store.add_logs(logs)
+    store.put_feedback([
+        Feedback(id=f"f-{log.id}", target=log.id, at=log.at + 1, value=1.0 if n % 100 < 100 * happy else -1.0)
+        for n, log in enumerate(logs)
+    ])  # fmt: skip
+
+
+def test_before_anything_was_routed_the_gates_outlook_holds(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    found = estimates.of(store, proven(store, tmp_path, told(0.1)), "late", config.experiment, NOW)
+    assert found.outlook is not None
+    assert (found.source, found.outlook.users, found.outlook.days, found.outlook.possible) == ("gate", 400, 9.0, True)
+    assert found.users_per_day is None
+    assert estimates.unprovable(found) == ""
+
+
+def test_the_traffic_is_measured_where_there_is_some(store: Store, tmp_path: Path) -> None:
+    routed(store, users_per_day=50, days=10, happy=0.6)
+    config = settings(tmp_path)
+    evaluation = proven(store, tmp_path, told(0.2))
+    found = estimates.of(store, evaluation, "late", config.experiment, NOW)
+    assert found.users_per_day == pytest.approx(50, rel=0.05)
+    assert found.content == pytest.approx(0.6, abs=0.02)
+    assert found.outlook is not None
+    assert found.outlook.users is not None
+    assert found.outlook.days == pytest.approx(found.outlook.users / 50, rel=0.05)
+    assert found.outlook.possible
+    smaller = estimates.of(store, proven(store, tmp_path, told(0.01)), "late", config.experiment, NOW)
+    assert smaller.outlook is not None
+    assert not smaller.outlook.possible
+    assert "not enough traffic to ever prove this" in smaller.reason
+
+
+def test_users_of_an_earlier_test_tell_the_gain(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    test = begin(store, config)
+    visit(store, test, range(1500), BEGUN + HOUR, lambda ours: 0.9 if ours else 0.5)
+    evaluation = store.load(Evaluation, [test.evaluation_id])[0]
+    found = estimates.of(store, evaluation, "late", config.experiment, BEGUN + 2 * DAY)
+    assert [lift.method for lift in found.lifts] == ["ips", "snips", "dr"]
+    assert found.source == "outcomes"
+    assert found.units == 1500
+    robust = found.lifts[-1].estimate
+    assert robust.low < 0.4 < robust.high
+    assert found.outlook is not None
+    assert found.outlook.gain == pytest.approx(robust.mean)
+
+
+def test_units_that_compare_nothing_are_left_out(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    test = begin(store, config)
+    visit(store, test, range(30), BEGUN + HOUR, lambda ours: 0.5)
+    found = estimates.units(
+        list(store.logs()), list(store.feedback()), test.id, test.at, config.experiment.metric, HOUR
+    )
+    unit = found[0]
+    odd = [
+        replace(unit, share=0.0),
+        replace(unit, share=1.0),
+        replace(unit, asked=()),
+        replace(unit, arms=frozenset("ab")),
+    ]
+    assert len(estimates.logged([*found, *odd])) == 30
+    assert sum(item.candidate for item in estimates.logged(found)) == sum(CANDIDATE in item.arms for item in found)
+
+
+def test_no_test_begins_that_can_never_show_anything(store: Store, tmp_path: Path) -> None:
+    evaluation = proven(store, tmp_path, told(0.01, users=90_000, days=800.0))
+    test, why = experiments.begin(store, evaluation, "late", settings(tmp_path), NOW)
+    assert test is None
+    assert why == 'as the gate has it; experiment.mode = "off" serves without one'
+    test, why = experiments.begin(store, evaluation, "late", settings(tmp_path, begin_unprovable=True), NOW)
+    assert test is not None, why
+
+
+def test_what_nobody_can_tell_is_tested(store: Store, tmp_path: Path) -> None:
+    evaluation = proven(store, tmp_path, None)
+    found = estimates.of(store, evaluation, "late", settings(tmp_path).experiment, NOW)
+    assert (found.outlook, found.source) == (None, "nothing")
+    assert "nothing tells the gain" in found.reason
+    test, why = experiments.begin(store, evaluation, "late", settings(tmp_path), NOW)
+    assert test is not None, why
+
+
+def test_a_time_limit_of_the_settings_holds(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path, max_days=5)
+    found = estimates.of(store, proven(store, tmp_path, told(0.1)), "late", config.experiment, NOW)
+    assert found.outlook is not None
+    assert not found.outlook.possible
+
+
+def test_the_command(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    evaluation = proven(store, tmp_path, told(0.1))
+    where = ["--set", f"store.url=sqlite:///{tmp_path / 'logtune.db'}"]
+    assert cli.main(["experiments", "estimate", *where]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(f"late: expert ({evaluation.id})\n")
+    assert "expected:  as the gate has it" in out
+    assert cli.main(["experiments", "estimate", "late", "--json", *where]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["estimates"]
+    assert (found["cluster"], found["outlook"]["gain"]) == ("late", 0.1)
+    assert cli.main(["experiments", "estimate", "nobody", *where]) == 1
+    assert "no candidate of 'nobody' has passed its gate" in capsys.readouterr().err
+    with pytest.raises(InputError):
+        newest_passed(store, "eval-0")
+    assert newest_passed(store, evaluation.id)["late"].cluster_id == CLUSTER.id
