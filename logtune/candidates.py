@@ -217,7 +217,7 @@ def plan_deployments(
     adapters = [*cycle.board.all(Adapter), *load(deploy.live_adapters(current))]
     serving = planning.Serving(
         current=current, adapters={each.id: each for each in adapters}, now=cycle.tools.clock.now(), limits=limits,
-        moved=incumbents.moves(cycle),
+        moved=incumbents.moves(cycle), live=incumbents.live_clusters(cycle),
     )  # fmt: skip
     return planning.plan(cycle.board.all(Verdict), cycle.board.all(Cluster), serving)
 

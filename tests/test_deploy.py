@@ -42,12 +42,12 @@ def verdict(
 
 
 def plan(
-    verdicts, clusters, current, adapters, now, *, base_parameters=None, budget=0.005, worth=(), moved=()
+    verdicts, clusters, current, adapters, now, *, base_parameters=None, budget=0.005, worth=(), moved=(), live=()
 ) -> list[Deployment]:  # fmt: skip
     """The plan of `planning.plan`, with what is told a cycle written shortly."""
     limits = Limits(base_parameters=base_parameters, budget=budget, worth=dict(worth)) if base_parameters else None
     known = {each.id: each for each in adapters}
-    at = planning.Serving(current=current, adapters=known, now=now, limits=limits, moved=dict(moved))
+    at = planning.Serving(current=current, adapters=known, now=now, limits=limits, moved=dict(moved), live=dict(live))
     return planning.plan(verdicts, clusters, at)
 
 
@@ -290,6 +290,18 @@ def test_a_cluster_that_merged_serves_on_until_the_whole_has_a_candidate():
     assert [(row.cluster_name, row.action) for row in rows] == [("loans", "retire"), ("cards", "deploy")]
     assert rows[0].reason == "cluster 'loans' is part of 'cards' now"
     assert live_adapters(store.current) == ("ada-c",)
+
+
+def test_a_part_retires_once_the_whole_serves_its_members_by_another_way():
+    """A live test of the whole was won between two cycles."""
+    store = Store()
+    parts = {each.name: replace(each, interaction_ids=(f"int-{each.name}",)) for each in (CARDS, LOANS)}
+    store.plan([verdict(CARDS, "ada-a"), verdict(LOANS, "ada-b")], [CARDS, LOANS], [A, B])
+    whole, moved = cluster("cards", cycle=2), {"cards": {"cards": 1.0}, "loans": {"cards": 1.0}}
+    assert store.plan([], [whole], [A, B], moved=moved, live=parts) == []
+    both = replace(CARDS, interaction_ids=("int-cards", "int-loans"))
+    (row,) = store.plan([], [whole], [A, B], moved=moved, live={**parts, "cards": both})
+    assert (row.cluster_name, row.action) == ("loans", "retire")
 
 
 def test_a_merged_cluster_frees_what_its_parts_took():

@@ -29,6 +29,7 @@ class Serving:
     limits: Limits | None = None  # None: no budget is kept
     moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # live cluster -> cluster of this cycle ->
     # share of its members that are there now
+    live: Mapping[str, Cluster] = field(default_factory=dict)  # by name, as the gateway routes to them
 
 
 @dataclass(slots=True)
@@ -61,8 +62,11 @@ def plan(verdicts: Sequence[Verdict], clusters: Sequence[Cluster], at: Serving) 
     left = {name for name, row in at.current.items() if state_of(row) != NOTHING} - set(names.values())
     draft = _Draft(at, dict(at.current), gone=frozenset(left if clusters else ()))
     for name in sorted(draft.gone):
-        if not _successor(at, name):
+        heir = _successor(at, name)
+        if not heir:
             draft.take(name, [_retired(at, name, f"cluster '{name}' no longer exists")])
+        elif _covers(at, heir, name):
+            draft.take(name, [_retired(at, name, f"cluster '{name}' is part of '{heir}' now")])
     ordered = _ordered(verdicts, names, draft)
     for name, options in ordered:
         _serve(draft, name, options)
@@ -175,6 +179,15 @@ def _successor(at: Serving, name: str) -> str:
     """The cluster in which one that is gone lives on; "": there is none."""
     heirs = {heir: share for heir, share in at.moved.get(name, {}).items() if heir != name}
     return max(heirs, key=lambda heir: (heirs[heir], heir)) if sum(heirs.values()) >= HEIRS else ""
+
+
+def _covers(at: Serving, heir: str, name: str) -> bool:
+    """Whether what serves a cluster serves most of another's members already, as after a live test of the whole."""
+    whole, part = at.live.get(heir), at.live.get(name)
+    if whole is None or part is None or state_of(at.current.get(heir)) == NOTHING:
+        return False
+    members = set(part.interaction_ids)
+    return len(members & set(whole.interaction_ids)) >= HEIRS * len(members) > 0
 
 
 def _absorbed(draft: _Draft, name: str) -> list[Deployment]:
