@@ -12,7 +12,7 @@ from logtune.config import build
 from logtune.edges.executor import LocalExecutor
 from logtune.edges.store import Store
 from logtune.ports import Tools
-from logtune.records import Adapter, Evaluation, Feedback
+from logtune.records import Adapter, Cluster, Evaluation, Feedback
 from logtune.testing import ScriptedChat, sample_log, tiny_model, tools
 
 pytest.importorskip("trl", reason="training needs the extra 'train'")
@@ -57,7 +57,7 @@ def test_the_second_cycle_goes_on_from_what_the_first_one_deployed(made: Tools, 
     store = Store(f"sqlite:///{tmp_path / 'store.db'}")
     talk(store, range(120))
     pipeline.run_cycle(store, made, CONFIG)
-    first = {row.adapter_id for row in store.deployments().values()}
+    first, names = {row.adapter_id for row in store.deployments().values()}, set(store.deployments())
     known = {row.id for row in store.list(Adapter, limit=100)}
     assert first
     assert None not in first
@@ -65,8 +65,10 @@ def test_the_second_cycle_goes_on_from_what_the_first_one_deployed(made: Tools, 
     pipeline.run_cycle(store, made, CONFIG)
     from_what = {row.previous_id for row in store.list(Adapter, limit=100) if row.id not in known}
     assert from_what & first
-    assert from_what <= {*first, None}  # a part that splits off begins anew
-    judged = store.list(Evaluation, cycle_id=store.cycles(1)[0].id)
-    assert {row.baseline for row in judged} <= first  # nobody had to beat the base model once more
+    assert from_what <= {*first, None}  # a cluster that nothing serves yet begins anew
+    again = {row.id for row in store.list(Cluster, cycle_id=store.cycles(1)[0].id) if row.name in names}
+    judged = [row for row in store.list(Evaluation, cycle_id=store.cycles(1)[0].id) if row.cluster_id in again]
+    assert judged
+    assert {row.baseline for row in judged} <= first  # nobody has to beat the base model once more
     for row in store.load(Adapter, sorted(str(name) for name in first)):
         assert (tmp_path / "adapters" / row.path / "adapter_model.safetensors").exists()
