@@ -69,7 +69,7 @@ def _passes(drawn: np.random.Generator, size: int, ties: float, run: int, tests:
     shares = [(1 - ties) / 2, ties, (1 - ties) / 2]
     chosen_on = drawn.multinomial(selection, shares, CHECKPOINTS)
     tested_on = drawn.multinomial(confirmation, shares, CHECKPOINTS)
-    best = evaluate.choose([_score(*map(int, row)) for row in chosen_on])
+    best = evaluate.choose([_grades(*map(int, row)) for row in chosen_on])
     return _outcome(tests, *map(int, tested_on[best])) == "passed"
 
 
@@ -82,8 +82,8 @@ def _sides(size: int, salt: int) -> tuple[int, int]:
 
 
 @cache
-def _score(wins: int, ties: int, losses: int) -> float | None:
-    return evaluate.selection_score(_cases(wins, ties, losses), SETTINGS)
+def _grades(wins: int, ties: int, losses: int) -> dict[str, float]:
+    return evaluate.selection_grades(_cases(wins, ties, losses), SETTINGS)
 
 
 @cache

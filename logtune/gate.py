@@ -166,20 +166,21 @@ async def _chosen(
     cycle: Cycle, trials: Trials, contenders: Sequence[Contender], baseline: Contender,
     found: judge.Calibration | None,
 ) -> Contender:  # fmt: skip
-    """The checkpoint that does best on the selection side."""
+    """The last checkpoint that no other beats on the selection side."""
     if len(contenders) == 1:
         return contenders[0]
     cases = trials.selection
     needs_baseline = any(not case.reference for case in cases)
     theirs = await _served(cycle, trials, cases, baseline) if needs_baseline else []
-    scores = []
+    grades: list[dict[str, float]] = []
     for contender in contenders:
         ours = await _answers(cycle, cases, contender)
         filled = _filled(cases, theirs or [NO_ANSWER] * len(cases), ours)
-        scores.append(evaluate.selection_score(await _judged(cycle, filled, found), trials.settings))
+        grades.append(evaluate.selection_grades(await _judged(cycle, filled, found), trials.settings))
+        score = evaluate.selection_score(grades[-1])
         path = contender.adapter.path if contender.adapter else contender.kind
-        cycle.progress(f"evaluate: {path} scores {_told(scores[-1])} on the selection side")
-    return contenders[evaluate.choose(scores)]
+        cycle.progress(f"evaluate: {path} scores {_told(score)} on the selection side")
+    return contenders[evaluate.choose(grades, strict=trials.settings.rule == "rate")]
 
 
 def _told(score: float | None) -> str:

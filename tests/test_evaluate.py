@@ -18,6 +18,7 @@ from logtune.stages.evaluate import (
     degeneration,
     flaw,
     score,
+    selection_grades,
     selection_score,
     tally,
     too_few,
@@ -220,10 +221,26 @@ def test_what_cannot_be_judged_has_no_vote():
 # choose
 
 
-def test_the_best_checkpoint_the_earliest_of_equals():
-    assert choose([0.1, 0.7, 0.7, 0.3]) == 1
-    assert choose([None, 0.0, None]) == 1
-    assert choose([None, None, None]) == 2
+def graded(*right: int, voters: int = 20) -> list[dict[str, float]]:
+    """A checkpoint each; the first so many voters find it right."""
+    return [{f"u{number}": float(number < count) for number in range(voters)} for count in right]
+
+
+def test_the_best_checkpoint_or_a_later_one_that_is_as_good():
+    assert choose(graded(2, 10, 14, 13, 12)) == 4  # two more of twenty are luck
+    assert choose(graded(2, 10, 14, 11)) == 2  # three are not: p = 1/8
+    assert choose(graded(2, 14, 14, 6)) == 2
+    assert choose(graded(6, 6, 1, 7, voters=7)) == 3
+
+
+def test_strictly_the_best_checkpoint_the_earliest_of_equals():
+    assert choose(graded(2, 14, 14, 13), strict=True) == 1
+
+
+def test_checkpoints_without_a_grade():
+    nothing: dict[str, float] = {}
+    assert choose([nothing, {"u": 0.0}, nothing]) == 1
+    assert choose([nothing, nothing, nothing]) == 2
     with pytest.raises(InputError, match="no checkpoint"):
         choose([])
 
@@ -235,9 +252,9 @@ def test_selection_score_is_the_mean_grade_a_user():
         case(2, user="b", candidate_answer="lost_card"),
         case(3, reference=None),
     ]
-    assert selection_score(cases, GATE) == 0.5
-    assert selection_score([case(0, judged=1.0, candidate_answer="")], GATE) == 0.0
-    assert selection_score([case(0, reference=None)], GATE) is None
+    assert selection_score(selection_grades(cases, GATE)) == 0.5
+    assert selection_score(selection_grades([case(0, judged=1.0, candidate_answer="")], GATE)) == 0.0
+    assert selection_score(selection_grades([case(0, reference=None)], GATE)) is None
 
 
 # compare
@@ -342,7 +359,8 @@ def test_what_can_never_be_decided_is_known_before_training():
 
 def pick_and_confirm(rng, votes: int, gate_settings: EvaluateSettings, checkpoints: int = 8) -> bool:
     """Eight null checkpoints: the best on the selection split is tested on the confirmation split."""
-    picked = choose([float(rng.binomial(votes, 0.35) - rng.binomial(votes, 0.35)) for _ in range(checkpoints)])
+    drawn = rng.choice([1, 0.5, 0], size=(checkpoints, votes), p=[0.35, 0.3, 0.35])
+    picked = choose([{str(voter): float(grade) for voter, grade in enumerate(row)} for row in drawn])
     assert 0 <= picked < checkpoints
     scores = rng.choice([1, 0.5, 0], size=votes, p=[0.35, 0.3, 0.35])
     return gate(judged(scores), gate_settings).outcome == "passed"

@@ -1,6 +1,6 @@
 """The gate: a candidate against its baseline on users it never learned from. In -> out: cases -> Evaluation.
 
-    choose    scores on the selection split -> the checkpoint
+    choose    grades on the selection split -> the checkpoint
     compare   cases of the confirmation     -> passed, failed or not_enough_data, with the reason: done once
 
 The yardstick is the user's own words: the answer that is closer to the edit or the stated right answer wins the case.
@@ -11,7 +11,7 @@ independent; the interval is `statistics.win_rate_interval`, whose lower end is 
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from logtune.config import EvaluateSettings
@@ -21,9 +21,18 @@ from logtune.records import CandidateKind, Evaluation, Json, Message, Outcome
 from logtune.stages.corrected import FEWEST_BOTH, Counts, pooled, prediction_powered, through_agreement
 from logtune.stages.gate_guards import Guard as Guard
 from logtune.stages.grading import bleu, degenerate, grade
-from logtune.statistics import Estimate, needed_cases, paired_difference, power, unit_of, win_rate_interval
+from logtune.statistics import (
+    Estimate,
+    needed_cases,
+    paired_difference,
+    power,
+    sign_test,
+    unit_of,
+    win_rate_interval,
+)
 
 TIE = 0.02  # grades this close are the same: about what one changed word of fifty moves chrF
+TOLD = 0.16  # p below which one checkpoint is told from another: about one standard error
 GOOD_WIN_RATE = 0.75  # of a candidate worth waiting for, when the logs are too few to estimate one
 
 
@@ -141,22 +150,40 @@ def _voter(case: Case, settings: EvaluateSettings) -> str:
     return unit_of(user, None, case.interaction_id)
 
 
-def selection_score(cases: Sequence[Case], settings: EvaluateSettings) -> float | None:
-    """Mean grade of the candidate's answers, 0..1, each voter weighing the same; None when no case can be graded."""
+def selection_grades(cases: Sequence[Case], settings: EvaluateSettings) -> dict[str, float]:
+    """Voter -> mean grade of the candidate's answers, 0..1, of voters with a case that can be graded."""
     grades: dict[str, list[float]] = {}
     for case in cases:
         if case.judged is not None or (case.reference and case.reference.strip()):
             good = grade(case.candidate_answer, case.reference) if case.reference else case.judged or 0.0
             grades.setdefault(_voter(case, settings), []).append(0.0 if flaw(case, settings) else good)
-    return math.fsum(math.fsum(each) / len(each) for each in grades.values()) / len(grades) if grades else None
+    return {voter: math.fsum(each) / len(each) for voter, each in grades.items()}
 
 
-def choose(scores: Sequence[float | None]) -> int:
-    """Index of the checkpoint with the highest selection score, the earliest of equals; the last when none has one."""
-    if not scores:
+def selection_score(grades: Mapping[str, float]) -> float | None:
+    """The mean grade, each voter weighing the same; None without any."""
+    return math.fsum(grades.values()) / len(grades) if grades else None
+
+
+def choose(checkpoints: Sequence[Mapping[str, float]], *, strict: bool = False) -> int:
+    """Index of the last checkpoint that the same voters cannot tell from the one with the highest selection score.
+
+    Few voters choose by luck, and a later checkpoint's learning rate has come to rest. `strict`: the highest score
+    alone, the earliest of equals. The last one of all where nothing could be graded.
+    """
+    if not checkpoints:
         raise InputError("there is no checkpoint to choose from", "the training stage makes one an epoch")
+    scores = [selection_score(grades) for grades in checkpoints]
     known = [(value, -index) for index, value in enumerate(scores) if value is not None]
-    return -max(known)[1] if known else len(scores) - 1
+    best = -max(known)[1] if known else len(scores) - 1
+    alike = [index for index, score in enumerate(scores) if score is not None and index > best]
+    return best if strict else max([i for i in alike if not _worse(checkpoints[i], checkpoints[best])], default=best)
+
+
+def _worse(grades: Mapping[str, float], best: Mapping[str, float]) -> bool:
+    """Whether the voters both know tell it from the best one, by an exact one-sided sign test at TOLD."""
+    changes = [grades[voter] - value for voter, value in best.items() if voter in grades]
+    return sign_test(sum(change < 0 for change in changes), sum(change > 0 for change in changes)) < TOLD
 
 
 def compare(
