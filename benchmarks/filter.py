@@ -1,6 +1,6 @@
 """The noise filter on real texts: what it catches, what it drops by mistake, and how fast it is.
 
-    python benchmarks/filter.py [--eval FILE] [--vectors CACHE] [--skip NAME]... [--json OUT]
+    python benchmarks/filter.py [--eval FILE] [--vectors CACHE] [--kept DIR] [--skip NAME]... [--json OUT]
 
 Texts: ../shared/data/filter_bench. Every figure about classes comes from models that learned from no text of the fold
 (groups of near copies, and attacks of one category, are never split) or of the source they are measured on. With --eval
@@ -80,17 +80,18 @@ def called(rows: Sequence[Text], odds: Floats, line: Floats) -> list[str | None]
     return names
 
 
-def out_of_fold(vectors: Path | None) -> Row:
+def out_of_fold(vectors: Path | None, kept: Path | None) -> Row:
     """Both rungs by cross-validation, then each adversarial source left out of the full one."""
     rows = data.training()
     say(f"{len(rows)} texts, {sum(row.measured for row in rows)} of them measured")
     read = training.features(rows, training.embedded([row.text for row in rows], vectors)[0])
+    unseen = training.Unseen(rows, read, kept)
     found: Row = {}
     for suffix, full in (("_quick", False), ("", True)):
-        odds = training.out_of_fold(rows, read, full, say)
+        odds = unseen.out_of_fold(full, say)
         line = training.lines(rows, odds)
         found |= tables(rows, called(rows, odds, line), suffix)
-    return found | left_out(rows, lambda source: training.without_source(rows, read, source), line)
+    return found | left_out(rows, unseen.without_source, line)
 
 
 def left_out(
@@ -127,12 +128,12 @@ def shipped(path: Path, vectors: Path | None) -> Row:
     return found
 
 
-PARTS: Mapping[str, Callable[[Path | None], Row]] = {
+PARTS: Mapping[str, Callable[[Path | None, Path | None], Row]] = {
     "classes": out_of_fold,
-    "topics": lambda vectors: topics.off_topic(vectors),
-    "pii": lambda vectors: topics.pii(),
-    "weekly": lambda vectors: topics.weekly(say, vectors),
-    "speed": lambda vectors: speed.measured(say),
+    "topics": lambda vectors, kept: topics.off_topic(vectors),
+    "pii": lambda vectors, kept: topics.pii(),
+    "weekly": lambda vectors, kept: topics.weekly(say, vectors),
+    "speed": lambda vectors, kept: speed.measured(say),
 }
 
 
@@ -141,6 +142,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--eval", type=Path, help="score this file with the shipped classifiers; nothing is trained")
     parser.add_argument("--vectors", type=Path, help="file that keeps the embedder's vectors between runs")
+    parser.add_argument("--kept", type=Path, help="folder that keeps the odds of finished folds and sources")
     parser.add_argument("--skip", action="append", default=[], choices=PARTS, help="leave a part out")
     parser.add_argument("--json", type=Path, help="write the figures here")
     arguments = parser.parse_args()
@@ -153,7 +155,7 @@ def main() -> None:
         if name == "classes" and arguments.eval:
             found |= shipped(arguments.eval, arguments.vectors)
         else:
-            found |= part(arguments.vectors)
+            found |= part(arguments.vectors, arguments.kept)
     document = json.dumps({"aims": AIMS} | found, indent=1)
     print(document)
     if arguments.json:

@@ -166,22 +166,43 @@ def fold_of(group: int) -> int:
     return int(digest(["fold", group], 8), 16) % FOLDS
 
 
-def out_of_fold(rows: Sequence[Text], read: Features, full: bool, say: Callable[[str], None]) -> Floats:
-    """(N, C) log odds of each row by a model that learned from no row of its fold."""
-    folds = np.array([fold_of(row.group) for row in rows])
-    found = np.zeros((len(rows), len(CLASSES)), np.float32)
-    for fold in range(FOLDS):
-        found[folds == fold] = _unseen(rows, read, full, folds == fold)
-        say(f"fold {fold + 1} of {FOLDS}")
-    return found
+class Unseen:
+    """Log odds of rows by models that learned from none of them; what is in the folder `kept` is not done again."""
 
+    def __init__(self, rows: Sequence[Text], read: Features, kept: Path | None = None) -> None:
+        self.rows, self.read, self._kept = rows, read, kept
+        course = [FOLDS, HIDDEN, EPOCHS, BATCH, RATE, WORD_RATE, DECAY, WORD_DECAY, DROPPED, WORDS_DROPPED, POSITIVE]
+        texts = digest([[row.text, row.label, row.source, row.group] for row in rows])
+        numbers = [float(np.abs(array).sum()) for array in (read.words.data, read.shape, read.clues, read.vectors)]
+        self._known_by = digest([*course, OWN_WEIGHT, HARD_WEIGHT, texts, numbers], 8)
 
-def without_source(rows: Sequence[Text], read: Features, source: str) -> tuple[Mask, Floats]:
-    """(measured rows of a source, their log odds by a full rung that saw nothing of it or of its near copies)."""
-    measured = np.array([row.source == source and row.measured for row in rows])
-    kin = {row.group for row in rows if row.source == source}
-    out = np.array([row.source == source or row.group in kin for row in rows])
-    return measured, _unseen(rows, read, True, out)[measured[out]]
+    def out_of_fold(self, full: bool, say: Callable[[str], None]) -> Floats:
+        """(N, C): each row by a model that learned from no row of its fold."""
+        folds = np.array([fold_of(row.group) for row in self.rows])
+        found = np.zeros((len(self.rows), len(CLASSES)), np.float32)
+        for fold in range(FOLDS):
+            found[folds == fold] = self._odds(f"{'full' if full else 'quick'}-{fold}", full, folds == fold)
+            say(f"fold {fold + 1} of {FOLDS}")
+        return found
+
+    def without_source(self, source: str) -> tuple[Mask, Floats]:
+        """(measured rows of a source, their log odds by a full rung that saw nothing of it or of its near copies)."""
+        measured = np.array([row.source == source and row.measured for row in self.rows])
+        kin = {row.group for row in self.rows if row.source == source}
+        out = np.array([row.source == source or row.group in kin for row in self.rows])
+        return measured, self._odds(f"without-{source}", True, out)[measured[out]]
+
+    def _odds(self, name: str, full: bool, out: Mask) -> Floats:
+        file = None if self._kept is None else self._kept / f"{self._known_by}-{name}.npy"
+        if file is not None and file.exists():
+            return np.asarray(np.load(file), np.float32)
+        there = np.flatnonzero(out)
+        rung = learned(self.rows, self.read, full, out)
+        found = applied(rung, self.read.words[there], self.read.rest(full)[there])
+        if file is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.save(file, found)
+        return found
 
 
 def learned(rows: Sequence[Text], read: Features, full: bool, out: Mask) -> Rung:
@@ -190,11 +211,6 @@ def learned(rows: Sequence[Text], read: Features, full: bool, out: Mask) -> Rung
     seen = [rows[int(row)] for row in into]
     wanted = columns(seen)
     return fit(read.words[into], read.rest(full)[into], wanted, weights_of(seen, wanted))
-
-
-def _unseen(rows: Sequence[Text], read: Features, full: bool, out: Mask) -> Floats:
-    there = np.flatnonzero(out)
-    return applied(learned(rows, read, full, out), read.words[there], read.rest(full)[there])
 
 
 # --- where the line is drawn ---

@@ -1,6 +1,6 @@
 """Train the noise classifiers and write them, with the figures of their model card.
 
-    python scripts/train_filter.py [--vectors CACHE] [--measure-only]
+    python scripts/train_filter.py [--vectors CACHE] [--kept DIR] [--measure-only]
 
 Reads ../shared/data and the project's own texts (`filter_data`); writes logtune/parameters/noise.npz. What is printed
 comes from models that learned from nothing of the fold, or of the source, that they are measured on.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from filter_data import Text, training
-from filter_training import embedded, features, learned, lines, out_of_fold
+from filter_training import Unseen, embedded, features, learned, lines
 
 from logtune.app.noise_parameters import FILE, save
 from logtune.stages.noise import NoiseModel
@@ -43,15 +43,16 @@ def main() -> None:
     """Measure, train on everything, write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--vectors", type=Path, help="file that keeps the embedder's vectors between runs")
+    parser.add_argument("--kept", type=Path, help="folder that keeps the odds of finished folds between runs")
     parser.add_argument("--measure-only", action="store_true", help="write nothing")
     arguments = parser.parse_args()
     rows = training()
     say(f"{len(rows)} texts")
     vectors, fingerprint = embedded([row.text for row in rows], arguments.vectors)
     read = features(rows, vectors)
-    rungs, figures = {}, {}
+    rungs, figures, unseen = {}, {}, Unseen(rows, read, arguments.kept)
     for name in ("quick", "full"):
-        odds = out_of_fold(rows, read, name == "full", say)
+        odds = unseen.out_of_fold(name == "full", say)
         line = lines(rows, odds)
         figures[name] = flagged(rows, np.any(odds > line, axis=1).tolist())
         if not arguments.measure_only:
