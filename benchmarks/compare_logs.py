@@ -16,7 +16,7 @@ from logtune.config import Config, load
 from logtune.edges.store import Store, UnitResult
 from logtune.ports import Tools
 from logtune.records import Decision, Derived, Feedback, Interaction, Json, LogRecord, PreferencePair, Rule, Signal
-from logtune.runner import Board, Cycle, run_stage
+from logtune.runner import Board, Cycle, Stage, run_stage
 from logtune.stages.prompted import active
 from logtune.views import held, prompt_of, rules, signals_of
 
@@ -171,7 +171,7 @@ def unguarded(config: Config) -> Config:
     return config.model_copy(update={"trust": config.trust.model_copy(update={"enabled": False})})
 
 
-def unfiltered_stages() -> tuple[pipeline.Stage, ...]:
+def unfiltered_stages() -> tuple[Stage, ...]:
     """The pipeline with a filter that drops nothing."""
     from poison import unfiltered
 
