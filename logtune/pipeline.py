@@ -356,8 +356,15 @@ def _summary(
         if e.outcome != "passed"
     ]
     told += cast("list[str]", cycle.kept.get("live_tests", []))
-    told += [f"training failed: {reason}" for reason in counts["train"].reasons]
+    told += [f"training failed: {_brief(reason)}" for reason in counts["train"].reasons]
     return " ".join(told if len(told) > least else [*told, "Nothing new passed; what served keeps serving."])
+
+
+def _brief(reason: str) -> str:
+    """A reason and its hint on one line; of a program's last words between them the very last."""
+    first, *others = [line.strip() for line in reason.splitlines() if line.strip()]
+    said = f" ({others[-2]})" if len(others) > 1 else ""
+    return f"{first}{said}; {others[-1]}" if others else first
 
 
 def _as_json(receipt: CycleReceipt) -> dict[str, Json]:

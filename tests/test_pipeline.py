@@ -253,3 +253,18 @@ def test_an_answer_that_all_others_contradict_trains_nothing(store: Store) -> No
 
 def test_config_is_typed() -> None:
     assert isinstance(CONFIG, Config)
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        ("too many pairs", "too many pairs"),
+        ("no memory\n  lower train.batch", "no memory; lower train.batch"),
+        (
+            "it ended with code 1\n    Traceback:\n      File a.py\n    KeyError: 'x'\n  run it again",
+            "it ended with code 1 (KeyError: 'x'); run it again",
+        ),
+    ],
+)
+def test_a_traceback_is_no_sentence_of_a_summary(reason: str, told: str) -> None:
+    assert pipeline._brief(reason) == told
