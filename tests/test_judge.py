@@ -99,7 +99,7 @@ def test_a_good_judge_is_usable() -> None:
     assert found.usable
     assert found.kappa == pytest.approx(0.8, abs=0.02)
     assert found.flips == 0
-    assert "90% of 20 pairs" in found.told
+    assert "18 of 20 pairs and is undecided on 0" in found.told
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_a_file_of_preferences_is_judged_in_both_orders_and_remembered(
     assert cli.main(["judge", "calibrate", "rows.jsonl"]) == 0
     assert len(server.asked) == 14  # type: ignore[attr-defined]
     said = capsys.readouterr().out
-    assert said.startswith("The judge agrees with people on 100% of 7 pairs")
+    assert said.startswith("The judge agrees with people on 7 of 7 pairs and is undecided on 0 (95% interval")
 
 
 def test_a_judge_that_chance_could_replace_ends_with_3(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,9 +149,10 @@ class Calibration:
         """In a sentence."""
         if self.agreement is None or self.lower is None or self.upper is None:
             return f"the judge could be compared with people on none of {self.trials} pairs"
+        same, undecided, _ = self.verdicts
         found = (
-            f"the judge agrees with people on {self.agreement:.0%} of {self.decided} pairs "
-            f"(95% interval {self.lower:.0%} to {self.upper:.0%})"
+            f"the judge agrees with people on {same} of {self.decided} pairs and is undecided on {undecided} "
+            f"(95% interval of the agreement {self.lower:.0%} to {self.upper:.0%})"
         )
         return found if self.usable else f"{found}, which chance alone can do"
 
