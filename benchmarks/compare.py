@@ -6,7 +6,7 @@
     python benchmarks/compare.py --streams weekly_stream_banking77 --weeks 6 --seeds 0 1 2 --out DIR
 
 Each system serves a stream of its own users, who react to what it answered, and learns from nothing else. After each
-week: quality on held-out requests of all topics so far, prompt tokens, latency, what learning took; after the last one
+week: quality on held-out requests of all topics so far, prompt tokens, latency, what learning took; after the fourth
 what the model still knows. Results are saved by stream, system, seed and week, and nothing that exists is run again: a
 comparison can be stopped at any point, and at most one week of one system is lost. `--model` takes a folder in Hugging
 Face format or the URL of an OpenAI-compatible server with runtime LoRA (then `--set model.base=FOLDER` names its
@@ -25,23 +25,24 @@ from pathlib import Path
 
 import compare_figures
 import compare_page
+import retention
 from compare_engine import LocalEngine, Memory
 from compare_run import Bench, Run, run
-from compare_streams import RealStream, banking, clinc, rows, snips
+from compare_streams import RealStream, banking, clinc, drawn, rows, snips
 from compare_style import house_style
 from compare_types import Stream, Unavailable
 
 from logtune.app import build
 from logtune.config import Config, load
+from logtune.ids import digest
 from logtune.records import Json
-from logtune.statistics import uniform
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 STREAMS: Mapping[str, Callable[[Path], RealStream]] = {
     "weekly_stream_banking77": banking, "clinc150": clinc, "snips_slots": snips, "house_style": house_style,
 }  # fmt: skip
-QUICK = ("base", "embedding", "few_shot", "memory", "logtune")
-RETENTION_TASKS, RETENTION_EACH = ("piqa", "arc_easy"), 120  # questions of a task, drawn by a hash of their ids
+QUICK = ("base", "few_shot", "memory", "logtune")
+RETENTION_EACH = 120  # questions of a task, drawn by a hash of their ids
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,8 @@ def main() -> None:
     plan = _plan(options)
     with tempfile.TemporaryDirectory() as folder:
         out = options.out or Path(folder)
+        if options.out is None:
+            say("without --out DIR nothing is kept: stopped, it begins anew")
         if not options.only_figures:
             asyncio.run(compare(plan, options, out))
         found = compare_figures.read(out)
@@ -128,24 +131,22 @@ def _settings(options: argparse.Namespace) -> dict[str, Json]:
     return found
 
 
-def _questions(data: Path) -> list[dict[str, Json]]:
+def _questions(data: Path) -> list[retention.Question]:
     """Multiple-choice questions for retention, a fixed number of each task."""
     path = data / "retention_mc" / "questions.jsonl"
     if not path.exists():
         say(f"{path} is not there: retention is not measured")
         return []
     found = rows(path)
-    return [
-        row
-        for task in RETENTION_TASKS
-        for row in sorted((r for r in found if r["task"] == task), key=lambda r: uniform("retention", str(r["id"])))[
-            :RETENTION_EACH
-        ]
-    ]
+    by_task = ([row for row in found if row["task"] == task] for task in retention.TASKS)
+    return [row for mine in by_task for row in drawn(mine, "retention")[:RETENTION_EACH]]
 
 
 def _about(config: Config) -> Mapping[str, Json]:
-    return {"model": config.model.url or config.model.base, "versions": build.versions()}
+    """What a result depends on beside its seed: the model, the libraries, and this very code."""
+    sources = sorted(Path(build.__file__).parents[1].rglob("*.py"))
+    code = digest([source.read_text(encoding="utf-8") for source in sources])
+    return {"model": config.model.url or config.model.base, "versions": build.versions(), "code": code}
 
 
 def _plan(options: argparse.Namespace) -> Plan:

@@ -9,14 +9,12 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import cast
 
-import numpy as np
 from compare_types import Prepared, Reply
+from retention import Question, choices, likeliest_is_right
 
 from logtune.ids import digest
 from logtune.ports import ChatCall, Likelihood, Tools
-from logtune.records import Json, Message
 
 AT_ONCE = 32
 BASE = ("", "base")
@@ -122,22 +120,8 @@ def _likelihood(tools: Tools) -> Likelihood:
     return tools.likelihood
 
 
-def question(row: Mapping[str, Json]) -> tuple[Message, ...]:
-    """A multiple-choice question as it is asked."""
-    return (Message(role="user", content=str(row["question"])),)
-
-
-def chosen(engine: LocalEngine, questions: Sequence[Mapping[str, Json]], asked: Sequence[Prepared]) -> list[float]:
-    """1 for a question whose right choice is the likeliest a token, else 0."""
-    repeated, answers = [], []
-    for row, prepared in zip(questions, asked, strict=True):
-        for choice in cast("list[str]", row["choices"]):
-            repeated.append(prepared)
-            answers.append(choice)
-    values = engine.surprise(repeated, answers)
-    found, at = [], 0
-    for row in questions:
-        count = len(cast("list[str]", row["choices"]))
-        found.append(float(int(np.argmin(values[at : at + count])) == row["answer"]))
-        at += count
-    return found
+def chosen(engine: LocalEngine, questions: Sequence[Question], asked: Sequence[Prepared]) -> list[float]:
+    """1 for a question whose right choice is the likeliest a token, else 0; `asked`: how each question is asked."""
+    repeated = [prepared for question, prepared in zip(questions, asked, strict=True) for _ in choices(question)]
+    answers = [choice for question in questions for choice in choices(question)]
+    return likeliest_is_right(questions, engine.surprise(repeated, answers))

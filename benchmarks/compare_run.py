@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-from compare_engine import LocalEngine, chosen, question
+from compare_engine import LocalEngine, chosen
 from compare_streams import of_week
 from compare_types import Case, Factory, Request, Setting, Stream, System
+from retention import Question, asked
 
 from logtune.records import Json
 
@@ -58,7 +59,7 @@ class Bench:
     """What all runs share."""
 
     engine: LocalEngine
-    questions: Sequence[Mapping[str, Json]]  # of retention; empty: it is not measured
+    questions: Sequence[Question]  # of retention; empty: it is not measured
     teacher: str | None
     settings: Mapping[str, Json]
     about: Mapping[str, Json]  # model, versions and processor, for every file
@@ -117,11 +118,11 @@ async def one_week(system: System, what: Run, week: int, bench: Bench) -> dict[s
     bench.say(f"{stream.name} {what.system} seed {what.seed} week {week}: {traffic}")
     learnt = await system.learn(week)
     tested = [case for case in stream.held_out if case.request.week <= week]
-    asked = [replace(case.request, user=f"test-{case.request.id}") for case in tested]
-    replies = await system.answer(asked, record=False)
+    requests = [replace(case.request, user=f"test-{case.request.id}") for case in tested]
+    replies = await system.answer(requests, record=False)
     with bench.engine.forgetful():
-        probed = [(await system.answer([request], record=False))[0] for request in _spread(asked, PROBED)]
-    kept = await retention(system, bench) if bench.questions and week in (what.weeks, stream.weeks) else None
+        probed = [(await system.answer([request], record=False))[0] for request in _spread(requests, PROBED)]
+    kept = await retention(system, bench) if bench.questions and week == stream.weeks else None
     return {
         "version": VERSION, "stream": stream.name, "system": what.system, "seed": what.seed, "week": week,
         "scores": {c.request.id: stream.check(c, r.text) for c, r in zip(tested, replies, strict=True)},
@@ -153,9 +154,9 @@ async def live(system: System, stream: Stream, cases: Sequence[Case], seed: int,
 
 async def retention(system: System, bench: Bench) -> dict[str, Json]:
     """Question -> 1 where the right choice is the likeliest, as the system would ask it; and the same of the base."""
-    prepared = await system.prepare([question(row) for row in bench.questions])
+    prepared = await system.prepare([asked(question) for question in bench.questions])
     values = chosen(bench.engine, bench.questions, prepared)
-    return {str(row["id"]): value for row, value in zip(bench.questions, values, strict=True)}
+    return {str(question["id"]): value for question, value in zip(bench.questions, values, strict=True)}
 
 
 def _spread(items: Sequence[Request], count: int) -> list[Request]:

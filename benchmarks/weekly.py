@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import retention
 import users
 from compare_types import Reaction
 
@@ -47,7 +48,6 @@ SYSTEM = "You sort customer messages of a bank app. Answer with the topic of the
 MAX_TOKENS = 16
 AT_ONCE = 32
 WEEK_S = 7 * 86_400.0
-RETENTION_TASKS = ("piqa", "arc_easy")
 MANNER = users.Manner()
 
 
@@ -99,7 +99,7 @@ def read(folder: Path) -> tuple[list[Row], list[dict[str, Json]], list[dict[str,
     beside = folder.parent / "retention_mc" / "questions.jsonl"
     questions = beside if beside.exists() else SHARED / "retention_mc" / "questions.jsonl"
     asked = [json.loads(line) for line in questions.read_text(encoding="utf-8").splitlines()]
-    return stream, test, [q for q in asked if q["task"] in RETENTION_TASKS]
+    return stream, test, [q for q in asked if q["task"] in retention.TASKS]
 
 
 def question(text: str) -> list[dict[str, str]]:
@@ -168,7 +168,7 @@ async def live(service: Service, rows: Sequence[Row], user: User) -> tuple[int, 
 
 
 class Retention:
-    """Accuracy on multiple choice by log-likelihood a character; the base model's scores are computed once."""
+    """Accuracy on multiple choice by log-likelihood a token; the base model's scores are computed once."""
 
     def __init__(self, tools: Tools, questions: Sequence[Mapping[str, Json]]) -> None:
         self.tools, self.questions = tools, questions
@@ -178,20 +178,10 @@ class Retention:
 
     def scores(self, model: str) -> list[float]:
         """1 for a question whose right choice is the likeliest, else 0."""
-        prompts, answers, lengths = [], [], []
-        for q in self.questions:
-            for choice in cast("list[str]", q["choices"]):
-                prompts.append((Message(role="user", content=str(q["question"])),))
-                answers.append(choice)
-                lengths.append(max(1, len(choice)))
+        prompts = [retention.asked(question) for question in self.questions for _ in retention.choices(question)]
+        answers = [choice for question in self.questions for choice in retention.choices(question)]
         assert self.tools.likelihood is not None
-        tokens = self.tools.likelihood.nll(prompts, answers, model)
-        found, at = [], 0
-        for q in self.questions:
-            count = len(cast("list[str]", q["choices"]))
-            found.append(float(int(np.argmin(tokens[at : at + count])) == q["answer"]))
-            at += count
-        return found
+        return retention.likeliest_is_right(self.questions, self.tools.likelihood.nll(prompts, answers, model))
 
     def measure(self, clusters: Sequence[Cluster], adapter: str) -> tuple[float, float, float, float]:
         """(points through the router, lower end, points with the adapter forced on, share of questions routed)."""

@@ -3,7 +3,9 @@
 import importlib
 import json
 import random
-from collections.abc import Sequence
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -124,7 +126,7 @@ async def test_a_week_is_asked_learned_and_tested_on_all_topics_so_far(scene: Sc
     assert first["traffic"]["noise"] == 1
     assert sum(first["traffic"]["reactions"].values()) == 13
     assert first["retention"] is None
-    assert set(second["retention"]) == {"q1"}, "what it still knows is measured after the last week"
+    assert set(second["retention"]) == {"q1"}, "what it still knows is measured after the last week of new topics"
 
 
 async def test_what_exists_is_not_run_again(scene: Scene) -> None:
@@ -209,7 +211,7 @@ def test_the_likeliest_choice_counts(modules: dict[str, ModuleType], tmp_path: P
         {"id": "a", "question": "x", "choices": ["long one", "short"], "answer": 1},
         {"id": "b", "question": "y", "choices": ["an", "a", "the one"], "answer": 2},
     ]
-    asked = [modules["types"].Prepared(messages=modules["engine"].question(row)) for row in rows]
+    asked = [modules["types"].Prepared(messages=importlib.import_module("retention").asked(row)) for row in rows]
     assert modules["engine"].chosen(engine, rows, asked) == [1.0, 0.0]
     assert modules["engine"].chosen(engine, rows, asked) == [1.0, 0.0], "from memory"
 
@@ -308,3 +310,61 @@ def test_the_page_shows_plots_and_numbers(modules: dict[str, ModuleType], tmp_pa
     assert "<stream>" not in page
     assert "&lt;stream&gt;" in page
     assert page.count("<tr>") >= 6
+
+
+# --- the command ---
+
+
+@pytest.fixture
+def command(modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    def run(*options: str) -> None:
+        monkeypatch.setattr(sys, "argv", ["compare.py", *options])
+        importlib.import_module("compare").main()
+
+    return run
+
+
+def test_figures_of_what_there_is(
+    command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    week(tmp_path, "base", 2, [0.0] * 8)
+    week(tmp_path, "logtune", 2, [1.0] * 8)
+    command("--out", str(tmp_path), "--only-figures", "--json", str(tmp_path / "new" / "out.json"), "--plots")
+    written = json.loads((tmp_path / "new" / "out.json").read_text())
+    assert written["gain_points_week2"] == pytest.approx(100)
+    assert json.loads(capsys.readouterr().out) == written
+    assert (tmp_path / "index.html").exists()
+
+
+def test_a_model_is_a_folder_or_a_server(modules: dict[str, ModuleType]) -> None:
+    compare = importlib.import_module("compare")
+
+    def settings(**given: Any) -> Any:
+        return compare._settings(Namespace(**{"model": None, "teacher": None, "set": [], **given}))
+
+    assert settings() == {}
+    assert settings(model="/models/big") == {"model.base": "/models/big"}
+    server = settings(model="http://host/v1", set=["model.base=/models/big"], teacher="http://t/v1")
+    assert server["model.engine"] == "openai"
+    assert server["model.url"] == "http://host/v1"
+    assert server["model.base"] == "/models/big"
+    assert server["teacher.url"] == "http://t/v1"
+
+
+def test_house_style_without_a_teacher_says_what_it_lacks(
+    modules: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare = importlib.import_module("compare")
+    data = compare_data.everything(tmp_path)
+    assert compare._stream("house_style", Namespace(data=data, teacher=None)) is None
+    assert "--teacher URL" in capsys.readouterr().err
+    assert compare._stream("house_style", Namespace(data=data, teacher="http://t/v1")).name == "house_style"
+
+
+def test_every_system_of_the_quick_run_exists(modules: dict[str, ModuleType]) -> None:
+    assert {*importlib.import_module("compare").QUICK} <= {*importlib.import_module("compare_systems").SYSTEMS}
+
+
+def test_rivals_are_systems(modules: dict[str, ModuleType]) -> None:
+    figures, systems = modules["figures"], importlib.import_module("compare_systems").SYSTEMS
+    assert {*figures.RETRIEVAL, *figures.MEMORY, figures.OURS, figures.BASE, figures.UNFILTERED} <= {*systems}
