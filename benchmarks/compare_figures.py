@@ -144,18 +144,22 @@ def _gain(results: Results) -> dict[str, Json]:
 
 
 def _lead(results: Results) -> dict[str, Json]:
+    return _lead_after(results, FIRST) | _lead_after(results, LAST)
+
+
+def _lead_after(results: Results, week: int) -> dict[str, Json]:
     """Against the best rival of each stream; by stream alone, since a mean would hide where it is behind."""
-    rivals = {s: best_rival(results, s, LAST, (*RETRIEVAL, *MEMORY)) for s in streams(results)}
-    found = {s: points(results[s, OURS, LAST].scores, rival.scores) for s, rival in rivals.items() if rival}
+    rivals = {s: best_rival(results, s, week, (*RETRIEVAL, *MEMORY)) for s in streams(results)}
+    found = {s: points(results[s, OURS, week].scores, rival.scores) for s, rival in rivals.items() if rival}
     leads = {stream: lead for stream, lead in found.items() if lead}
     if not leads:
         return {}
     return {
-        "lead_points_week4": {stream: lead.mean for stream, lead in leads.items()},
-        "lead_lower_week4": {stream: lead.low for stream, lead in leads.items()},
-        "lead_upper_week4": {stream: lead.high for stream, lead in leads.items()},
-        "streams_ahead_week4": sum(lead.low > 0 for lead in leads.values()),
-        "lead_over_week4": {stream: rival.system for stream, rival in rivals.items() if rival},
+        f"lead_points_week{week}": {stream: lead.mean for stream, lead in leads.items()},
+        f"lead_lower_week{week}": {stream: lead.low for stream, lead in leads.items()},
+        f"lead_upper_week{week}": {stream: lead.high for stream, lead in leads.items()},
+        f"lead_over_week{week}": {stream: rival.system for stream, rival in rivals.items() if rival},
+        f"streams_ahead_week{week}": sum(lead.low > 0 for lead in leads.values()),
     }
 
 

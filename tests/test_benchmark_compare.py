@@ -254,7 +254,9 @@ def test_figures_by_hand(modules: dict[str, ModuleType], tmp_path: Path) -> None
     found = modules["figures"].figures(modules["figures"].read(tmp_path))
     assert found["gain_points_week2"] == pytest.approx(75)
     assert 55 < found["gain_lower_week2"]["s"] < 75
+    assert "lead_points_week2" not in found
     assert found["lead_over_week4"] == {"s": "memory"}
+    assert found["streams_ahead_week4"] == 0
     assert found["lead_points_week4"] == {"s": pytest.approx(5)}
     assert found["lead_lower_week4"]["s"] < 0
     assert found["prompt_token_ratio"] == pytest.approx(4)
