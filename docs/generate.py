@@ -307,7 +307,7 @@ FIGURES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "streams_measured": ("streams of the comparison that were run, of four", "{:.0f}", "4"),
         "gain_points_week2": ("on them after two weeks of logs, against the base model", "{:+.1f} points", "+13.5"),
         "gain_lower_week2": ("lower end of its 95% interval, where it is lowest", "{:+.1f} points", "above 0"),
-        "lead_points_week2": ("its lead over the best retrieval or memory, where it is least", "{:+.1f} points", "reported"),
+        "lead_points_week2": ("its lead over the best retrieval or memory, least stream", "{:+.1f} points", "reported"),
         "lead_lower_week2": ("lower end of its 95% interval", "{:+.1f} points", "reported"),
         "streams_ahead_week4": ("streams where it leads the best retrieval or memory, interval above 0", "{:.0f}", "3"),
         "lead_points_week4": ("its lead after four weeks, where it is least", "{:+.1f} points", "no worse than -2"),
