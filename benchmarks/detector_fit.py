@@ -40,7 +40,7 @@ class Course:
     """How a network is trained."""
 
     landmarks: int = 500
-    widths: tuple[float, float] = (0.004, 0.15)
+    widths: tuple[float, float] = (0.002, 0.08)
     decay: float = 0.2
     steps: int = 80
 

@@ -4,6 +4,7 @@ import asyncio
 import importlib.util
 import json
 import math
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -484,6 +485,29 @@ async def test_closing_tells_those_who_wait(folder: ModelFolder) -> None:
         await waiting
     with pytest.raises(ModelError, match="closed"):
         await model.complete(ask("late"))
+
+
+async def test_what_comes_in_while_it_closes_is_told_too(folder: ModelFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = LocalModel(folder, dtype="float32", max_batch=1)
+    batcher, late = model._batcher, asyncio.Event()
+    loop, fail = asyncio.get_running_loop(), type(batcher)._gather
+
+    def gather(self: object) -> None:  # a request comes between the last look and the end of the thread
+        fail(batcher)
+        if batcher._closed:
+            asyncio.run_coroutine_threadsafe(ask_late(), loop)
+            while batcher._inbox.empty():
+                time.sleep(0.001)
+
+    async def ask_late() -> None:
+        with pytest.raises(ModelError, match="closed"):
+            await model.complete(ask("late"))
+        late.set()
+
+    monkeypatch.setattr(type(batcher), "_gather", gather)
+    await model.complete(ask("first", max_tokens=1))  # from here on the thread gathers in that way
+    await asyncio.to_thread(model.close)
+    await asyncio.wait_for(late.wait(), 20)
 
 
 def test_a_base_model_without_chat_template_is_refused(folder: ModelFolder, tmp_path: Path) -> None:

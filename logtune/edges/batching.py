@@ -64,6 +64,8 @@ class Batcher:
         self._rows: list[Row] = []  # row i of the cache is rows[i]
         self._cache = SlotCache(passes.model)
         self._closed = False
+        self._ended = False  # nothing more is taken in; set and read under the lock
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._work, name="logtune-model", daemon=True)
         self._thread.start()
 
@@ -95,9 +97,10 @@ class Batcher:
         self._thread.join()
 
     def _send(self, item: Job | Callable[[], None]) -> None:
-        if not self._thread.is_alive():
-            raise ModelError("the model is closed", "make a new LocalModel")
-        self._inbox.put(item)
+        with self._lock:
+            if self._ended or not self._thread.is_alive():
+                raise ModelError("the model is closed", "make a new LocalModel")
+            self._inbox.put(item)
 
     def _work(self) -> None:
         while True:
@@ -112,6 +115,10 @@ class Batcher:
                 self._rows.clear()
             if not self._rows:
                 self._cache = SlotCache(self._passes.model)
+        with self._lock:
+            self._ended = True
+        while not self._inbox.empty():  # what came in after the last look
+            self._receive(0)
         self._fail(self._rows, "the model was closed")
         for job in self._waiting:
             job.tell(ModelError("the model was closed"))
