@@ -1,6 +1,10 @@
 """One process at a time: a lease is taken once, renewed, given back, and lost by who dies."""
 
 import multiprocessing
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,6 +68,7 @@ def _try(url: str, barrier: "multiprocessing.synchronize.Barrier", won: "multipr
     store = Store(url)
     barrier.wait()
     won.put(Lease(store, "cycle").take())
+    barrier.wait()  # who has died holds nothing
 
 
 def test_of_several_processes_one_gets_it(tmp_path: Path) -> None:
@@ -78,3 +83,19 @@ def test_of_several_processes_one_gets_it(tmp_path: Path) -> None:
     for process in processes:
         process.join()
     assert found == [False, False, True]
+
+
+def test_on_the_same_machine_nobody_waits_for_who_was_killed(store: Store) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    lease, other_boot = Lease(store, "cycle"), Lease(store, "elsewhere")
+    mine = f"process {os.getpid()} on"
+    lease.me, other_boot.me = (item.me.replace(mine, f"process {dead.pid} on") for item in (lease, other_boot))
+    other_boot.me = re.sub(r"\(\w+-", "(0123abcd-", other_boot.me)
+    assert lease.take()
+    assert other_boot.take()
+    assert not Lease(store, "cycle").take()  # it lives
+    dead.kill()
+    dead.wait()
+    assert lease_module.Lease(store, "cycle").holder() == ""
+    assert Lease(store, "cycle").take()
+    assert not Lease(store, "elsewhere").take()  # the same number of another machine says nothing

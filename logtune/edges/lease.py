@@ -1,16 +1,21 @@
 """A lease in the store: one process at a time does a thing, and a process that dies gives it up by itself.
 
+On the same machine another takes it over at once, elsewhere when the time is over.
+
 name -> Lease.held: taken, renewed from a thread, given back        Lease.holder: who has it
 """
 
 import logging
 import os
+import re
 import secrets
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import cache
+from pathlib import Path
 
 from sqlalchemy import select
 
@@ -18,6 +23,7 @@ from logtune.edges import schema
 from logtune.edges.database import insert_new
 from logtune.edges.store import Store
 from logtune.errors import InUse, StoreError
+from logtune.ids import digest
 
 LOG = logging.getLogger(__name__)
 HELD_S = 120.0  # without a renewal; then another may have it
@@ -33,14 +39,16 @@ class Lease:
         self._name = name
         self._held_s = held_s
         self._clock = clock
-        self.me = f"process {os.getpid()} on {socket.gethostname()} ({secrets.token_hex(4)})"
+        self.me = f"process {os.getpid()} on {socket.gethostname()} ({_here()}-{secrets.token_hex(4)})"
 
     def take(self) -> bool:
         """Have it, or go on having it; False: another has it."""
         table, now = schema.leases, self._clock()
-        free = (table.c.until < now) | (table.c.holder == self.me)
-        change = table.update().where(table.c.name == self._name, free)
         with self._store.transaction(write=True) as db:
+            held = str(db.execute(select(table.c.holder).where(table.c.name == self._name)).scalar() or "")
+            free = (table.c.until < now) | (table.c.holder == self.me)
+            free = free | (table.c.holder == held) if _died(held) else free
+            change = table.update().where(table.c.name == self._name, free)
             if db.execute(change.values(holder=self.me, until=now + self._held_s)).rowcount:
                 return True
             row = {"name": self._name, "holder": self.me, "until": now + self._held_s}
@@ -57,7 +65,8 @@ class Lease:
         table = schema.leases
         query = select(table.c.holder).where(table.c.name == self._name, table.c.until >= self._clock())
         with self._store.transaction() as db:
-            return str(db.execute(query).scalar() or "")
+            found = str(db.execute(query).scalar() or "")
+        return "" if _died(found) else found
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -82,3 +91,26 @@ class Lease:
                     LOG.error("another process took over %s; what both do is done once", self._name)
             except StoreError as error:  # there are three more tries before it ends
                 LOG.warning("the lease of %s could not be renewed: %s", self._name, error)
+
+
+@cache
+def _here() -> str:
+    """Where numbers of processes mean the same: this boot of this machine, in this container; "": not known."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+        return digest([boot, Path("/proc/self/ns/pid").stat().st_ino], 8)
+    except OSError:
+        return ""
+
+
+def _died(holder: str) -> bool:
+    """Whether a holder was a process of this machine that is no more."""
+    found = re.fullmatch(r"process (\d+) on .* \((\w*)-\w+\)", holder)
+    if not found or not found[2] or found[2] != _here():
+        return False
+    with suppress(PermissionError):
+        try:
+            os.kill(int(found[1]), 0)
+        except ProcessLookupError:
+            return True
+    return False
