@@ -102,15 +102,20 @@ def log(number: int, latency_ms: float, usage: Mapping[str, Json], error: str | 
     )  # fmt: skip
 
 
+def page_of(opened: Store) -> str:
+    found = gather(opened)
+    return report.render(found, build({}), report.told(opened, found))
+
+
 def test_the_report_tells_what_a_critic_costs() -> None:
     opened = Store("sqlite://")
     sample_cycle.fill(opened)
-    assert "What a critic costs" not in report.render(gather(opened), build({}))
+    assert "What a critic costs" not in page_of(opened)
     (before,) = opened.deployments().values()
     opened.deploy(identified(replace(before, id="", candidate="critic", previous_id=before.id, at=9e9)), "c")
     draft: Json = {"prompt_tokens": 10, "completion_tokens": 10, "latency_ms": 100.0}
     opened.add_logs([log(1, 340.0, {"prompt_tokens": 60, "completion_tokens": 20, "calls": 3, "draft": draft})])
-    page = report.render(gather(opened), build({}))
+    page = page_of(opened)
     assert "What a critic costs" in page
     assert ">340 ms<" in page
     assert ">3.4 times<" in page

@@ -149,7 +149,7 @@ def test_settings_of_accelerate_and_deepspeed_reach_the_trainer(base: Path, tmp_
 
     (tmp_path / "accelerate.json").write_text('{"split_batches": true, "even_batches": false}')
     settings = TrainSettings(accelerate=str(tmp_path / "accelerate.json"), deepspeed="zero3.json")
-    arguments = train._arguments(tmp_path, settings, 0)
+    arguments = train._arguments(tmp_path, settings, 0, 1)
     assert arguments["deepspeed"] == "zero3.json"
     made = DPOConfig(**{**arguments, "deepspeed": None})  # read where the package is installed
     assert made.accelerator_config.split_batches
@@ -169,7 +169,7 @@ def test_they_can_stand_in_the_settings_themselves(base: Path, tmp_path: Path) -
     """
     config = build(tomllib.loads(text))
     settings = TrainSettings.model_validate(config.train.model_dump(mode="json"))  # as a training process gets them
-    arguments = train._arguments(tmp_path, settings, 0)
+    arguments = train._arguments(tmp_path, settings, 0, 1)
     assert arguments["deepspeed"]["zero_optimization"] == {"stage": 3, "offload_param": {"device": "cpu"}}
     assert DPOConfig(**{**arguments, "deepspeed": None}).accelerator_config.split_batches
     assert config.config_hash != build({}).config_hash
