@@ -20,7 +20,7 @@ from logtune.records import Json, LogRecord
 from logtune.stages.screen import Item, screen
 
 Say = Callable[[str], None]
-LOGS = 60_000  # of the streaming pass
+LOGS = 300_000  # of the streaming pass: what is read is millions, so that starting the processes should not count
 USERS = 20_000
 EMBEDDED = 1500  # texts of the full reading
 CHUNK = 250
