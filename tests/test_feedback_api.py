@@ -207,7 +207,7 @@ def test_feedback_waits_while_the_store_fails(kit: Kit) -> None:
     assert (status, answer["status"], answer["note"]) == (202, "accepted", "waits until the store answers")
     kit.store.broken = False
     until = time.monotonic() + 20
-    while not kit.store.feedback() and time.monotonic() < until:  # the spool is emptied beside requests
+    while not list(kit.store.feedback()) and time.monotonic() < until:  # the spool is emptied beside requests
         ask(kit, "hello")
     assert [item.target for item in kit.store.feedback()] == ["s"]
 
