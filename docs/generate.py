@@ -13,6 +13,7 @@ import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import click
 from pydantic.fields import FieldInfo
@@ -334,7 +335,7 @@ FIGURES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "agreement": ("routing without the embedder: same decision as with it", "{:.1%}", "reported"),
     },
     "llm_path": {
-        "speedup_calls": ("a teacher's calls, one by one against ours", "{:.0f} times as fast", "40"),
+        "speedup_calls": ("a teacher's calls, one by one (from a few logs) against ours", "{:.0f} times as fast", "40"),
         "calls_ratio": ("the reference's calls a log divided by ours", "{:.1f}", "3"),
         "calls_second_run": ("a teacher's calls in a second run over the same logs", "{:.0f}", "0"),
         "base_loads": ("loads of the base model while 8 clusters train", "{:.0f}", "1"),
@@ -355,7 +356,7 @@ FIGURES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "recall.toxic": ("toxic texts that it found", "{:.0%}", "90%"),
         "recall.spam": ("spam that it found", "{:.0%}", "90%"),
         "false_positives.benign": ("benign texts that it took for noise", "{:.1%}", "at most 2%"),
-        "false_positives.benign_hard": ("benign texts that look bad", "{:.1%}", "at most 8%"),
+        "false_positives.benign_hard": ("the same of benign texts that look bad", "{:.1%}", "at most 8%"),
         "leave_source_out_recall": ("attacks of a source that it never saw", "{:.0%}", "75%"),
         "off_topic_recall": ("off-topic requests to a bank that it found, at 2% false positives", "{:.1%}", "90%"),
         "pii_f1": ("personal data found in texts, F1", "{:.3f}", "0.95"),
@@ -370,11 +371,14 @@ def results() -> str:
     """What `benchmarks/results/*.json` hold, as a table; a sentence where there are none."""
     folder = ROOT / "benchmarks" / "results"
     found = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
-    lines = [line for name, figures in FIGURES.items() for line in _figures(found.get(name, {}), figures)]
-    lines += [line for name, rows in found.items() if name.startswith("proof") for line in _proofs(rows)]
+    lines = [f"{line} `{name}` |" for name, of in FIGURES.items() for line in _figures(found.get(name, {}), of)]
+    proofs = {name: rows for name, rows in found.items() if name.startswith("proof")}
+    lines += [f"{line} `{name}` |" for name, rows in proofs.items() for line in _proofs(rows)]
     if not lines:
         return "No results are recorded yet; `make bench` writes them.\n"
-    return "\n".join(["| figure | measured | aim |", "|---|---|---|", *lines]) + "\n"
+    notes = [f"- `{name}`: {row['note']}." for name, row in found.items() if row.get("note")]
+    head = ["\nWhat to know about these files of `benchmarks/results`:\n"] if notes else []
+    return "\n".join(["| figure | measured | aim | file |", "|---|---|---|---|", *lines, *head, *notes]) + "\n"
 
 
 def _figures(row: Mapping[str, Json], figures: Mapping[str, tuple[str, str, str]]) -> Iterator[str]:
@@ -391,19 +395,30 @@ def _figures(row: Mapping[str, Json], figures: Mapping[str, tuple[str, str, str]
             yield f"| {label} | {written.format(chosen)} | {target} |"
 
 
+# rows of benchmarks/proof.py that are no shares: their unit
+UNITS: Mapping[str, str] = {"sample_ratio": " times", "users_exposed": " users", "mixed_users": "", "rollback_s": " s"}
+
+
 def _proofs(rows: Mapping[str, Json]) -> Iterator[str]:
     """A line a row of `benchmarks/proof.py`, which says itself what it is and what its aim is; of several the worst."""
-    for row in rows.values():
+    for key, row in rows.items():
         if not isinstance(row, dict):
             continue
-        value, most = row.get("value"), row.get("at_most")
+        value, side = row.get("value"), "most" if "at_most" in row else "least"
         values = [
             item for item in (value.values() if isinstance(value, dict) else [value]) if isinstance(item, (int, float))
         ]
         if values:
-            worst = max(values) if most is not None else min(values)
-            aim = f"at most {most:g}" if isinstance(most, (int, float)) else f"at least {row.get('at_least')}"
-            yield f"| {row['what']} | {worst:.4g} | {aim} |"
+            worst = max(values) if side == "most" else min(values)
+            limit = cast("float", row[f"at_{side}"])
+            aim = f"at {side} {_written(key, limit)}" if limit else "0"
+            several = f" (worst of {len(values)})" if len(values) > 1 and "worst" not in str(row["what"]) else ""
+            yield f"| {row['what']}{several} | {_written(key, worst)} | {aim} |"
+
+
+def _written(key: str, value: float) -> str:
+    """A figure of a proof with its unit."""
+    return f"{value:.4g}{UNITS[key]}" if key in UNITS else f"{100 * value:.4g}%"
 
 
 def tree() -> str:
@@ -444,7 +459,7 @@ def _others() -> list[str]:
     return [
         "benchmarks/           what is measured, and results/ with the figures above",
         "docs/                 quickstart, concepts, how-to, reference; generate.py writes the reference from the code",
-        "scripts/              lock.py writes requirements.lock",
+        "scripts/              what writes requirements.lock and the noise classifiers",
         "tests/                one file a module; conftest.py keeps them off the network",
     ]
 
