@@ -1,7 +1,7 @@
 """Hashed n-grams: the same whoever stands beside a text, and no feature crosses into a neighbour."""
 
 import numpy as np
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from logtune.stages import grams
@@ -60,3 +60,10 @@ def test_word_keys_see_words_alone():
     assert len(set(others.tolist())) == len(others)
     assert others[0] == same[0]
     assert len(grams.word_keys([])) == 0
+
+
+@given(TEXTS)
+@example(["two days", "?!"])
+@example(["?"])
+def test_a_text_has_the_same_word_key_alone_and_in_company(texts):
+    assert grams.word_keys(texts).tolist() == [grams.word_keys([text]).tolist()[0] for text in texts]

@@ -78,6 +78,12 @@ def test_the_pass_counts_and_keeps_examples():
     assert all(len(shown.query) <= 200 for rows in found.examples.values() for shown in rows)
 
 
+@pytest.mark.parametrize("answer", ["...", "?!"])
+def test_an_answer_without_words_may_stand_anywhere(answer):
+    logs = [log(1, "Where is my new card, please?"), log(2, "What is my balance today?", answer=answer)]
+    assert sift(iter(bodies(logs)), SETTINGS, workers=0).counts == {CLEAN: 2}
+
+
 def test_processes_find_the_same_as_one():
     logs = [log(n, f"{list(QUERIES)[n % 6]} {n % 50}", user=f"u{n % 7}") for n in range(BATCH + 40)]
     alone, shared = (sift(iter(bodies(logs)), SETTINGS, workers) for workers in (0, 2))

@@ -118,7 +118,8 @@ def _spans(data: Bytes, first: Places, last: Places) -> npt.NDArray[np.uint64]:
     with np.errstate(over="ignore"):
         powers = _powers(len(data), _PRIME)
         sums = np.concatenate([np.zeros(1, np.uint64), np.cumsum((data.astype(np.uint64) + np.uint64(1)) * powers)])
-        found = (sums[last] - sums[first]) * _powers(len(data), pow(_PRIME, -1, 1 << 64))[first]
+        # A text without words may begin where the data ends, so there is one power more.
+        found = (sums[last] - sums[first]) * _powers(len(data) + 1, pow(_PRIME, -1, 1 << 64))[first]
         return np.asarray(found, np.uint64)
 
 
