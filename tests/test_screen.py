@@ -1,5 +1,7 @@
 """The streaming pass: what is found, that processes don't matter, and that copies are found across batches."""
 
+from dataclasses import replace
+
 import pytest
 
 from logtune.app.noise_parameters import noise_model
@@ -7,7 +9,7 @@ from logtune.app.sifting import BATCH, CLEAN, item_of, sift
 from logtune.config import FilterSettings
 from logtune.edges.schema import encode
 from logtune.errors import StoreError
-from logtune.records import LogRecord
+from logtune.records import SHADOW, LogRecord
 from logtune.stages.screen import Copies, Item, screen
 
 SETTINGS = FilterSettings()
@@ -82,6 +84,11 @@ def test_the_pass_counts_and_keeps_examples():
 def test_an_answer_without_words_may_stand_anywhere(answer):
     logs = [log(1, "Where is my new card, please?"), log(2, "What is my balance today?", answer=answer)]
     assert sift(iter(bodies(logs)), SETTINGS, workers=0).counts == {CLEAN: 2}
+
+
+def test_an_answer_that_nobody_saw_is_left_out():
+    hidden = replace(log(2, "Where is my new card, please?", user="bob"), source=SHADOW)
+    assert sift(iter(bodies([log(1, "Where is my new card, please?"), hidden])), SETTINGS, workers=0).total == 1
 
 
 def test_processes_find_the_same_as_one():

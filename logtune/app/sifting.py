@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from logtune.config import FilterSettings
 from logtune.edges.schema import decode
-from logtune.records import Json, LogRecord
+from logtune.records import SHADOW, Json, LogRecord
 from logtune.stages.interactions import answer_text, request_messages
 from logtune.stages.noise import NoiseModel
 from logtune.stages.screen import Copies, Item, Screened, screen
@@ -122,6 +122,8 @@ def _item(body: str) -> Item | None:
     """As `item_of` an encoded log, of which only what is screened is made."""
     row = json.loads(body)
     try:
+        if row.get("source") == SHADOW:  # an answer that nobody saw teaches nothing, in a cycle too
+            return None
         return _asked(row["id"], row["request"], row.get("response"), row.get("user") or row.get("session") or "")
     except (KeyError, TypeError, AttributeError):
         return item_of(decode(LogRecord, body))  # tells what is wrong with it

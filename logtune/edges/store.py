@@ -125,7 +125,7 @@ class Store:
         return (log for log in self._stream(LogRecord, since) if shadow or log.source != SHADOW)
 
     def encoded_logs(self, since: float = 0.0) -> Iterator[str]:
-        """As `logs`, each as the JSON that the store holds: for a reader that decodes in other processes."""
+        """As `logs`, with answers nobody saw, each as the JSON of the store: for who decodes in other processes."""
         return self._bodies(LogRecord, since)
 
     def feedback(self, since: float | None = None) -> Iterator[Feedback]:
