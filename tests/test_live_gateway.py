@@ -15,7 +15,7 @@ from logtune import experiments
 from logtune.app.commands.serve import store_or_none
 from logtune.app.gateway import create
 from logtune.app.inquiry import QUESTIONS
-from logtune.app.kill_switch import FILE, VARIABLE
+from logtune.app.kill_switch import FILE, VARIABLE, KillSwitch
 from logtune.app.live_guards import CHECK_S
 from logtune.app.shadowing import AT_ONCE
 from logtune.config import Config, build
@@ -197,6 +197,24 @@ def test_the_kill_switch_sends_all_to_the_base_with_the_store_down_and_back(tmp_
         assert ask(kit, user, model=adapter)[1].startswith("base:")
         (tmp_path / FILE).unlink()
         until(lambda: ask(kit, user)[2] == "candidate", "the kill switch stayed on")
+
+
+def test_the_kill_switch_outlives_a_disk_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tries: list[Path] = []
+
+    def fails(file: Path) -> bool:
+        tries.append(file)
+        raise PermissionError(13, "Permission denied")
+
+    switch = KillSwitch(tmp_path)
+    with monkeypatch.context() as broken:
+        broken.setattr(Path, "exists", fails)
+        switch.start()
+        until(lambda: tmp_path / FILE in tries, "the file was not looked for")
+    assert not switch.on()
+    (tmp_path / FILE).touch()
+    until(switch.on, "the kill switch did nothing")
+    switch.close()
 
 
 def test_the_kill_switch_in_the_environment_holds_from_the_first_request(

@@ -45,8 +45,16 @@ class KillSwitch:
         self._stop.set()
 
     def _watch(self) -> None:
+        failing = False
         while not self._stop.wait(LOOK_S):
-            on = self._forced or self._file.exists()
+            try:
+                on = self._forced or self._file.exists()
+            except OSError as error:  # a disk that fails for a moment must not end this thread
+                if not failing:
+                    LOG.warning("the kill switch stays as it is, its file cannot be looked for: %s", error)
+                failing = True
+                continue
+            failing = False
             if on != self._on:
                 self._on = on
                 what = "on: the base model answers everything" if on else "off: deployments serve again"
