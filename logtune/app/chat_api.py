@@ -190,7 +190,7 @@ class ChatApi:
         other.elapsed_s = time.perf_counter() - other.started
         record = await self._redaction.made(len(other.raw), lambda: other.record(self._redaction))
         hidden = replace(record, source=SHADOW, user=None, session=None, traces=(exchange.id,))
-        await self._journal.commit(hidden)
+        await self._journal.commit(hidden, other.clean(self._redaction).encoded)
         return other
 
     async def _answer(self, exchange: Exchange, send: Send) -> None:
