@@ -122,6 +122,19 @@ def test_agreement_by_chance_is_no_evidence():
     assert row.agreed == row.judged == 100
     assert row.chance > 0.95
     assert row.weight < 0.9
+    many = {f"i{n}": [said(f"i{n}", -1)] for n in range(2000)}
+    row = measured({key: [Act("quick_turn", "q")] for key in many}, many)["quick_turn"]
+    assert row.agreed == row.judged == 2000
+    assert row.weight < 0.4
+
+
+def test_more_agreement_than_chance_gives_is_evidence_where_most_feedback_is_bad():
+    """Of 1,000 judged answers 50 were good; what was asked for again were all the bad ones, or any."""
+    signals = {f"i{n}": [said(f"i{n}", 1 if n % 20 == 0 else -1)] for n in range(1000)}
+    telling = {f"i{n}": [Act("regenerate", "r")] for n in range(1000) if n % 20}
+    random = {f"i{n}": [Act("regenerate", "r")] for n in range(500)}
+    assert measured(telling, signals)["regenerate"].weight > 0.7
+    assert measured(random, signals)["regenerate"].weight < 0.15
 
 
 def test_acts_do_not_confirm_each_other():

@@ -173,7 +173,10 @@ def _measured(kind: SignalKind, seen: int, agreements: Sequence[int], chance: fl
     right, wrong = PRIOR * assumed + agreed, PRIOR * (1 - assumed) + judged - agreed
     estimate = right / (right + wrong)
     lower, upper = (float(beta.ppf(at, right, wrong)) for at in (0.05, 0.95))
-    weight = max(0.0, (estimate - chance) / (1 - chance))
+    # What goes beyond chance, of all that could. Where chance alone agrees nearly always, little can, and the
+    # assumption is worth as much as at even chances: else any agreement would look like certainty.
+    prior = PRIOR * max(0.5, 1 - chance)
+    weight = max(0.0, (prior * ASSUMED[kind] + agreed - judged * chance) / (prior + judged * (1 - chance)))
     return Reliability(
         kind=kind, seen=seen, judged=judged, agreed=agreed, chance=round(chance, 4), estimate=round(estimate, 4),
         lower=round(lower, 4), upper=round(upper, 4), weight=round(weight, 2),
