@@ -65,5 +65,6 @@ def test_word_keys_see_words_alone():
 @given(TEXTS)
 @example(["two days", "?!"])
 @example(["?"])
+@example(["long ago " * 60_000, "two days", "long ago " * 60_000, "long ago"])
 def test_a_text_has_the_same_word_key_alone_and_in_company(texts):
     assert grams.word_keys(texts).tolist() == [grams.word_keys([text]).tolist()[0] for text in texts]

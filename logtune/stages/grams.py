@@ -6,6 +6,8 @@ of white space do not count. Nothing is looked up a text at a time: 200 characte
 
 import unicodedata
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ Places = npt.NDArray[np.int64]
 BITS = 17
 BUCKETS = 1 << BITS
 HEAD, TAIL = 1500, 500  # characters that are read of a longer text: what attacks begin and end with
+AT_ONCE = 1 << 20  # characters of whole texts, whose words are numbered with some 36 times as many bytes of memory
 _MIX = np.uint32(0x9E3779B1)  # 2**32 divided by the golden ratio: its multiples spread evenly
 _POWERS = [np.uint32(pow(0x01000193, power, 1 << 32)) for power in range(8)]
 _PRIME = 0x100000001B3  # of 64-bit FNV; odd, so that it has an inverse modulo 2**64
@@ -102,6 +105,13 @@ def _words(texts: Batch) -> Iterator[Run]:
 
 def word_keys(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
     """A number for the words of each text: equal where they are, whatever stands between them and in which case."""
+    blocks = np.cumsum([len(text) for text in texts]) // AT_ONCE
+    parts = groupby(zip(blocks.tolist(), texts, strict=True), key=itemgetter(0))
+    found = [_word_keys([text for _, text in part]) for _, part in parts]
+    return np.concatenate(found) if found else np.zeros(0, np.uint64)
+
+
+def _word_keys(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
     raw = [text.lower().encode("utf-8", "surrogatepass") + b" " for text in texts]
     data = np.frombuffer(b"".join(raw), np.uint8)
     inside = _IN_WORD[data]
