@@ -15,6 +15,7 @@ from logtune.edges.detector_file import PACKAGED as PACKAGED
 from logtune.edges.detector_file import PACKAGED_FAST as PACKAGED_FAST
 from logtune.errors import LogtuneError
 from logtune.ports import Chat, Detection, Detector, Embedder, Turn
+from logtune.prompts import VERSION
 from logtune.stages.detector import Parameters, detect, texts_of
 from logtune.stages.reaction import weighed
 
@@ -124,8 +125,8 @@ class CarefulDetector:
 
     @property
     def fingerprint(self) -> str:
-        """Of the small one, and what is asked when."""
-        return f"{self._small.fingerprint}+asked-{self._unsure[0]:g}-{self._unsure[1]:g}"
+        """Of the small one, and when which prompt is asked."""
+        return f"{self._small.fingerprint}+asked-{VERSION}-{self._unsure[0]:g}-{self._unsure[1]:g}"
 
     async def detect(self, turns: Sequence[Turn]) -> list[Detection]:
         """One detection a turn; ModelError when the model gave no valid reply."""

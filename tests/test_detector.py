@@ -16,7 +16,7 @@ from logtune.config import Config, SignalSettings
 from logtune.edges import detector_file
 from logtune.errors import ModelError
 from logtune.ports import Detection, Turn
-from logtune.prompts import render
+from logtune.prompts import VERSION, render
 from logtune.records import FollowUp, Interaction
 from logtune.stages.detector import KINDS, Parameters, described, detect, said, texts_of
 from logtune.stages.reaction import weighed
@@ -244,6 +244,7 @@ def test_only_unsure_turns_are_asked_about():
     assert (mid.kind, mid.is_feedback) == ("doubt", True)
     assert mid.feedback == pytest.approx(0.8)
     assert chat.calls[0].purpose == "reaction"
+    assert careful.fingerprint == f"fixed+asked-{VERSION}-0.2-0.7"  # another prompt reads the turns again
 
 
 @pytest.mark.parametrize(("said_kind", "feedback"), [("none", False), ("complaint", True)])
