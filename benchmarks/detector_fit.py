@@ -51,6 +51,9 @@ def vectors_of(examples: Sequence[Example], embedder: Embedder) -> Vectors:
     return embedder.embed(texts).reshape(len(examples), 3, -1)
 
 
+PARTS = ("values", "vectors", "feedback", "kinds", "weights")
+
+
 @dataclass(frozen=True)
 class Table:
     """Examples as numbers."""
@@ -64,10 +67,10 @@ class Table:
 
     def rows(self, chosen: Numbers) -> "Table":
         """Some of them."""
-        return Table(
-            self.names, self.values[chosen], self.vectors[chosen], self.feedback[chosen], self.kinds[chosen],
-            self.weights[chosen],
-        )  # fmt: skip
+        return Table(self.names, *(getattr(self, part)[chosen] for part in PARTS))
+
+
+Labelled = tuple[Sequence[Example], Table]
 
 
 def table(examples: Sequence[Example], vectors: Vectors) -> Table:
@@ -175,10 +178,6 @@ def folds(examples: Sequence[Example], count: int, seed: int) -> Numbers:
     return where
 
 
-Labelled = tuple[Sequence[Example], "Table"]
-PARTS = ("values", "vectors", "feedback", "kinds", "weights")
-
-
 def joined_tables(first: Table, second: Table) -> Table:
     """The rows of both."""
     return Table(first.names, *(np.concatenate([getattr(first, part), getattr(second, part)]) for part in PARTS))
@@ -203,17 +202,15 @@ def out_of_fold(
 
 def nested_shares(
     output: Floats, where: Numbers, feedback: Floats, learned: Parameters
-) -> tuple[Floats, npt.NDArray[np.bool_], list[float]]:
+) -> tuple[Floats, npt.NDArray[np.bool_]]:
     """Calibrated shares and decisions: slope, offset and threshold of each fold come from the other folds."""
     shares, decided = np.zeros(len(output), np.float32), np.zeros(len(output), bool)
-    thresholds = []
     for fold in np.unique(where):
         held = where == fold
         fitted = calibrate(output[~held], feedback[~held], learned)
         shares[held] = calibrated(output[held], fitted)
         decided[held] = shares[held] >= fitted.threshold
-        thresholds.append(fitted.threshold)
-    return shares, decided, thresholds
+    return shares, decided
 
 
 def load_embedder(fast: bool = False) -> Embedder:

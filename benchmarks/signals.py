@@ -72,7 +72,7 @@ def cross_validated(
     learned, runs = detecting.load(), []
     for seed in range(given.repeats):
         output, where = out_of_fold((clear, rows), (extra, extra_rows), Course(), seed)
-        shares, decided, _ = nested_shares(output[:, 0], where, rows.feedback, learned)
+        shares, decided = nested_shares(output[:, 0], where, rows.feedback, learned)
         runs.append(figures(clear, shares, decided, output[:, 1:]))
     return {"mode": "out_of_fold", "repeats": given.repeats, **mean(runs)}
 
