@@ -170,8 +170,11 @@ class ChatApi:
         finally:
             ignore()
 
-    async def unseen(self, exchange: Exchange, choice: Choice) -> Exchange:
-        """Let another candidate answer the same request, for nobody: its record alone is kept."""
+    async def unseen(self, exchange: Exchange, choice: Choice) -> Exchange | None:
+        """Let another candidate answer the same request, for nobody: its record alone is kept.
+
+        None, and no record, where the server has lost its adapter: that says nothing of the candidate.
+        """
         body = {name: value for name, value in exchange.body.items() if name not in ("stream", "stream_options")}
         other = Exchange(
             id=new_id(), at=time.time(), started=time.perf_counter(), raw=json.dumps(body).encode(), body=body,
@@ -179,7 +182,9 @@ class ChatApi:
         )  # fmt: skip
         try:
             with self._router.adapters.using(choice.model):
-                answer = await self._candidate(other)
+                answer = await self._unless_lost(other)
+                if answer is None:
+                    return None
                 try:
                     whole = b"".join([chunk async for chunk in answer.chunks])
                 finally:
@@ -221,6 +226,14 @@ class ChatApi:
 
     async def _open(self, exchange: Exchange) -> Answer:
         """The answer of the chosen candidate; of the base model when the server has lost the candidate's adapter."""
+        answer = await self._unless_lost(exchange)
+        if answer is not None:
+            return answer
+        exchange.choice = exchange.choice.given_up(f"the model server has lost {exchange.choice.adapter}")
+        return await self._call(exchange, self._served_name, exchange.body)
+
+    async def _unless_lost(self, exchange: Exchange) -> Answer | None:
+        """The answer of the chosen candidate; None where the server has lost its adapter: it is loaded again."""
         adapter = exchange.choice.adapter
         try:
             answer = await self._candidate(exchange)
@@ -232,8 +245,7 @@ class ChatApi:
                 raise
         self._router.lost(adapter)
         LOG.warning("the model server has lost %s; the base model answers until it is loaded again", adapter)
-        exchange.choice = exchange.choice.given_up(f"the model server has lost {adapter}")
-        return await self._call(exchange, self._served_name, exchange.body)
+        return None
 
     async def _candidate(self, exchange: Exchange) -> Answer:
         model = exchange.choice.model or self._served_name
