@@ -30,9 +30,8 @@ class Inquiry:
         self._tasks = set[asyncio.Task[None]]()
 
     def open(self, now: float) -> None:
-        """Begin one, unless the last one has only just begun."""
-        if now - self._begun >= PAUSE_S:
-            self.close()
+        """Begin one, unless the last one has only just begun, or waits for answers: slow ones would never come."""
+        if now - self._begun >= PAUSE_S and not self._tasks:
             self.answers, self._left, self._begun = [], QUESTIONS, now
 
     def note(self, exchange: Exchange) -> None:
@@ -50,11 +49,10 @@ class Inquiry:
             task.cancel()
 
     async def _ask(self, exchange: Exchange) -> None:
-        answers = self.answers
         try:
             found = await self._unseen(exchange)
         except Exception:  # nobody waits for it
             LOG.exception("a candidate could not be asked unseen")
             return
         if found is not None:
-            answers.append(found)
+            self.answers.append(found)

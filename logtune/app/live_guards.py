@@ -109,9 +109,10 @@ class Watched:
         known.update(waiting[number].lot for number in fresh)
         broken = self._bet([waiting[n] for n in fresh], {g: bad[g][fresh] for g in FAST}, settings) if fresh else None
         self._base.extend((seen.seconds, seen.length) for seen in waiting if not seen.ours and not seen.failed)
+        broken = broken or self._burst(waiting, bad) or self._inquired(settings)
         if any(seen.ours and any(bad[name][number] for name in FAST) for number, seen in enumerate(waiting)):
-            self.inquiry.open(now)
-        return broken or self._burst(waiting, bad) or self._inquired(settings)
+            self.inquiry.open(now)  # after its answers were looked at, as the next one forgets them
+        return broken
 
     def _bet(
         self, fresh: Sequence[Seen], bad: Mapping[str, Floats], settings: ExperimentSettings
