@@ -30,12 +30,11 @@ from logtune.config import Config
 from logtune.edges.store import Store
 from logtune.edges.upstream import Answer, Backend, UpstreamCall
 from logtune.ports import Tools
-from logtune.records import Adapter, Cluster, Decision, Deployment, Interaction, Json, Message
+from logtune.records import Adapter, Cluster, Deployment, Json, Message
 from logtune.served import served_rules
 from logtune.stages import deploy
 from logtune.stages.answer import CRITICS
 from logtune.stages.cluster import Routes
-from logtune.stages.filter import NOISE_REASONS
 from logtune.stages.prompted import with_rules
 
 if TYPE_CHECKING:
@@ -169,12 +168,7 @@ class LogtuneSystem:
 
     def _noise(self, cycle_id: str) -> list[str]:
         """Users all of whose interactions were taken for noise."""
-        users = {item.id: item.user or "" for item in self._store.list(Interaction, limit=10**6, cycle_id=cycle_id)}
-        verdicts: dict[str, bool] = {}
-        for decision in self._store.list(Decision, limit=10**6, cycle_id=cycle_id):
-            user = users[decision.interaction_id]
-            verdicts[user] = verdicts.get(user, True) and decision.reason in NOISE_REASONS
-        return sorted(user for user, bad in verdicts.items() if bad)
+        return sorted(user for user, bad in weekly.taken_for_noise(self._store, cycle_id).items() if bad)
 
     async def prepare(self, prompts: Sequence[Prompt]) -> list[Prepared]:
         """As in the protocol, routed as the gateway does. Of a critic's three calls it is the draft."""

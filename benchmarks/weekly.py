@@ -210,17 +210,21 @@ async def base_answers(tools: Tools, test: Sequence[Mapping[str, Json]]) -> list
     return list(await asyncio.gather(*(one(row) for row in test)))
 
 
+def taken_for_noise(store: "Store", cycle_id: str) -> dict[str, bool]:
+    """User -> whether the filter calls all that they asked noise."""
+    asked_by = {item.id: item.user or "" for item in store.list(Interaction, limit=10**6, cycle_id=cycle_id)}
+    found: dict[str, bool] = {}
+    for decision in store.list(Decision, limit=10**6, cycle_id=cycle_id):
+        user = asked_by[decision.interaction_id]
+        found[user] = found.get(user, True) and decision.reason in NOISE_REASONS
+    return found
+
+
 def dropped(store: "Store", cycle_id: str, stream: Mapping[str, Row]) -> tuple[float, float]:
     """(share of labelled noise, share of clean requests) that the filter calls noise."""
-    users = {
-        i.id: (i.user or "").removeprefix("user-") for i in store.list(Interaction, limit=10**6, cycle_id=cycle_id)
-    }
-    verdicts: dict[str, bool] = {}
-    for decision in store.list(Decision, limit=10**6, cycle_id=cycle_id):
-        row = users[decision.interaction_id]
-        verdicts[row] = verdicts.get(row, True) and decision.reason in NOISE_REASONS
-    noise = [bad for row, bad in verdicts.items() if stream[row].noise is not None]
-    clean = [bad for row, bad in verdicts.items() if stream[row].noise is None]
+    verdicts = [(stream[user.removeprefix("user-")], bad) for user, bad in taken_for_noise(store, cycle_id).items()]
+    noise = [bad for row, bad in verdicts if row.noise is not None]
+    clean = [bad for row, bad in verdicts if row.noise is None]
     return sum(noise) / max(1, len(noise)), sum(clean) / max(1, len(clean))
 
 
