@@ -6,8 +6,9 @@ So every system learns from the same reading of feedback, and none is held back 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import poison
 from compare_types import Prompt, Reaction, Reply, Request, Setting
 
 from logtune import pipeline
@@ -16,7 +17,7 @@ from logtune.config import Config, load
 from logtune.edges.store import Store, UnitResult
 from logtune.ports import Tools
 from logtune.records import Decision, Derived, Feedback, Interaction, Json, LogRecord, PreferencePair, Rule, Signal
-from logtune.runner import Board, Cycle, Stage, run_stage
+from logtune.runner import Board, Cycle, run_stage
 from logtune.stages.prompted import active
 from logtune.views import held, prompt_of, rules, signals_of
 
@@ -117,7 +118,7 @@ class LogBook:
             logs={log.id: log for log in self.store.logs()}, serving={}, before={}, progress=self._say,
             feedback={item.id: item for item in self.store.feedback()},
         )  # fmt: skip
-        rows = pipeline.STAGES if filtered else unfiltered_stages()
+        rows = pipeline.STAGES if filtered else poison.unfiltered_stages()
         last = max(number for number, stage in enumerate(rows) if stage.name == "pairs") + 1  # and its trust
         for stage in rows[: last + 1]:
             await run_stage(stage, cycle, self._done, self._keep)
@@ -169,13 +170,6 @@ def feedback_of(request: Request, log_id: str, reaction: Reaction) -> Feedback:
 def unguarded(config: Config) -> Config:
     """The settings with trust off."""
     return config.model_copy(update={"trust": config.trust.model_copy(update={"enabled": False})})
-
-
-def unfiltered_stages() -> tuple[Stage, ...]:
-    """The pipeline with a filter that drops nothing."""
-    from poison import unfiltered
-
-    return tuple(replace(s, version="off", phases=(unfiltered,)) if s.name == "filter" else s for s in pipeline.STAGES)
 
 
 def _read(cycle: Cycle) -> Lessons:

@@ -32,7 +32,7 @@ from logtune.edges.store import Store
 from logtune.ids import digest, identified
 from logtune.ports import Executor, Tools, TrainingJob, TrainingPair
 from logtune.records import Adapter, Interaction, Json, PreferencePair
-from logtune.runner import Cycle, Unit
+from logtune.runner import Cycle, Stage, Unit
 from logtune.stages import filter as filtering
 from logtune.statistics import paired_difference
 from logtune.testing import FakeExecutor
@@ -66,12 +66,16 @@ def unfiltered(cycle: Cycle) -> Iterator[Unit]:
         yield Unit((item.id, *(s.id for s in mine)), given([filtering._by_feedback(item, mine, None, {}, settings)]))
 
 
+def unfiltered_stages() -> tuple[Stage, ...]:
+    """The pipeline with a filter that drops nothing."""
+    return tuple(replace(s, version="off", phases=(unfiltered,)) if s.name == "filter" else s for s in pipeline.STAGES)
+
+
 @contextmanager
 def stages(*, filtered: bool) -> Iterator[None]:
     """The pipeline as it is, or with a filter that drops nothing."""
     whole = pipeline.STAGES
-    off = (replace(s, version="off", phases=(unfiltered,)) if s.name == "filter" else s for s in whole)
-    pipeline.STAGES = whole if filtered else tuple(off)
+    pipeline.STAGES = whole if filtered else unfiltered_stages()
     try:
         yield
     finally:
