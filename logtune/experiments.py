@@ -166,13 +166,16 @@ def _evaluation(store: "Store", at: Trial) -> Evaluation:
 
 
 def break_guard(store: "Store", experiment: str, guard: str, numbers: Mapping[str, Json], now: float) -> Step | None:
-    """Roll back a test whose guard a gateway saw broken; None: it was over already."""
-    led = next((led for led in Experiments(store).running().values() if led[0].id == experiment), None)
-    if led is None:
-        return None
-    at = standing(*led, (), (), now)
+    """Roll back a test whose guard a gateway saw broken; None: it was over already.
+
+    Another step that was taken just then, as one of the ramp, ends nothing: the rollback follows it.
+    """
     reason = f"the guard '{guard}' was broken: {', '.join(f'{name} {value}' for name, value in numbers.items())}"
-    return end(store, at, "rollback", "guard", reason, by="guard", now=now)
+    tests = Experiments(store)
+    while led := next((led for led in tests.running().values() if led[0].id == experiment), None):
+        if step := end(store, standing(*led, (), (), now), "rollback", "guard", reason, by="guard", now=now):
+            return step
+    return None
 
 
 def stop_test(store: "Store", cluster_name: str, now: float) -> Step | None:

@@ -1,6 +1,7 @@
 """Live tests, led over a real store: ramp, promotion, watch, rollback, waits, and what is done by hand."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gateway_kit import deployed
@@ -11,8 +12,8 @@ from logtune.config import Config
 from logtune.edges.experiments import Control, Experiments
 from logtune.edges.store import Store
 from logtune.errors import InputError
-from logtune.records import Experiment, Verdict
-from logtune.stages.trials import standing
+from logtune.records import Experiment, Step, Verdict
+from logtune.stages.trials import standing, step_of
 
 
 @pytest.fixture
@@ -200,6 +201,25 @@ def test_of_two_that_lead_a_test_the_second_one_finds_the_step_taken(store: Stor
     assert first is not None
     assert second is None
     assert steps(store)[-1].reason == "one"
+
+
+def test_a_broken_guard_ends_a_test_that_another_process_has_led_on_just_then(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test = begin(store, settings(tmp_path))
+    at, original = standing(test, steps(store), (), (), BEGUN), Experiments.take
+
+    def overtaken(tests: Experiments, step: Step, *rest: Any) -> bool:
+        monkeypatch.setattr(Experiments, "take", original)
+        assert tests.take(step_of(at, "ramp", 0.2, BEGUN, by="loop", reason="", now=BEGUN))
+        return tests.take(step, *rest)
+
+    monkeypatch.setattr(Experiments, "take", overtaken)
+    step = experiments.break_guard(store, test.id, "errors", {"capital": 1e9}, BEGUN + 1)
+    assert [taken.action for taken in steps(store)] == ["start", "ramp", "rollback"]
+    assert step == steps(store)[-1]
+    assert Experiments(store).running() == {}
+    assert experiments.break_guard(store, test.id, "errors", {}, BEGUN + 2) is None
 
 
 def test_a_cluster_has_one_test_at_a_time(store: Store, tmp_path: Path) -> None:
