@@ -1,12 +1,16 @@
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gateway_kit import WatchedStore, cluster_of, deploy_expert, deployed
+from live_kit import begin, settings
 
 from logtune.app.adapters import Adapters
 from logtune.app.routing import Router
 from logtune.ports import Vectors
+from logtune.records import Adapter
 from logtune.testing import MemoryAdapterServer, WordEmbedder
 
 LATE = "where is my late parcel"
@@ -68,4 +72,22 @@ async def test_a_remembered_query_follows_a_new_deployment(store: WatchedStore) 
     deployed(store, cluster_of("late", LATE), None, at=2.0)
     await routing.refresh()
     assert (await routing.choose(LATE, ANN)).reason == "the base model is deployed for late"
+    await routing.close()
+
+
+async def test_a_test_that_a_guard_ends_while_the_table_is_made_stays_ended(store: WatchedStore) -> None:
+    test = begin(store, settings(store.home), time.time() - 60)
+    routing = router(store)
+    load = store.load
+
+    def loaded(kind: type[Any], ids: Sequence[str]) -> list[Any]:
+        if kind is Adapter:  # its arms have been made by then
+            routing.end_test(test.id)
+        return load(kind, ids)
+
+    store.load = loaded  # type: ignore[method-assign, assignment]
+    await routing.refresh()
+    (arms,) = routing.table.arms.values()
+    assert arms.trial is not None
+    assert {arms.of(f"user:u{number}", time.time())[0].name for number in range(200)} == {"base"}
     await routing.close()

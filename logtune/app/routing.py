@@ -149,7 +149,8 @@ class Router:
             self._places.clear()
         before = self.table.serving()
         standby = {place: arm for place, arm in before.items() if not (decided and arm.rules)}
-        self.table = RoutingTable(clusters=known, arms=arms, standby=standby, routes=routes)
+        now = {place: self._still(group) for place, group in arms.items()}  # a guard may have ended a test meanwhile
+        self.table = RoutingTable(clusters=known, arms=now, standby=standby, routes=routes)
         self._swap()
         self._seen = _held(found, tests)
         LOG.info("routing table: %d clusters", len(clusters))
@@ -162,7 +163,7 @@ class Router:
         before = self._store.get(test.baseline_id or "")
         base = self._plain(before) if isinstance(before, Deployment) else UNDEPLOYED
         rules = tuple(rule.text for rule in proven_rules(self._store, test)) if test.candidate == "rules" else ()
-        return self._still(arms_of_test(test, steps, base, rules))
+        return arms_of_test(test, steps, base, rules)
 
     def _plain(self, deployment: Deployment) -> Arms:
         return plain(deployment, tuple(rule.text for rule in served_rules(self._store, deployment)))
