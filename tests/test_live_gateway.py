@@ -31,9 +31,13 @@ EVEN: dict[str, object] = {"ramp": [0.5], "ramp_users": []}
 
 
 class Engine(ScriptedEngine):
-    """Fails with an adapter as long as `broken`."""
+    """Fails with an adapter as long as `broken`; knows none, whatever is listed, as long as `forgetful`."""
 
     broken = False
+    forgetful = False
+
+    async def names(self) -> list[str]:
+        return [] if self.forgetful else await super().names()
 
     async def stream(self, call: ChatCall) -> AsyncIterator[StreamPiece]:
         if self.broken and call.model not in ("", "base"):
@@ -142,6 +146,24 @@ def test_one_bad_answer_is_looked_into_and_ends_nothing(tmp_path: Path) -> None:
         time.sleep(2 * CHECK_S)
         assert not ended(kit)
         assert hidden(kit) == QUESTIONS
+
+
+def test_an_adapter_that_the_server_has_lost_is_no_bad_answer_of_the_candidate(tmp_path: Path) -> None:
+    few = settings(tmp_path, ramp=[0.05, 0.5], ramp_users=[80])
+    with live_gateway(tmp_path, few) as (kit, engine):
+        users = {ask(kit, f"early-{number}")[2]: f"early-{number}" for number in range(60)}
+        engine.broken = True
+        assert ask(kit, users["candidate"])[0] == 500
+        engine.broken = False
+        time.sleep(2 * CHECK_S)
+        engine.forgetful = True
+        lost = kit.gateway.lanes()["default"].router.adapters.events
+        for _ in range(3 * QUESTIONS):
+            assert ask(kit, users["base"])[0] == 200
+        until(lambda: lost["lost"], "the candidate was not asked")
+        time.sleep(2 * CHECK_S)
+        assert not ended(kit)
+        assert hidden(kit) == 0
 
 
 def hidden(kit: Kit) -> int:
