@@ -55,6 +55,30 @@ def test_the_next_inquiry_waits_and_forgets_the_last_one() -> None:
     assert asyncio.run(told()) == [1, 2, 1]
 
 
+def test_an_inquiry_waits_for_answers_that_are_slow() -> None:
+    async def told() -> list[int]:
+        late, found = asyncio.Event(), []
+
+        async def unseen(exchange: Exchange) -> Exchange | None:
+            await late.wait()
+            return exchange
+
+        inquiry = Inquiry(unseen)
+        inquiry.open(0.0)
+        for _ in range(QUESTIONS):
+            inquiry.note(answered())
+        await settled()
+        inquiry.open(2 * PAUSE_S)
+        late.set()
+        await settled()
+        found.append(len(inquiry.answers))
+        inquiry.open(2 * PAUSE_S)
+        found.append(len(inquiry.answers))
+        return found
+
+    assert asyncio.run(told()) == [QUESTIONS, 0]
+
+
 def test_a_candidate_that_cannot_be_asked_says_nothing() -> None:
     async def told() -> int:
         async def unseen(exchange: Exchange) -> Exchange | None:
