@@ -180,7 +180,8 @@ class Guarding:
         self._settings = settings
         self._watched: dict[str, Watched] = {}  # by experiment
         self._untold: dict[str, tuple[str, dict[str, Json]]] = {}  # ended here, the store does not know it yet
-        self._task: asyncio.Task[None] | None = None
+        self._checking: asyncio.Task[None] | None = None
+        self._telling: asyncio.Task[None] | None = None  # apart: a store that hangs must not hold up the guards
 
     def note(self, exchange: Exchange) -> None:
         """Remember an exchange that has ended, if it was drawn into a test."""
@@ -205,13 +206,14 @@ class Guarding:
 
     def start(self) -> None:
         """Check from now on."""
-        self._task = asyncio.create_task(self._check())
+        self._checking = asyncio.create_task(self._check())
 
     async def close(self) -> None:
         """Check no more."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        tasks = [task for task in (self._checking, self._telling) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for watched in self._watched.values():
             watched.inquiry.close()
 
@@ -223,8 +225,8 @@ class Guarding:
                 for experiment, watched in list(self._watched.items()):
                     if watched.waiting and (broken := watched.check(self._settings, loop.time())):
                         self._end(experiment, *broken)
-                if self._untold:
-                    await self._tell()
+                if self._untold and (self._telling is None or self._telling.done()):
+                    self._telling = asyncio.create_task(self._tell())
             except Exception:  # guards go on
                 LOG.exception("the guards of live tests failed")
 
@@ -240,6 +242,9 @@ class Guarding:
                 await asyncio.to_thread(break_guard, self._store, experiment, guard, numbers, time.time())
             except LogtuneError as error:
                 LOG.warning("the store does not know yet that a guard ended %s: %s", experiment, error.what)
+                return
+            except Exception:  # it is told again
+                LOG.exception("the store could not be told that a guard ended %s", experiment)
                 return
             del self._untold[experiment]
             self.told()
