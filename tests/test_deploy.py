@@ -351,6 +351,29 @@ def test_a_split_that_the_budget_does_not_afford_changes_nothing():
     assert "'pins' would lose what serves it" in rows[0].reason
 
 
+def test_what_was_planned_around_a_change_that_is_refused_in_the_end_is_planned_again():
+    """At first loans make way for cards, and get a new adapter after that; then cards turn out not to fit."""
+    sizes = {"ada-a": 200_000, "ada-b": 50_000, "ada-c": 250_000, "ada-new-cards": 250_000, "ada-new-loans": 60_000}
+    store, known, savings = Store(), [adapter(name, size) for name, size in sizes.items()], cluster("savings")
+    three = [CARDS, LOANS, savings]
+    store.plan([verdict(CARDS, "ada-a"), verdict(LOANS, "ada-b"), verdict(savings, "ada-c")], three, known, **LIMITS)
+    rest, part = cluster("cards", cycle=2), cluster("pins", cycle=2)
+    rows = store.plan(
+        [verdict(rest, "ada-new-cards", lower=0.5), verdict(LOANS, "ada-new-loans", lower=0.1)],
+        [rest, part, LOANS, savings], known, moved={"cards": {"cards": 0.6, "pins": 0.4}},
+        worth={"ada-b": 0.01, "ada-c": 0.02, "ada-new-cards": 0.9, "ada-new-loans": 0.9}, **LIMITS,
+    )  # fmt: skip
+    stored = {row.id for row in store.rows}
+    assert all(row.previous_id is None or row.previous_id in stored for row in store.rows)
+    assert [(row.cluster_name, row.action, row.adapter_id) for row in rows] == [
+        ("cards", "keep", "ada-a"),
+        ("savings", "retire", None),
+        ("loans", "deploy", "ada-new-loans"),
+    ]
+    assert "'pins' would lose what serves it" in rows[0].reason
+    assert store.rollback("loans").adapter_id == "ada-b"
+
+
 # rollback
 
 

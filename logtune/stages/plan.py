@@ -13,7 +13,16 @@ from logtune.errors import InputError
 from logtune.records import Adapter, CandidateKind, Cluster, Deployment, Verdict
 from logtune.stages.budget import Limits, room
 from logtune.stages.choice import RUNNER_UP
-from logtune.stages.deploy import NOTHING, State, candidate_state, following, live_adapters, live_share, state_of
+from logtune.stages.deploy import (
+    NOTHING,
+    State,
+    candidate_state,
+    following,
+    live_adapters,
+    live_share,
+    retired,
+    state_of,
+)
 
 HEIRS = 0.5  # share of its members that must be in other clusters for one to live on in them
 SPLIT = 0.15  # share of its members that makes another cluster a part of what it was
@@ -32,22 +41,20 @@ class Serving:
     live: Mapping[str, Cluster] = field(default_factory=dict)  # by name, as the gateway routes to them
 
 
+Refused = Mapping[str, tuple[Deployment, str]]  # cluster name -> a change that turned out to be too much, and why
+
+
 @dataclass(slots=True)
 class _Draft:
     at: Serving
     serving: dict[str, Deployment]
-    made: dict[str, list[Deployment]] = field(default_factory=dict)  # cluster name -> changes that belong together
+    made: list[Deployment] = field(default_factory=list)
     gone: frozenset[str] = frozenset()  # live clusters whose name no cluster of this cycle bears
+    refused: Refused = field(default_factory=dict)
 
-    def take(self, name: str, changes: Sequence[Deployment]) -> None:
-        self.made.setdefault(name, []).extend(changes)
+    def take(self, changes: Sequence[Deployment]) -> None:
+        self.made.extend(changes)
         self.serving.update({change.cluster_name: change for change in changes})
-
-    def undo(self, name: str) -> None:
-        for change in self.made.pop(name):
-            before = self.at.current.get(change.cluster_name)
-            del self.serving[change.cluster_name]
-            self.serving.update({change.cluster_name: before} if before else {})
 
 
 def plan(verdicts: Sequence[Verdict], clusters: Sequence[Cluster], at: Serving) -> list[Deployment]:
@@ -58,21 +65,29 @@ def plan(verdicts: Sequence[Verdict], clusters: Sequence[Cluster], at: Serving) 
     verdict on what serves brings the base model back at once; all others leave what serves. A promotion that finds no
     room in the budget is refused: a `keep` that says why, unless another candidate that passed needs no more.
     """
+    return _planned(verdicts, clusters, at, {})
+
+
+def _planned(
+    verdicts: Sequence[Verdict], clusters: Sequence[Cluster], at: Serving, refused: Refused
+) -> list[Deployment]:
     names = {cluster.id: cluster.name for cluster in clusters}
     left = {name for name, row in at.current.items() if state_of(row) != NOTHING} - set(names.values())
-    draft = _Draft(at, dict(at.current), gone=frozenset(left if clusters else ()))
+    draft = _Draft(at, dict(at.current), gone=frozenset(left if clusters else ()), refused=refused)
     for name in sorted(draft.gone):
         heir = _successor(at, name)
         if not heir:
-            draft.take(name, [_retired(at, name, f"cluster '{name}' no longer exists")])
+            draft.take([retired(at.current[name], f"cluster '{name}' no longer exists", at.now)])
         elif _covers(at, heir, name):
-            draft.take(name, [_retired(at, name, f"cluster '{name}' is part of '{heir}' now")])
+            draft.take([retired(at.current[name], f"cluster '{name}' is part of '{heir}' now", at.now)])
     ordered = _ordered(verdicts, names, draft)
     for name, options in ordered:
         _serve(draft, name, options)
     for name, _ in ordered:
-        _part(draft, name, clusters)
-    return [change for changes in draft.made.values() for change in changes]
+        found = _part(draft, name, clusters)
+        if found is not None:  # others were planned around it, so all is planned again without it
+            return _planned(verdicts, clusters, at, {**refused, name: found})
+    return draft.made
 
 
 def promotion(verdict: Verdict, cluster_name: str, at: Serving) -> list[Deployment]:
@@ -87,21 +102,24 @@ def promotion(verdict: Verdict, cluster_name: str, at: Serving) -> list[Deployme
 
 def _serve(draft: _Draft, name: str, options: Sequence[Verdict]) -> None:
     """The first of the candidates that there is room for; `options`: the best first."""
+    if name in draft.refused:
+        draft.take([_kept(draft, *draft.refused[name])])
+        return
     refused: tuple[Deployment, str] | None = None
     for verdict in options:
         change = _change(name, verdict, draft, f"; a better one was {refused[1]}" if refused else "")
         if change is None:
             break
         if change.action == "rollback":
-            draft.take(name, [change])
+            draft.take([change])
             return
         found = _with_room(draft, [change, *_absorbed(draft, name)])
         if isinstance(found, list):
-            draft.take(name, [*found[1:], change])
+            draft.take([*found[1:], change])
             return
         refused = refused or (change, found)
     if refused is not None:
-        draft.take(name, [_kept(draft, *refused)])
+        draft.take([_kept(draft, *refused)])
 
 
 def _change(name: str, verdict: Verdict, draft: _Draft, besides: str) -> Deployment | None:
@@ -194,18 +212,21 @@ def _absorbed(draft: _Draft, name: str) -> list[Deployment]:
     """The clusters that are part of this one now: what served them goes once this one has what serves it."""
     old = [gone for gone in sorted(draft.gone) if _successor(draft.at, gone) == name]
     return [
-        _retired(draft.at, gone, f"cluster '{gone}' is part of '{name}' now")
+        retired(draft.serving[gone], f"cluster '{gone}' is part of '{name}' now", draft.at.now)
         for gone in old
         if state_of(draft.serving[gone]) != NOTHING
     ]
 
 
-def _part(draft: _Draft, name: str, clusters: Sequence[Cluster]) -> None:
-    """Where a cluster that changes has split, its other parts keep what served them; without room nothing changes."""
+def _part(draft: _Draft, name: str, clusters: Sequence[Cluster]) -> tuple[Deployment, str] | None:
+    """Where a cluster that changes has split, its other parts keep what served them; without room for that the change
+    is returned, with the reason.
+    """
     before, at = draft.at.current.get(name), draft.at
-    changed = any(change.action == "deploy" and change.cluster_name == name for change in draft.made.get(name, ()))
-    if before is None or not changed or state_of(before) == NOTHING:
-        return
+    proven = (row for row in draft.made if row.cluster_name == name and row.action == "deploy" and row.verdict_id)
+    change = next(proven, None)
+    if before is None or change is None or state_of(before) == NOTHING:
+        return None
     parts = [
         following(
             draft.serving.get(cluster.name), cluster.name, cluster.id, _moved_state(before, cluster), "deploy",
@@ -216,23 +237,16 @@ def _part(draft: _Draft, name: str, clusters: Sequence[Cluster]) -> None:
         if state_of(draft.serving.get(cluster.name)) == NOTHING
     ]  # fmt: skip
     if not parts:
-        return
+        return None
     found = _with_room(draft, parts)
-    if isinstance(found, list):
-        draft.take(name, [*found[len(parts) :], *parts])
-        return
-    change = draft.serving[name]
-    draft.undo(name)
-    draft.take(name, [_kept(draft, change, f"{found}; '{parts[0].cluster_name}' would lose what serves it")])
+    if isinstance(found, str):
+        return change, f"{found}; '{parts[0].cluster_name}' would lose what serves it"
+    draft.take([*found[len(parts) :], *parts])
+    return None
 
 
 def _moved_state(before: Deployment, cluster: Cluster) -> State:
     return candidate_state(before.candidate, before.adapter_id, cluster.id)
-
-
-def _retired(at: Serving, name: str, reason: str) -> Deployment:
-    row = at.current[name]
-    return following(row, name, row.cluster_id, NOTHING, "retire", reason, at.now)
 
 
 def _kept(draft: _Draft, change: Deployment, reason: str) -> Deployment:
@@ -258,8 +272,8 @@ def _with_room(draft: _Draft, changes: Sequence[Deployment]) -> list[Deployment]
     going = _going(after, changes, draft, share)
     if going is None:
         return f"refused: live adapters would be {share:.3%} of the base model, the budget is {limits.budget:.3%}"
-    retired = [name for name, row in sorted(after.items()) if row.adapter_id in going]
-    return [*changes, *(_made_way(draft, name, changes[0], limits) for name in retired)]
+    names = [name for name, row in sorted(after.items()) if row.adapter_id in going]
+    return [*changes, *(_made_way(draft, name, changes[0], limits) for name in names)]
 
 
 def _going(
@@ -284,4 +298,4 @@ def _made_way(draft: _Draft, name: str, change: Deployment, limits: Limits) -> D
         f"it makes way for '{change.cluster_name}' in the budget of {limits.budget:.3%}: its gain x traffic is "
         f"{worth[0]:.3f}, that of the other {worth[1]:.3f}"
     )
-    return following(row, name, row.cluster_id, NOTHING, "retire", reason, change.at)
+    return retired(row, reason, change.at)
