@@ -31,7 +31,7 @@ from logtune.records import (
 from logtune.runner import Cycle
 from logtune.stages import answer, budget, decay, evaluate
 from logtune.stages import pairs as pairing
-from logtune.stages.held_out import split
+from logtune.stages.held_out import Split, split
 from logtune.stages.prompted import active, in_words
 from logtune.views import held, pairs_of, prompt_of, rules, rules_by_interaction, signals_of, taught
 
@@ -105,7 +105,7 @@ def goes_on(cycle: Cycle, plan: Plan) -> bool:
 def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     config = cycle.config
     members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
-    sides = split(members, config.evaluate.model_copy(update=dict(cycle.shares)), SPLIT_SALT)
+    sides = _sides(cycle, members)
     learners = {item.id for item in sides.train}
     pairs = _to_learn(cycle, group, [p for p in pairs_of(cycle, group) if p.interaction_id in learners])
     served = incumbents.of_requests(cycle, [item.query for item in (*sides.confirmation, *sides.selection)])
@@ -126,6 +126,10 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
             incumbents={item.id: other for item, other in places if other.key != baseline.key},
         ),
     )  # fmt: skip
+
+
+def _sides(cycle: Cycle, items: Sequence[Interaction]) -> Split:
+    return split(items, cycle.config.evaluate.model_copy(update=dict(cycle.shares)), SPLIT_SALT)
 
 
 # --- the error of a cycle, spent before anything is trained ---
@@ -251,14 +255,20 @@ def _ranks(cycle: Cycle, groups: Sequence[Cluster]) -> dict[str, int]:
 
 
 def _to_learn(cycle: Cycle, group: Cluster, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """The pairs that train: what has not faded, and of the rest what the guard of earlier lessons asks for."""
+    """The pairs that train: what has not faded, and of the rest what the guard of earlier lessons asks for.
+
+    Of earlier lessons too only those of users without a vote: rules were taught by users on all sides of the gate.
+    """
     settings, out = cycle.config.train, held(cycle)
     said_at = {pair.id: cycle.board.get(Interaction, pair.interaction_id).at for pair in pairs}
     kept = decay.unfaded(
         said_at, cycle.config.trust.half_life_days, always=settings.unfaded_pairs, most=settings.max_pairs
     )
-    replayed = [pair for pair in taught(cycle, group) if pair.id not in kept and pair.id not in out]
-    return [*(pair for pair in pairs if pair.id in kept), *replayed]
+    earlier = [pair for pair in taught(cycle, group) if pair.id not in kept and pair.id not in out]
+    aged = [cycle.aged[pair.id] for pair in earlier if pair.id in cycle.aged]
+    here = {*group.interaction_ids, *(pair.interaction_id for pair in earlier if pair.id not in cycle.aged)}
+    learners = {i.id for i in _sides(cycle, [*aged, *(cycle.board.get(Interaction, name) for name in here)]).train}
+    return [*(pair for pair in pairs if pair.id in kept), *(p for p in earlier if p.interaction_id in learners)]
 
 
 def _job(cycle: Cycle, group: Cluster, kind: AdapterKind, pairs: tuple[TrainingPair, ...], rank: int) -> TrainingJob:

@@ -23,6 +23,7 @@ from logtune.records import (
     Derived,
     Failure,
     Feedback,
+    Interaction,
     LogRecord,
     PreferencePair,
     Rule,
@@ -90,7 +91,8 @@ class Cycle:
     routes: Mapping[str, str] = field(default_factory=dict)  # cluster name -> id of the cluster that the gateway knows
     prompted: Mapping[str, Prompted] = field(default_factory=dict)  # cluster name -> what served there without adapter
     lessons: Mapping[str, tuple[PreferencePair, ...]] = field(default_factory=dict)  # cluster name -> taught earlier
-    aged: frozenset[str] = frozenset()  # ids of pairs that were taught earlier, of logs that are no longer read
+    aged: Mapping[str, Interaction] = field(default_factory=dict)  # pair id -> its interaction, of pairs that were
+    # taught earlier and whose logs are no longer read
     shares: Mapping[str, float] = field(default_factory=dict)  # of users held out, the largest that ever held
     base_since: float = 0.0  # when the base model became the base; 0: there never was another
     ledger: tuple[RuleEntry, ...] = ()  # what people decided about rules, oldest first

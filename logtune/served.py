@@ -104,13 +104,13 @@ def _taught(store: Store, row: Deployment) -> set[str]:
     return {child for part in parts for child in store.children(part) if child.startswith("pair-")}
 
 
-def aged_lessons(store: Store, pair_ids: Collection[str], logs: Container[str]) -> frozenset[str]:
-    """Which of the pairs are of logs that are in the store, and that a cycle reads no more; `logs`: what it reads.
+def aged_lessons(store: Store, pair_ids: Collection[str], logs: Container[str]) -> dict[str, Interaction]:
+    """Those of the pairs, with their interactions, whose logs are in the store and are read no more; `logs`: that are.
 
     A pair whose log is read and that is not made again was taken back; one whose log is gone has been erased.
     """
     pairs = [pair for name in sorted(pair_ids) if isinstance(pair := store.get(name), PreferencePair)]
-    items = {item.id: item.log_id for item in store.load(Interaction, sorted({pair.interaction_id for pair in pairs}))}
-    old = {pair.id: items[pair.interaction_id] for pair in pairs if items[pair.interaction_id] not in logs}
-    known = store.known("record", sorted(set(old.values())))
-    return frozenset(name for name, log in old.items() if log in known)
+    items = {item.id: item for item in store.load(Interaction, sorted({pair.interaction_id for pair in pairs}))}
+    old = {pair.id: items[pair.interaction_id] for pair in pairs if items[pair.interaction_id].log_id not in logs}
+    known = store.known("record", sorted({item.log_id for item in old.values()}))
+    return {name: item for name, item in old.items() if item.log_id in known}

@@ -70,7 +70,7 @@ def taught(cycle: Cycle, group: Cluster) -> tuple[PreferencePair, ...]:
     with the name that they were taught to.
     """
     out, members = held(cycle) | ended(cycle), set(group.interaction_ids)
-    said = cycle.aged | {pair.id for pair in cycle.board.all(PreferencePair)}
+    said = set(cycle.aged) | {pair.id for pair in cycle.board.all(PreferencePair)}
     placed = {member for other in cycle.board.all(Cluster) for member in other.interaction_ids}
     mine = {
         pair.id: pair

@@ -17,7 +17,18 @@ from logtune.config import Config, build
 from logtune.edges.store import Store
 from logtune.ids import identified
 from logtune.ports import ChatCall, Example, Tools, TrainingJob
-from logtune.records import Adapter, Cluster, Deployment, Evaluation, Feedback, Json, Message, Rule, Verdict
+from logtune.records import (
+    Adapter,
+    Cluster,
+    Deployment,
+    Evaluation,
+    Feedback,
+    Json,
+    Message,
+    PreferencePair,
+    Rule,
+    Verdict,
+)
 from logtune.served import served_rules
 from logtune.stages import deploy
 from logtune.stages import plan as planning
@@ -317,6 +328,20 @@ def test_rules_that_serve_are_the_baseline_of_the_next_cycle(store: Store) -> No
     latest = store.list(Evaluation, limit=1)[0]
     assert latest.baseline == "rules"
     assert serves(store)[0] == "rules"
+
+
+def test_what_rules_of_held_out_users_taught_is_no_lesson_of_the_next_adapter(store: Store) -> None:
+    cycle(store, tools(store, student("rules")))
+    assert serves(store)[0] == "rules"
+    add(store, range(200, 320))
+    executor = FakeExecutor()
+    cycle(store, tools(store, student("rules", "expert"), executor))
+    trained = {pair.id for job in executor.jobs for pair in job.pairs}
+    learned = {pair.interaction_id for pair in store.load(PreferencePair, sorted(trained))}
+    held_out = {member for found in store.list(Evaluation, limit=1000) for member in found.interaction_ids}
+    assert learned
+    assert held_out
+    assert not learned & held_out
 
 
 def test_what_serves_can_be_rolled_back_to_rules_and_keeps_the_proven_ones(store: Store) -> None:
