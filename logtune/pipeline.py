@@ -161,7 +161,7 @@ def _open(store: Store, tools: Tools, config: Config) -> CycleRow:
     finished = [row for row in store.cycles(limit=100) if row.receipt.get("clusters")]
     before = finished[0].receipt["clusters"] if finished else []
     receipt: dict[str, Json] = {
-        **rebasing.receipt(store, base), "serving": serving, "prompted": prompted, "before": before,
+        **rebasing.receipt(store, base, gone), "serving": serving, "prompted": prompted, "before": before,
         "shares": _shares(store, config), "routes": {name: row.cluster_id for name, row in live.items()},
         "lessons": cast("Json", accepted_lessons(store, config.guards.lesson_checks)),
     }  # fmt: skip

@@ -78,10 +78,9 @@ def retire(store: Store, base: Base, origin: str, now: float) -> list[Deployment
     return made
 
 
-def receipt(store: Store, base: Base) -> dict[str, Json]:
+def receipt(store: Store, base: Base, gone: Mapping[str, Deployment]) -> dict[str, Json]:
     """What a cycle remembers of its base model, and where it is a new one, of what that one took out of service."""
     told: dict[str, Json] = {"base": base.fingerprint, "base_since": base.since}
-    gone = stale(store, base)
     if base.before is not None:
         clusters: dict[str, Json] = {name: row.adapter_id or row.candidate for name, row in gone.items()}
         told["rebased"] = {

@@ -104,9 +104,11 @@ def _by_cluster(
     cycle: "CycleRow", most: int,
 ) -> list[Lessons]:  # fmt: skip
     clusters = store.list(Cluster, limit=ALL, cycle_id=cycle.id)
-    mine = {
-        group.name: [pair for pair in pairs if pair.interaction_id in set(group.interaction_ids)] for group in clusters
-    }
+    places = {member: group.name for group in clusters for member in group.interaction_ids}
+    mine: dict[str, list[PreferencePair]] = {group.name: [] for group in clusters}
+    for pair in pairs:
+        if pair.interaction_id in places:
+            mine[places[pair.interaction_id]].append(pair)
     asked = {name: sorted(found, key=lambda pair: uniform(SALT, pair.id))[:most] for name, found in mine.items()}
     every = [pair for found in asked.values() for pair in found]
     knows = asyncio.run(knowing.knows(tools.student, every, config.evaluate.max_tokens))
