@@ -21,7 +21,8 @@ SALT = "logtune-replay"
 
 def going_on(cycle: Cycle, job: TrainingJob) -> TrainingJob:
     """The job, as one that goes on where the rule of the settings says so; `job`: on all that there is to learn."""
-    settings, adapter = cycle.config.train, incumbents.of_name(cycle, job.name).adapter
+    settings = cycle.config.train
+    adapter = incumbents.of_name(cycle, job.name).adapter if settings.go_on else None
     if adapter is None or not _fits(adapter, job) or not _believed(cycle, adapter):
         return job
     learned, times = set(adapter.pair_ids), _times(adapter) + 1
