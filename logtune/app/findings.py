@@ -30,12 +30,12 @@ from logtune.records import (
     Signal,
     Standing,
 )
+from logtune.stages.answer import CRITICS
 from logtune.stages.implicit import Reliability, is_act, recorded_acts, reliability
 
 if TYPE_CHECKING:
     from logtune.edges.store import CycleRow, Store
 
-CRITICS = ("critic", "critic_prompt")
 EXAMPLES = 3  # of each reason, signal and rule
 TEACHES = {"positive": 0, "rule": 1, "nothing": 2}
 

@@ -15,10 +15,10 @@ import numpy as np
 from scipy import stats
 
 from logtune.records import Evaluation, Route
+from logtune.stages.answer import CRITICS
 from logtune.stages.gap import route_of
 
 Novelties = Mapping[str, Mapping[str, float]]  # method -> cluster id -> gap, 0..1
-CRITICS = ("critic", "critic_prompt")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
