@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, cast
 from logtune.config_experiment import ExperimentSettings
 from logtune.edges.experiments import Experiments
 from logtune.errors import InputError
-from logtune.records import Evaluation, Experiment, Feedback, Json, LogRecord
+from logtune.records import DAY_S, Evaluation, Experiment, Feedback, Json, LogRecord
 from logtune.stages import offpolicy
 from logtune.stages.outcomes import Unit, history, units
-from logtune.stages.trials import DAY_S
 from logtune.statistics import Estimate, unit_of
 
 if TYPE_CHECKING:

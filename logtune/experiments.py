@@ -16,11 +16,11 @@ from logtune.edges.experiments import ENDS, Experiments, Led
 from logtune.edges.live_logs import LiveLogs
 from logtune.errors import InputError
 from logtune.ids import identified
-from logtune.records import Adapter, Deployment, Evaluation, Experiment, Json, Step, StepAction
+from logtune.records import DAY_S, Adapter, Deployment, Evaluation, Experiment, Json, Step, StepAction
 from logtune.stages import deploy, live
 from logtune.stages.experiment import Decision
 from logtune.stages.plan import Serving, promotion
-from logtune.stages.trials import DAY_S, Trial, numbered, ruling, standing, step_of, verdict_of, words
+from logtune.stages.trials import Trial, numbered, ruling, standing, step_of, verdict_of, words
 
 if TYPE_CHECKING:
     from logtune.config import Config

@@ -9,7 +9,7 @@ its share of all users, and the deployment's share of content users for the clus
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from logtune.records import Cluster, Interaction, Json
+from logtune.records import DAY_S, Cluster, Interaction, Json
 from logtune.runner import Cycle
 from logtune.stages import offpolicy
 from logtune.stages.evaluate import Case
@@ -19,7 +19,6 @@ from logtune.views import signals_of, teaching
 
 RIGHT = 0.9  # grade from which an answer is taken for the one that the user wanted
 MAX_DAYS = 56.0  # a live test that takes longer proves nothing in time
-DAY_S = 86_400.0
 
 
 def outlook(cycle: Cycle, cluster: Cluster, cases: Sequence[Case]) -> Json:

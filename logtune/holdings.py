@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from logtune import incumbents
-from logtune.records import Adapter, Cluster, Deployment, Evaluation, Interaction, Verdict
+from logtune.records import DAY_S, Adapter, Cluster, Deployment, Evaluation, Interaction, Verdict
 from logtune.stages import budget
 from logtune.stages.cluster import Routes
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ALL = 10_000_000
 NEWEST = 5000  # interactions by which a cycle tells where requests go
-WINDOW_S = 28 * 86_400.0  # of the logs that tell it outside of a cycle
+WINDOW_S = 28 * DAY_S  # of the logs that tell it outside of a cycle
 
 
 def in_cycle(store: "Store", cycle: "Cycle") -> budget.Limits:

@@ -23,6 +23,7 @@ from logtune.ids import new_id
 from logtune.ports import Tools
 from logtune.prompts import VERSION as PROMPTS
 from logtune.records import (
+    DAY_S,
     Adapter,
     CandidateKind,
     Cluster,
@@ -187,7 +188,7 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
     before: dict[str, Derived] = {}
     before.update((record.id, record) for record in clusters)
     before.update((record.id, record) for record in adapters)
-    since = rebasing.since(row, config.cycle.window_days * 86400)
+    since = rebasing.since(row, config.cycle.window_days * DAY_S)
     logs = {log.id: log for log in store.logs(since)}
     lessons = {
         name: tuple(store.load(PreferencePair, ids))

@@ -33,6 +33,7 @@ Action = Literal["deploy", "keep", "rollback", "retire"]
 StepAction = Literal["start", "ramp", "promote", "stop", "rollback", "end"]
 UnitKind = Literal["user", "session", "request"]
 
+DAY_S = 86_400.0
 SHADOW = "shadow"  # source of answers that a candidate gave unseen
 
 

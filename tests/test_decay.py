@@ -6,8 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logtune.config_trust import TrustSettings
+from logtune.records import DAY_S
 from logtune.stages import trust
-from logtune.stages.decay import DAY_S, unfaded, weight
+from logtune.stages.decay import unfaded, weight
 
 TIMES = st.dictionaries(st.text("abcdef", min_size=1, max_size=4), st.floats(0, 1000), max_size=40)
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from logtune.config_trust import TrustSettings
 from logtune.ports import Vectors
-from logtune.stages.trust import DAY_S, Claim, Weighed, weigh, weight
+from logtune.records import DAY_S
+from logtune.stages.trust import Claim, Weighed, weigh, weight
 
 STREAM = Path(__file__).parents[2] / "shared/data/weekly_stream_banking77/stream.jsonl"
 SMALL = TrustSettings(neighbours=3, unheard=6, agreement=0.6, heard=0.02)

@@ -22,7 +22,7 @@ from logtune.app.demo_story import Outcome, figures, tell
 from logtune.config import Config, load
 from logtune.errors import InputError, ModelError
 from logtune.ports import Chat, ChatCall, Tools
-from logtune.records import Decision, Feedback, Interaction, Json, LogRecord, Message
+from logtune.records import DAY_S, Decision, Feedback, Interaction, Json, LogRecord, Message
 
 if TYPE_CHECKING:
     from logtune.edges.store import Store
@@ -32,7 +32,7 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 T = TypeVar("T")
 
 HEADER = "# Written by logtune demo, which replaces it, the store and the adapters beside it."
-WEEK_S = 7 * 86_400.0  # the messages come in over a week
+WEEK_S = 7 * DAY_S  # the messages come in over a week
 AGAIN_S = 60.0  # from an answer to the same question in other words
 EVERY_S = 5.0  # between two lines of progress
 AT_ONCE = 32  # requests under way at the gateway

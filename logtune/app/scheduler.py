@@ -24,10 +24,10 @@ from logtune.edges.lease import Lease
 from logtune.edges.runs import Run, Runs, failures
 from logtune.edges.store import Store
 from logtune.errors import INTERRUPTED, NOT_PASSED, OK
-from logtune.records import Feedback, LogRecord
+from logtune.records import DAY_S, Feedback, LogRecord
 
 CYCLE = "cycle"  # name of the lease
-MONTH_S = 30 * 86_400
+MONTH_S = 30 * DAY_S
 END_S = 30.0  # for a child that is told to end
 POLL_S = 0.2
 WORDS = 300  # characters of a child's last words that are kept

@@ -6,9 +6,9 @@ never changes, since both go on ageing alike: so what trains changes only when s
 
 from collections.abc import Mapping
 
+from logtune.records import DAY_S
 from logtune.statistics import uniform
 
-DAY_S = 86_400.0
 SALT = "logtune-decay"  # fixed: what has faded does not come back
 
 

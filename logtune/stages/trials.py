@@ -8,14 +8,12 @@ from dataclasses import dataclass, replace
 
 from logtune.config_experiment import ExperimentSettings
 from logtune.ids import digest, identified
-from logtune.records import SHADOW, Evaluation, Experiment, Feedback, LogRecord, Step, StepAction, Verdict
+from logtune.records import DAY_S, SHADOW, Evaluation, Experiment, Feedback, LogRecord, Step, StepAction, Verdict
 from logtune.stages import live
 from logtune.stages.choice import CALLS
 from logtune.stages.experiment import BASE, CANDIDATE, Decision, arms
 from logtune.stages.outcomes import Unit, units
 from logtune.stages.shadow import Shadowed, percent, shadowed
-
-DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

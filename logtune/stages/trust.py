@@ -18,6 +18,7 @@ from scipy.stats import hypergeom
 
 from logtune.config_trust import TrustSettings
 from logtune.ports import Vectors
+from logtune.records import DAY_S
 from logtune.stages import decay
 from logtune.stages.circles import Near, around
 
@@ -29,7 +30,6 @@ REASONS: Mapping[str, str] = {
     "outdated": "Since some day all name another answer for such requests: the facts have changed.",
     "burst": "Different users said the same words about nearly the same request within minutes: they count as one.",
 }
-DAY_S = 86_400.0
 ROUNDS = 20  # of the estimate
 SETTLED = 1e-4  # by which no user's reliability moves any more
 CHANGED = 0.8  # share of the claims since a change that must name the new answer
