@@ -15,7 +15,7 @@ from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
 from logtune.errors import InputError, RequestError
-from logtune.ids import new_id
+from logtune.ids import identified, new_id
 from logtune.knowing import knows
 from logtune.pipeline import CycleReceipt, run_cycle
 from logtune.ports import ChatCall, Tools
@@ -155,6 +155,18 @@ def test_a_rollback_never_brings_an_adapter_of_the_old_base_back(store: Store) -
     run_cycle(store, model(all_taught), Config())
     (name,) = store.deployments()
     with pytest.raises(InputError, match=f"trained on {OLD}; the base is {NEW}"):
+        undo(store, name, LATER + 99)
+    assert {what for what, _ in serving(store).values()} == {"base"}
+
+
+def test_nor_rules_that_were_proven_on_it(store: Store) -> None:
+    taught(store)
+    (name,) = store.deployments()
+    row = store.deployments()[name]
+    rules = identified(replace(row, id="", candidate="rules", adapter_id=None, previous_id=row.id, at=row.at + 1))
+    store.deploy(rules, "cyc-0")
+    run_cycle(store, model(all_taught), Config())
+    with pytest.raises(InputError, match=f"proven before {NEW} was the base"):
         undo(store, name, LATER + 99)
     assert {what for what, _ in serving(store).values()} == {"base"}
 

@@ -199,15 +199,17 @@ def undo(store: "Store", name: str, now: float) -> "Deployment":
     from logtune.experiments import stop_test
     from logtune.records import Deployment
     from logtune.stages.deploy import rollback as previous
+    from logtune.stages.deploy import state_of
 
     names = store.deployments()
     if names and name not in names:
         close = get_close_matches(name, names, 1)
         guess = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"no cluster '{name}' was ever deployed", f"{guess}deployed are: {', '.join(sorted(names))}")
-    made = previous(name, store.list(Deployment, limit=ALL), now, "rolled back by hand")
-    base = rebasing.last(store)
-    if base is not None and made.adapter_id and (reason := rebasing.misfit(store, made, base)):
+    history = [row for row in store.list(Deployment, limit=ALL) if row.cluster_name == name]
+    made, base = previous(name, history, now, "rolled back by hand"), rebasing.last(store)
+    proven = next((row for row in history if row.action == "deploy" and state_of(row) == state_of(made)), made)
+    if base is not None and made.candidate != "base" and (reason := rebasing.misfit(store, proven, base)):
         raise InputError(
             f"what served {name} before was {reason}", "what serves now stays; the next cycle that passes deploys again"
         )
