@@ -61,6 +61,19 @@ def test_what_serves_now_is_told_with_its_evidence(found: Findings) -> None:
     assert "on users it never learned from (95% interval" in row
 
 
+def test_what_serves_on_after_a_split_is_told_with_its_reason_and_no_others_result(found: Findings) -> None:
+    row = replace(found.deployments[0], candidate="rules", adapter_id=None, reason="it was part of 'cards'")
+    assert row.action == "deploy"
+    (told,) = week(replace(found, deployments=(row,))).changed
+    assert told == "card_arrival: rules in the prompt serves now; it was part of 'cards'."
+
+
+def test_only_those_count_whose_words_an_adapter_has_learned(found: Findings) -> None:
+    serving = tuple(replace(item, users=7) for item in found.serving)
+    (told,) = week(replace(found, serving=serving)).changed
+    assert "an expert adapter serves now, learned from 7 users; it won" in told
+
+
 def test_what_was_taken_off_and_rolled_back_is_told(found: Findings) -> None:
     row = found.deployments[0]
     rows = (

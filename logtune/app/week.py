@@ -101,9 +101,10 @@ def _learned(found: Findings, earlier: Before | None, fresh: int | None) -> Iter
 
 def _changed(found: Findings) -> Iterator[str]:
     groups = {group.cluster.id: group for group in found.groups}
+    taught = {item.adapter.id: item.users for item in found.serving if item.adapter}
     rows = [row for row in found.deployments if row.action != "keep"]
     for row in rows[:MOST]:
-        yield _change(row, groups.get(row.cluster_id))
+        yield _change(row, groups.get(row.cluster_id), taught.get(row.adapter_id or "", 0))
     yield from _more(len(rows), "change")
     if not rows:
         serving = [item for item in found.serving if item.deployment.candidate != "base"]
@@ -111,15 +112,18 @@ def _changed(found: Findings) -> Iterator[str]:
         yield f"Nothing: {what} as before." if serving else "Nothing: the base model serves every request."
 
 
-def _change(row: Deployment, group: Group | None) -> str:
+def _change(row: Deployment, group: Group | None, users: int) -> str:
+    """`users`: whose words its adapter has learned; 0: it has none, or they have no names."""
     if row.action == "retire":
         return f"{row.cluster_name}: the base model serves again; {row.reason}."
     if row.action == "rollback":
         return f"{row.cluster_name}: rolled back to {CANDIDATES[row.candidate]}; {row.reason}."
     judged = group.judged if group else None
-    users = f", learned from {counted(group.users, 'user')}" if group else ""
-    won = f"; {_won(judged.win_rate, judged.lower, judged.upper)}" if judged and judged.win_rate is not None else ""
-    return f"{row.cluster_name}: {CANDIDATES[row.candidate]} serves now{users}{won}."
+    learned, why = f", learned from {counted(users, 'user')}" if users else "", row.reason.rstrip(".")
+    same = judged is not None and (judged.candidate, judged.adapter_id) == (row.candidate, row.adapter_id)
+    if judged is not None and same and judged.win_rate is not None:
+        why = _won(judged.win_rate, judged.lower, judged.upper)
+    return f"{row.cluster_name}: {CANDIDATES[row.candidate]} serves now{learned}; {why}."
 
 
 def _won(rate: float, low: float | None, high: float | None) -> str:
