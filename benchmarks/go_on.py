@@ -94,6 +94,7 @@ class Bench:
             base_fingerprint=self.tools.base_fingerprint, pairs=tuple(pairs), out_dir=self.tools.adapters_dir,
             rank=rank or self.rank, settings=settings, seed=self.seed, start=start.path if start else "",
             start_id=start.id if start else "", learned=start.pair_ids if start else (),
+            times=1 if start else 0,
         )  # fmt: skip
         began = time.process_time()
         return train.run(job, lambda line: None)[-1], time.process_time() - began
