@@ -17,8 +17,8 @@ import numpy as np
 from proof import Measured, Row
 
 from logtune.config import EvaluateSettings
-from logtune.ladder import corrected
 from logtune.records import Interaction, Json
+from logtune.sides import corrected
 from logtune.stages import corrected as correction
 from logtune.stages import evaluate, held_out
 from logtune.statistics import Floats

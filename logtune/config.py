@@ -157,6 +157,8 @@ class EvaluateSettings(Settings):
     """Share of users whose interactions choose the checkpoint."""
     confirmation_share: Share = 0.2
     """Share of users whose interactions confirm it, once."""
+    test_then_train: bool = True
+    """Users who have voted on what was proven train from the next cycle on, where enough new ones can vote."""
     min_cases: Positive = 8
     """Fewer confirmation cases decide nothing (not_enough_data)."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -252,7 +254,7 @@ UNO: Mapping[str, Mapping[str, Json]] = {
     },
     "evaluate": {
         "selection_share": 0.0, "confirmation_share": 0.2, "min_cases": 1, "min_win_rate": 0.53, "rule": "rate",
-        "unit": "case", "min_bleu": 0.05, "max_degenerate": 1.0, "judge_samples": 3,
+        "test_then_train": False, "unit": "case", "min_bleu": 0.05, "max_degenerate": 1.0, "judge_samples": 3,
     },
     "guards": {
         "skip": ["length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons"]

@@ -6,12 +6,12 @@ The gap says which adapter is tried first; where it fails and nothing else passe
 (paper: what fails goes to the reflective path). The critic prompt is tried where a critic is.
 """
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import cast
 
 from logtune import incumbents
-from logtune.config import EvaluateSettings, LadderSettings
+from logtune.config import LadderSettings
 from logtune.gate import Contender, Trials
 from logtune.going_on import going_on
 from logtune.ports import TrainingJob, TrainingPair
@@ -20,7 +20,6 @@ from logtune.records import (
     AdapterKind,
     CandidateKind,
     Cluster,
-    Decision,
     Evaluation,
     Gap,
     Interaction,
@@ -29,13 +28,11 @@ from logtune.records import (
     Rule,
 )
 from logtune.runner import Cycle
+from logtune.sides import cases_of, corrected, sides_of, voters
 from logtune.stages import answer, budget, decay, evaluate
-from logtune.stages import pairs as pairing
-from logtune.stages.held_out import Split, split
 from logtune.stages.prompted import active, in_words
-from logtune.views import held, pairs_of, prompt_of, rules, rules_by_interaction, signals_of, taught
+from logtune.views import held, pairs_of, rules, rules_by_interaction, taught
 
-SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
 WORDLESS = "its rules are right answers to single requests, which no prompt and no critic can pass on"
 
 
@@ -105,7 +102,7 @@ def goes_on(cycle: Cycle, plan: Plan) -> bool:
 def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     config = cycle.config
     members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
-    sides = _sides(cycle, members)
+    sides = sides_of(cycle, members)
     learners = {item.id for item in sides.train}
     pairs = _to_learn(cycle, group, [p for p in pairs_of(cycle, group) if p.interaction_id in learners])
     served = incumbents.of_requests(cycle, [item.query for item in (*sides.confirmation, *sides.selection)])
@@ -121,15 +118,11 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
         cluster=group, baseline=baseline, prompts=prompts, jobs=jobs, hopeless=None, blocked=blocked,
         lessons={kind: tuple(pair.id for pair in found) for kind, found in lessons.items()},
         trials=Trials(
-            cluster=group, selection=_cases(cycle, sides.selection or sides.confirmation),
-            confirmation=_cases(cycle, sides.confirmation), settings=config.evaluate, not_tried=not_tried,
+            cluster=group, selection=cases_of(cycle, sides.selection or sides.confirmation),
+            confirmation=cases_of(cycle, sides.confirmation), settings=config.evaluate, not_tried=not_tried,
             incumbents={item.id: other for item, other in places if other.key != baseline.key},
         ),
     )  # fmt: skip
-
-
-def _sides(cycle: Cycle, items: Sequence[Interaction]) -> Split:
-    return split(items, cycle.config.evaluate.model_copy(update=dict(cycle.shares)), SPLIT_SALT)
 
 
 # --- the error of a cycle, spent before anything is trained ---
@@ -167,14 +160,7 @@ def _tests(draft: Plan) -> int:
 
 
 def _voters(draft: Plan) -> int:
-    return len({case.user or case.interaction_id for case in draft.trials.confirmation})
-
-
-def corrected(settings: EvaluateSettings, tests: int) -> EvaluateSettings:
-    """The gate for each of several tests: together they may pass by chance as often as one alone (Bonferroni)."""
-    if tests < 2 or settings.rule == "rate":  # the paper's rule asks for no bound
-        return settings
-    return settings.model_copy(update={"confidence": round(1 - (1 - settings.confidence) / tests, 6)})
+    return voters(draft.trials.confirmation)
 
 
 def _kind_of(baseline: Contender, group: Cluster) -> AdapterKind | None:
@@ -267,7 +253,7 @@ def _to_learn(cycle: Cycle, group: Cluster, pairs: Sequence[PreferencePair]) -> 
     earlier = [pair for pair in taught(cycle, group) if pair.id not in kept and pair.id not in out]
     aged = [cycle.aged[pair.id] for pair in earlier if pair.id in cycle.aged]
     here = {*group.interaction_ids, *(pair.interaction_id for pair in earlier if pair.id not in cycle.aged)}
-    learners = {i.id for i in _sides(cycle, [*aged, *(cycle.board.get(Interaction, name) for name in here)]).train}
+    learners = {i.id for i in sides_of(cycle, [*aged, *(cycle.board.get(Interaction, name) for name in here)]).train}
     return [*(pair for pair in pairs if pair.id in kept), *(p for p in earlier if p.interaction_id in learners)]
 
 
@@ -304,45 +290,3 @@ def _lessons(cycle: Cycle, kind: AdapterKind, pairs: Sequence[PreferencePair]) -
         for p in pairs
         if rules_of.get(p.interaction_id)
     )
-
-
-# --- held-out cases ---
-
-
-def _cases(cycle: Cycle, items: Iterable[Interaction]) -> tuple[evaluate.Case, ...]:
-    """Held-out interactions with a known right answer, the user's own or the one they praised; with a teacher also
-    those with rules, by which it can judge.
-    """
-    rules_of = rules_by_interaction(cycle) if cycle.tools.teacher is not None else {}
-    wanted, own = _references(cycle), _own(cycle)
-    cases = []
-    for item in items:
-        reference, rules = wanted.get(item.id), rules_of.get(item.id, ())
-        if reference or rules:
-            cases.append(
-                evaluate.Case(
-                    interaction_id=item.id,
-                    user=item.user or item.session,
-                    prompt=prompt_of(item),
-                    reference=reference,
-                    baseline_answer="",
-                    candidate_answer="",
-                    rules="\n".join(f"- {rule.text}" for rule in rules),
-                    praised=item.id not in own,
-                )
-            )
-    return tuple(cases)
-
-
-def _references(cycle: Cycle) -> dict[str, str]:
-    """Interaction id -> the answer its user gave or praised; answers that models wrote are no yardstick for models."""
-    by_item = signals_of(cycle)
-    praised = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches == "positive"}
-    found = {name: cycle.board.get(Interaction, name).answer for name in praised if by_item.get(name)}
-    return found | _own(cycle)
-
-
-def _own(cycle: Cycle) -> dict[str, str]:
-    """Interaction id -> the right answer in its user's own words."""
-    pairs = cycle.board.all(PreferencePair)
-    return {pair.interaction_id: pair.chosen for pair in pairs if pair.origin in pairing.USERS_OWN}

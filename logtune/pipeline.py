@@ -43,7 +43,8 @@ from logtune.records import (
     Verdict,
 )  # fmt: skip
 from logtune.runner import Board, Counts, Cycle, Prompted, Stage, run_stage
-from logtune.served import accepted_lessons, aged_lessons, served_rules
+from logtune.served import accepted_lessons, aged_lessons, served_rules, shares, voted
+from logtune.sides import voters_since
 
 TRAIN = Stage(
     name="train", version=f"2.{PROMPTS}", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False,
@@ -113,14 +114,18 @@ def run_cycle(
     cycle = _cycle(store, tools, config, row, progress)
     counts = asyncio.run(_stages(store, cycle, config, progress))
     receipt = _receipt(store, cycle, row, counts)
-    store.close_cycle(row.id, tools.clock.now(), {**_as_json(receipt), **_kept(row)})
+    store.close_cycle(row.id, tools.clock.now(), {**_as_json(receipt), **_kept(row, cycle)})
     return receipt
 
 
-def _kept(row: CycleRow) -> dict[str, Json]:
-    """What a cycle remembers from its beginning beyond its end."""
+def _kept(row: CycleRow, cycle: Cycle) -> dict[str, Json]:
+    """What a cycle tells later ones beside what it did."""
     told = {name: row.receipt[name] for name in rebasing.KEPT if name in row.receipt}
-    return {**told, "shares": row.receipt.get("shares") or {}}
+    voted = {
+        "voters_since": voters_since(cycle),
+        "seen_until": max((log.at for log in cycle.logs.values()), default=0.0),
+    }
+    return {**told, **voted, "shares": row.receipt.get("shares") or {}}
 
 
 def dry_run(store: Store, tools: Tools, config: Config) -> list[tuple[Interaction, Decision]]:
@@ -163,20 +168,13 @@ def _open(store: Store, tools: Tools, config: Config) -> CycleRow:
     before = finished[0].receipt["clusters"] if finished else []
     receipt: dict[str, Json] = {
         **rebasing.receipt(store, base, gone), "serving": serving, "prompted": prompted, "before": before,
-        "shares": _shares(store, config), "routes": {name: row.cluster_id for name, row in live.items()},
+        "shares": shares(store, config), **voted(store),
+        "routes": {name: row.cluster_id for name, row in live.items()},
         "lessons": cast("Json", accepted_lessons(store, config.guards.lesson_checks)),
     }  # fmt: skip
     row = CycleRow(id=f"cyc-{new_id()}", config_hash=config.config_hash, started_at=now, ended_at=None, receipt=receipt)
     store.open_cycle(row)
     return row
-
-
-def _shares(store: Store, config: Config) -> dict[str, Json]:
-    """The largest shares of users that were ever held out: who confirmed once never trains later."""
-    finished = store.cycles(limit=1)
-    before = cast("dict[str, float]", finished[0].receipt.get("shares") or {}) if finished else {}
-    asked = config.evaluate.model_dump(include={"selection_share", "confirmation_share"})
-    return {name: max(share, before.get(name, 0.0)) for name, share in asked.items()}
 
 
 def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: Callable[[str], None]) -> Cycle:
@@ -201,8 +199,13 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
         before=before, earlier=tuple(earlier), routes=routes, progress=progress, prompted=_prompted(store, row),
         ledger=RuleLedger(store).every(), lessons=lessons, aged=aged_lessons(store, taught, logs),
         base_since=rebasing.of_cycle(row, tools.base_fingerprint).since,
+        voted=(_seconds(row, "voters_since"), _seconds(row, "proven_until")),
         shares=cast("dict[str, float]", row.receipt.get("shares") or {}),
     )  # fmt: skip
+
+
+def _seconds(row: CycleRow, name: str) -> float:
+    return cast("float", row.receipt.get(name) or 0.0)
 
 
 def _prompted(store: Store, row: CycleRow) -> dict[str, Prompted]:

@@ -94,6 +94,7 @@ class Cycle:
     aged: Mapping[str, Interaction] = field(default_factory=dict)  # pair id -> its interaction, of pairs that were
     # taught earlier and whose logs are no longer read
     shares: Mapping[str, float] = field(default_factory=dict)  # of users held out, the largest that ever held
+    voted: tuple[float, float] = (0.0, 0.0)  # seen by then: train; had voted when something was last proven
     base_since: float = 0.0  # when the base model became the base; 0: there never was another
     ledger: tuple[RuleEntry, ...] = ()  # what people decided about rules, oldest first
     replies: dict[ChatCall, ChatReply] = field(default_factory=dict)  # the gate's, so that no call is made twice

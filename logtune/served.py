@@ -2,11 +2,14 @@
 
 store, Deployment -> Rule*        for the gateway that serves them, and for the gate whose baseline they are
 store -> ids of PreferencePair*   by cluster name: what those that served have learned
+store -> shares of users held out, and until when those were seen who have voted
 """
 
 from collections import defaultdict
 from collections.abc import Collection, Container, Sequence
+from typing import cast
 
+from logtune.config import Config
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
 from logtune.records import (
@@ -16,6 +19,7 @@ from logtune.records import (
     Evaluation,
     Experiment,
     Interaction,
+    Json,
     PreferencePair,
     Rule,
     RuleEntry,
@@ -27,6 +31,7 @@ from logtune.statistics import uniform
 
 LESSON_SALT = "logtune-lessons"  # fixed: the same lessons are checked in every cycle
 MOST_DEPLOYMENTS = 10_000  # read back; a weekly deployment of a hundred clusters takes two years to get there
+MOST_CYCLES = 100  # looked back for what the last ones said
 
 
 def served_rules(store: Store, deployment: Deployment) -> tuple[Rule, ...]:
@@ -114,3 +119,19 @@ def aged_lessons(store: Store, pair_ids: Collection[str], logs: Container[str]) 
     old = {pair.id: items[pair.interaction_id] for pair in pairs if items[pair.interaction_id].log_id not in logs}
     known = store.known("record", sorted({item.log_id for item in old.values()}))
     return {name: item for name, item in old.items() if item.log_id in known}
+
+
+def shares(store: Store, config: Config) -> dict[str, Json]:
+    """The largest shares of users that were ever held out: who has confirmed is not moved by a smaller one."""
+    finished = store.cycles(limit=1)
+    before = cast("dict[str, float]", finished[0].receipt.get("shares") or {}) if finished else {}
+    asked = config.evaluate.model_dump(include={"selection_share", "confirmation_share"})
+    return {name: max(share, before.get(name, 0.0)) for name, share in asked.items()}
+
+
+def voted(store: Store) -> dict[str, Json]:
+    """Who was seen by `voters_since` votes no more; by `proven_until`: had voted when something was last proven."""
+    told = [row.receipt for row in store.cycles(MOST_CYCLES)]
+    proven = (receipt["seen_until"] for receipt in told if receipt.get("deployed") and "seen_until" in receipt)
+    since = (receipt["voters_since"] for receipt in told if "voters_since" in receipt)
+    return {"voters_since": next(since, 0.0), "proven_until": next(proven, 0.0)}

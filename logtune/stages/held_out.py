@@ -1,9 +1,10 @@
 """Interaction* -> train, selection, confirmation: who teaches, who chooses the checkpoint, who confirms it once.
 
-By the salted hash of the user, else the session, else the interaction: the same side in every cycle.
+By the salted hash of the user, else the session, else the interaction: the same side in every cycle, until they have
+voted and train.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from logtune.config import EvaluateSettings
@@ -21,8 +22,12 @@ class Split:
     confirmation: tuple[Interaction, ...]  # tested once
 
 
-def split(interactions: Sequence[Interaction], settings: EvaluateSettings, salt: str) -> Split:
+def split(
+    interactions: Sequence[Interaction], settings: EvaluateSettings, salt: str, taught: Container[str] = ()
+) -> Split:
     """Interactions by the salted hash of their user, else session, else id: the same side in every cycle.
+
+    Of `taught` (units as `unit_of` names them) all train: they have voted already.
 
     Both held-out sides have their own end of the hash: changing one share moves users to or from `train` alone.
     Where a conversation began before its user was known, both units may fall on different sides; then what of it would
@@ -34,9 +39,11 @@ def split(interactions: Sequence[Interaction], settings: EvaluateSettings, salt:
         raise InputError(f"{shares} leave nothing to train on", "lower them in [evaluate]; the defaults are 0.15 each")
     sides: dict[str, list[Interaction]] = {"train": [], "selection": [], "confirmation": []}
     for item in interactions:
-        place = uniform("split", salt, unit_of(item.user, item.session, item.id))
+        unit = unit_of(item.user, item.session, item.id)
+        place = uniform("split", salt, unit)
         held = "confirmation" if place < settings.confirmation_share else "train"
-        sides["selection" if place >= 1 - settings.selection_share else held].append(item)
+        side = "selection" if place >= 1 - settings.selection_share else held
+        sides["train" if unit in taught else side].append(item)
     torn = _torn(sides)
     return Split(**{name: tuple(i for i in items if i.id not in torn) for name, items in sides.items()})
 

@@ -1,0 +1,119 @@
+"""Who votes at the gate: held-out users, until they have voted on what was proven and enough new ones are there."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from test_ladder import BAD, QUERY, SETTINGS, add, student, tools
+
+from logtune import pipeline
+from logtune.config import Config, build
+from logtune.edges.store import Store
+from logtune.records import Evaluation, Feedback, Interaction, Json, PreferencePair
+from logtune.sides import SPLIT_SALT
+from logtune.stages.held_out import split
+from logtune.testing import FakeExecutor, sample_log
+
+CONFIG = build(SETTINGS)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Complaints of 80 users; rules that answer them were proven."""
+    opened = Store(f"sqlite:///{tmp_path / 'logtune.db'}")
+    add(opened, range(80))
+    cycle(opened)
+    assert opened.deployments()
+    return opened
+
+
+def cycle(store: Store, config: Config = CONFIG, able: Sequence[str] = ("rules",)) -> tuple[set[str], set[str]]:
+    """Users that a cycle has trained on, and those that confirmed."""
+    known, executor = {found.id for found in store.list(Evaluation, limit=1000)}, FakeExecutor()
+    pipeline.run_cycle(store, tools(store, student(*able), executor), config)
+    voted = [found for found in store.list(Evaluation, limit=1000) if found.id not in known]
+    taught = {pair.id for job in executor.jobs for pair in job.pairs}
+    pairs = store.load(PreferencePair, sorted(taught))
+    return users(store, {p.interaction_id for p in pairs}), users(store, {n for e in voted for n in e.interaction_ids})
+
+
+def users(store: Store, ids: set[str]) -> set[str]:
+    return {str(item.user) for item in store.load(Interaction, sorted(ids))}
+
+
+def named(numbers: range) -> set[str]:
+    return {f"user-{number}" for number in numbers}
+
+
+def since(store: Store) -> object:
+    return store.cycles(1)[0].receipt["voters_since"]
+
+
+def test_who_voted_on_what_was_proven_trains_in_the_next_cycle(store: Store) -> None:
+    add(store, range(200, 280))
+    trained, voted = cycle(store, able=("rules", "expert"))
+    assert trained >= named(range(80))
+    assert voted
+    assert voted < named(range(200, 280))
+    assert not trained & voted
+
+
+def test_without_enough_new_users_the_same_ones_vote_again(store: Store) -> None:
+    first = users(store, {name for found in store.list(Evaluation, limit=9) for name in found.interaction_ids})
+    add(store, range(200, 205))
+    trained, voted = cycle(store, able=("rules", "expert"))
+    assert first <= voted
+    assert not trained & voted
+    assert since(store) == 0
+
+
+def test_a_new_request_of_someone_who_has_voted_is_no_new_vote(store: Store) -> None:
+    again = [sample_log(f"again{i}", f"{QUERY} {i}", BAD, f"user-{i}", 1e9 + 300 + i) for i in range(80)]
+    store.add_logs(again)
+    told = [
+        Feedback(id=f"f-{log.id}", target=log.id, at=2e9, kind="comment", comment="say how many days", value=-1.0)
+        for log in again
+    ]
+    store.put_feedback(told)
+    add(store, range(500, 580))
+    _, voted = cycle(store, able=("rules", "expert"))
+    assert voted
+    assert voted < named(range(500, 580))
+
+
+def test_who_trains_never_votes_again(store: Store) -> None:
+    add(store, range(200, 280))
+    cycle(store)
+    passed = since(store)
+    assert passed == 1e9 + 79
+    cycle(store, build({**SETTINGS, "train": {"seed": 3}}), able=("rules", "expert"))  # nobody new since
+    assert since(store) == passed
+    add(store, range(600, 602))
+    trained, voted = cycle(store, build({**SETTINGS, "train": {"seed": 4}}), able=("rules", "expert"))
+    assert since(store) == passed
+    assert not voted & named(range(80))
+    assert trained >= named(range(80))
+
+
+def test_by_request_nobody_who_has_voted_trains(store: Store) -> None:
+    add(store, range(200, 280))
+    asked: dict[str, Json] = {"evaluate": {**CONFIG.evaluate.model_dump(mode="json"), "test_then_train": False}}
+    trained, voted = cycle(store, build({**SETTINGS, **asked}), able=("rules", "expert"))
+    first = users(store, {name for found in store.list(Evaluation, limit=99) for name in found.interaction_ids})
+    assert voted & named(range(80))
+    assert not trained & first
+
+
+def test_of_users_who_have_voted_all_train() -> None:
+    items = [
+        Interaction(
+            id=f"i{n}", log_id=f"l{n}", at=1.0, query="q", answer="a", user=f"u{n}", context=(), follow_ups=(),
+            feedback_ids=(), session=None, adapter=None,
+        )
+        for n in range(100)
+    ]  # fmt: skip
+    taught = {f"u{n}" for n in range(50)}
+    sides = split(items, CONFIG.evaluate, SPLIT_SALT, taught)
+    before = split(items, CONFIG.evaluate, SPLIT_SALT)
+    assert {item.user for item in sides.train} >= taught
+    assert set(sides.confirmation) == {item for item in before.confirmation if item.user not in taught}
