@@ -12,6 +12,7 @@ from logtune.edges.store import Store
 from logtune.records import Evaluation, Feedback, Interaction, Json, PreferencePair
 from logtune.sides import SPLIT_SALT
 from logtune.stages.held_out import split
+from logtune.statistics import unit_of
 from logtune.testing import FakeExecutor, sample_log
 
 CONFIG = build(SETTINGS)
@@ -112,8 +113,8 @@ def test_of_users_who_have_voted_all_train() -> None:
         )
         for n in range(100)
     ]  # fmt: skip
-    taught = {f"u{n}" for n in range(50)}
+    taught = {unit_of(item.user, None, item.id) for item in items[:50]}
     sides = split(items, CONFIG.evaluate, SPLIT_SALT, taught)
     before = split(items, CONFIG.evaluate, SPLIT_SALT)
-    assert {item.user for item in sides.train} >= taught
-    assert set(sides.confirmation) == {item for item in before.confirmation if item.user not in taught}
+    assert {*items[:50]} <= {*sides.train}
+    assert set(sides.confirmation) == {*before.confirmation} - {*items[:50]}
