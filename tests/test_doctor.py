@@ -7,6 +7,7 @@ import pytest
 
 from logtune.app import doctor
 from logtune.config import Config, build
+from logtune.edges import dtypes
 from logtune.edges.store import CycleRow, Store
 
 
@@ -119,8 +120,8 @@ def test_settings_that_come_from_a_file_are_named(config: Config, tmp_path: Path
 
 def test_the_processor_says_what_it_can_do(tmp_path: Path) -> None:
     (tmp_path / "cpuinfo").write_text("model name : x\nflags\t\t: fpu avx512_bf16 sse\n")
-    assert "avx512_bf16" in doctor.cpu_flags(tmp_path / "cpuinfo")
-    assert doctor.cpu_flags(tmp_path / "none") == frozenset()
+    assert "avx512_bf16" in dtypes.cpu_flags(tmp_path / "cpuinfo")
+    assert dtypes.cpu_flags(tmp_path / "none") == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch", reason="needs the extra local")
 
 from logtune.edges import decoding  # noqa: E402
 from logtune.edges.answers import AnswerText, choose  # noqa: E402
-from logtune.edges.local_model import LocalModel, folder_lora_sizes, pick_dtype  # noqa: E402
+from logtune.edges.local_model import LocalModel, folder_lora_sizes  # noqa: E402
 from logtune.edges.scoring import batches  # noqa: E402
 from logtune.edges.weights import ModelFolder, base_model  # noqa: E402
 from logtune.testing import tiny_model  # noqa: E402
@@ -516,13 +516,6 @@ def test_a_base_model_without_chat_template_is_refused(folder: ModelFolder, tmp_
             (tmp_path / file.name).write_bytes(file.read_bytes())
     with pytest.raises(ModelError, match="no chat template"):
         LocalModel(base_model(str(tmp_path)))
-
-
-def test_the_number_format_comes_with_its_reason() -> None:
-    dtype, reason = pick_dtype("auto")
-    assert dtype in (torch.float32, torch.bfloat16)
-    assert reason
-    assert pick_dtype("bfloat16") == (torch.bfloat16, "set in the settings")
 
 
 @pytest.mark.slow  # the embedded 135M model: loads and answers for about a minute

@@ -90,6 +90,9 @@ def test_the_embedded_model_equals_sentence_transformers() -> None:
     assert vectors[0] @ vectors[1] > 0.6 > 0.2 > vectors[0] @ vectors[2]
     low, high = EmbeddingCoverage(ours).scale
     assert (low, high) == (pytest.approx(0.13, abs=0.01), pytest.approx(0.70, abs=0.01))
+    smaller = LocalEmbedder(folder, batch=4, dtype="bfloat16").embed(TEXTS)
+    assert smaller.dtype == np.float32
+    assert (vectors * smaller).sum(axis=1).min() > 0.999
     sentence_transformers = pytest.importorskip("sentence_transformers", reason="the reference is not installed")
     theirs = sentence_transformers.SentenceTransformer(str(folder.path), device="cpu")
     np.testing.assert_allclose(vectors, theirs.encode(list(TEXTS), normalize_embeddings=True), atol=1e-5)

@@ -98,7 +98,8 @@ def embedder(config: Config, progress: Said = silent) -> Embedder:
     from logtune.edges.vectors import LocalEmbedder
     from logtune.edges.weights import embedder_model
 
-    return LocalEmbedder(embedder_model(config.embedder.model, progress), batch=config.embedder.batch)
+    settings = config.embedder
+    return LocalEmbedder(embedder_model(settings.model, progress), batch=settings.batch, dtype=settings.dtype)
 
 
 def engine(config: Config, progress: Said = silent) -> "LocalModel":

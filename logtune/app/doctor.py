@@ -9,7 +9,7 @@ import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from logtune import __version__
 from logtune.app.console import counted
+from logtune.edges import dtypes
 from logtune.errors import LogtuneError
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ EXTRAS = {
 OLDEST = (3, 11)
 LITTLE_DISK, NO_DISK = 2e9, 5e8  # bytes: a converted base model takes 0.6 GB, an adapter 3 MB
 LITTLE_MEMORY = 3e9  # bytes: training the 135M base in float32 peaks below this
-BF16_FLAGS = ("avx512_bf16", "amx_bf16")  # as edges.local_model chooses
 ANSWER_S = 3.0  # how long an endpoint may take to list its models
 
 
@@ -260,27 +260,12 @@ def _memory() -> Check:
 
 
 def _bf16() -> Check:
-    flags = cpu_flags()
-    native = [flag for flag in BF16_FLAGS if flag in flags]
+    native = dtypes.bf16_flags(dtypes.cpu_flags())
     if native:
         return Check(name="bfloat16", state="ok", found=f"computed natively ({native[0]})")
     return Check(
         name="bfloat16", state="note", found="not native on this processor: float32 is used, about half as fast"
     )
-
-
-def cpu_flags(source: Path = Path("/proc/cpuinfo")) -> frozenset[str]:
-    """What the processor says it can do; empty where the system does not say."""
-    try:
-        lines = source.read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return frozenset()
-    return frozenset(_words(line for line in lines if line.lower().startswith(("flags", "features"))))
-
-
-def _words(lines: Iterator[str]) -> Iterator[str]:
-    for line in lines:
-        yield from line.partition(":")[2].split()
 
 
 def _gpu() -> Check:

@@ -7,7 +7,6 @@ batch: batching.py; likelihoods: scoring.py.
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Sequence
-from pathlib import Path
 from typing import cast
 
 import jinja2
@@ -18,6 +17,7 @@ from transformers.utils import logging
 from logtune.edges import scoring
 from logtune.edges.batching import Batcher, Job
 from logtune.edges.decoding import Passes, check_causal
+from logtune.edges.dtypes import pick_dtype
 from logtune.edges.lora import Lora, LoraLayers, rank_1_sizes
 from logtune.edges.scoring import Score
 from logtune.edges.weights import ModelFolder
@@ -26,20 +26,6 @@ from logtune.ports import ChatCall, ChatReply, StreamPiece
 from logtune.records import Message
 
 LEAST_CHANGE = 1e-3  # nats a token: rounding alone stays below, an adapter that learned anything does not
-
-
-def pick_dtype(wanted: str = "auto") -> tuple[torch.dtype, str]:
-    """The number format and why: bfloat16 is slower than float32 where the processor has no instructions for it."""
-    if wanted != "auto":
-        return (torch.bfloat16 if wanted == "bfloat16" else torch.float32), "set in the settings"
-    if torch.cuda.is_available() and torch.cuda.is_bf16_supported():
-        return torch.bfloat16, "the GPU computes it natively"
-    info = Path("/proc/cpuinfo")
-    flags = set(info.read_text(encoding="utf-8").split()) if info.exists() else set()
-    found = sorted(flags & {"avx512_bf16", "amx_bf16"})
-    if found:
-        return torch.bfloat16, f"the processor has {', '.join(found)}"
-    return torch.float32, "the processor has neither avx512_bf16 nor amx_bf16"
 
 
 def folder_lora_sizes(folder: ModelFolder) -> dict[str, int]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
+from logtune.edges.dtypes import pick_dtype
 from logtune.edges.weights import ModelFolder
 from logtune.errors import MissingExtra, ModelError
 from logtune.ports import Embedder, Vectors
@@ -22,11 +23,11 @@ REMEMBERED = 32_768  # texts whose vectors are kept: 50 MB at 384 dimensions
 class LocalEmbedder:
     """A sentence-transformers model in this process: mean pooling over tokens, normalised; vectors are remembered."""
 
-    def __init__(self, folder: ModelFolder, *, batch: int = 64) -> None:
+    def __init__(self, folder: ModelFolder, *, batch: int = 64, dtype: str = "float32") -> None:
         self.fingerprint = folder.fingerprint
         self._batch = batch
         self._max_tokens = _max_tokens(folder.path)
-        self._model, self._tokenizer = _load(folder.path)
+        self._model, self._tokenizer = _load(folder.path, dtype)
         self._known: OrderedDict[str, Vectors] = OrderedDict()
         self._lock = threading.Lock()  # the tokenizer refuses a second thread
 
@@ -107,7 +108,7 @@ def _settings(path: Path) -> dict[str, object]:
     return cast("dict[str, object]", json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _load(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def _load(folder: Path, dtype: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     try:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging
@@ -116,7 +117,7 @@ def _load(folder: Path) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model = AutoModel.from_pretrained(folder, dtype="float32", use_safetensors=True)
+        model = AutoModel.from_pretrained(folder, dtype=pick_dtype(dtype, on_gpu=False)[0], use_safetensors=True)
         return cast("PreTrainedModel", model).eval(), AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from logtune.stages.lean_lora import attention
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -91,9 +93,10 @@ def _padded(row: torch.Tensor, width: int, value: int) -> torch.Tensor:
 
 def _score(model: "PreTrainedModel", packed: Packed, shape: torch.Size) -> Scored:
     backbone = cast("Callable[..., object]", model.base_model)
-    states = backbone(
-        input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
-    ).last_hidden_state  # type: ignore[attr-defined]  # a model output
+    with attention(model, packed.ids.shape[1]):
+        states = backbone(
+            input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+        ).last_hidden_state  # type: ignore[attr-defined]  # a model output
     picked = states[packed.predicted_by[:, 0], packed.predicted_by[:, 1]]
     head = cast("torch.nn.Module", model.get_output_embeddings())
     logits = head(picked).float()

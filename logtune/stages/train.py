@@ -169,6 +169,8 @@ def _fit(
     from datasets.utils.logging import disable_progress_bar
     from transformers.trainer_callback import PrinterCallback
 
+    from logtune.stages.lean_lora import make_lean
+
     disable_progress_bar()
     work = _work(job)
     course, checkpoint = _resumed(work)
@@ -190,6 +192,7 @@ def _fit(
                 f"train.accelerate or train.deepspeed is refused: {error}",
                 "name a JSON file of settings that they know, and install what they need",
             ) from error
+        make_lean(cast("PeftModel", trainer.model))
         if job.start and not checkpoint:
             _go_on(cast("PeftModel", trainer.model), Path(job.out_dir) / job.start)
         trainer.remove_callback(PrinterCallback)
