@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logtune.app.chat_api import Exchange, begin
+from logtune.app.exchange import Exchange, begin
 from logtune.app.identity import (
     LONGEST,
     SESSION_HEADERS,

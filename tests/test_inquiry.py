@@ -2,7 +2,7 @@
 
 import asyncio
 
-from logtune.app.chat_api import Exchange, begin
+from logtune.app.exchange import Exchange, begin
 from logtune.app.inquiry import PAUSE_S, QUESTIONS, Inquiry
 
 

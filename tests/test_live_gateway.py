@@ -15,9 +15,9 @@ from gateway_kit import WAIT_S, Kit, ScriptedEngine, WatchedStore, post, serving
 from live_kit import LATE, begin, settings
 
 from logtune import experiments
-from logtune.app.chat_api import Exchange
-from logtune.app.chat_api import begin as begin_exchange
 from logtune.app.commands.serve import store_or_none
+from logtune.app.exchange import Exchange
+from logtune.app.exchange import begin as begin_exchange
 from logtune.app.gateway import create
 from logtune.app.inquiry import QUESTIONS
 from logtune.app.kill_switch import FILE, VARIABLE, KillSwitch

@@ -13,7 +13,7 @@ from gateway_kit import BrokenEmbedder, Kit, gateway, post
 from prometheus_client.parser import text_string_to_metric_families
 
 from logtune.app.asgi import Receive, Request, Scope, Send, respond_json
-from logtune.app.chat_api import Exchange, begin
+from logtune.app.exchange import Exchange, begin
 from logtune.app.metrics import SERIES, Counted, Metrics, Sample, decision, endpoint, sampled
 from logtune.app.table import Choice
 from logtune.records import Feedback, Json

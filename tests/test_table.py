@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from gateway_kit import adapter_for, cluster_of
 
-from logtune.app.chat_api import begin
+from logtune.app.exchange import begin
 from logtune.app.table import Arm, Arms, Choice, Loaded, RoutingTable, Trial, plain
 from logtune.ids import identified
 from logtune.records import Adapter, CandidateKind, Cluster, Deployment, Step

@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from logtune.app.chat_api import begin
+from logtune.app.exchange import begin
 from logtune.app.tracing import Tracing, to_collector
 
 QUERY = "where is my card"

@@ -28,8 +28,8 @@ from logtune.app.asgi import (
     respond,
     respond_json,
 )  # fmt: skip
-from logtune.app.chat_api import Exchange
 from logtune.app.cors import Cors
+from logtune.app.exchange import Exchange
 from logtune.app.feedback_reading import Shape
 from logtune.app.kill_switch import KillSwitch
 from logtune.app.lane import Lane

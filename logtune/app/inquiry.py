@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from logtune.app.chat_api import Exchange
+from logtune.app.exchange import Exchange
 
 LOG = logging.getLogger(__name__)
 QUESTIONS = 10  # of an inquiry

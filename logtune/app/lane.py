@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
-from logtune.app.chat_api import ChatApi, Exchange
+from logtune.app.chat_api import ChatApi
+from logtune.app.exchange import Exchange
 from logtune.app.feedback_api import Answers, FeedbackApi
 from logtune.app.journal import Journal
 from logtune.app.live_guards import Guarding

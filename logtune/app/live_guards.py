@@ -21,7 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from logtune.app.chat_api import GONE, ChatApi, Exchange
+from logtune.app.chat_api import ChatApi
+from logtune.app.exchange import GONE, Exchange
 from logtune.app.inquiry import BAD, QUESTIONS, Inquiry
 from logtune.app.logs import event
 from logtune.app.routing import Router

@@ -25,7 +25,7 @@ from prometheus_client.process_collector import ProcessCollector
 
 from logtune import __version__
 from logtune.app.asgi import Event, Headers, Receive, Scope, Send
-from logtune.app.chat_api import Exchange
+from logtune.app.exchange import Exchange
 from logtune.app.lane import Lane
 from logtune.app.logs import ACCESS
 from logtune.app.table import Choice

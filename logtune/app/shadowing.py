@@ -7,7 +7,8 @@ import asyncio
 import logging
 from collections import deque
 
-from logtune.app.chat_api import ChatApi, Exchange
+from logtune.app.chat_api import ChatApi
+from logtune.app.exchange import Exchange
 from logtune.app.routing import Router
 from logtune.app.table import Choice
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from logtune import __version__
-from logtune.app.chat_api import Exchange
+from logtune.app.exchange import Exchange
 from logtune.errors import MissingExtra
 from logtune.records import Feedback, Json
 
