@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 from logtune import candidates, experiments, holdings, lessons, rebasing, trusting
 from logtune.config import Config
@@ -42,9 +42,9 @@ from logtune.records import (
     Standing,
     Verdict,
 )  # fmt: skip
-from logtune.runner import Board, Counts, Cycle, Prompted, Stage, run_stage
-from logtune.served import accepted_lessons, aged_lessons, served_rules, shares, voted
-from logtune.sides import voters_since
+from logtune.runner import Board, Counts, Cycle, Prompted, Stage, Voted, run_stage
+from logtune.served import accepted_lessons, aged_lessons, served_rules, voted
+from logtune.sides import shares, voters_since
 
 TRAIN = Stage(
     name="train", version=f"2.{PROMPTS}", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False,
@@ -121,11 +121,8 @@ def run_cycle(
 def _kept(row: CycleRow, cycle: Cycle) -> dict[str, Json]:
     """What a cycle tells later ones beside what it did."""
     told = {name: row.receipt[name] for name in rebasing.KEPT if name in row.receipt}
-    voted = {
-        "voters_since": voters_since(cycle),
-        "seen_until": max((log.at for log in cycle.logs.values()), default=0.0),
-    }
-    return {**told, **voted, "shares": row.receipt.get("shares") or {}}
+    seen = max((log.at for log in cycle.logs.values()), default=0.0)
+    return {**told, "voters_since": voters_since(cycle), "seen_until": seen, "shares": dict(shares(cycle))}
 
 
 def dry_run(store: Store, tools: Tools, config: Config) -> list[tuple[Interaction, Decision]]:
@@ -168,7 +165,7 @@ def _open(store: Store, tools: Tools, config: Config) -> CycleRow:
     before = finished[0].receipt["clusters"] if finished else []
     receipt: dict[str, Json] = {
         **rebasing.receipt(store, base, gone), "serving": serving, "prompted": prompted, "before": before,
-        "shares": shares(store, config), **voted(store),
+        "voted": asdict(voted(store)),
         "routes": {name: row.cluster_id for name, row in live.items()},
         "lessons": cast("Json", accepted_lessons(store, config.guards.lesson_checks)),
     }  # fmt: skip
@@ -199,13 +196,8 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
         before=before, earlier=tuple(earlier), routes=routes, progress=progress, prompted=_prompted(store, row),
         ledger=RuleLedger(store).every(), lessons=lessons, aged=aged_lessons(store, taught, logs),
         base_since=rebasing.of_cycle(row, tools.base_fingerprint).since,
-        voted=(_seconds(row, "voters_since"), _seconds(row, "proven_until")),
-        shares=cast("dict[str, float]", row.receipt.get("shares") or {}),
+        voted=Voted(**cast("dict[str, Any]", row.receipt.get("voted") or {})),
     )  # fmt: skip
-
-
-def _seconds(row: CycleRow, name: str) -> float:
-    return cast("float", row.receipt.get(name) or 0.0)
 
 
 def _prompted(store: Store, row: CycleRow) -> dict[str, Prompted]:

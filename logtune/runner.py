@@ -75,6 +75,16 @@ class Prompted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Voted:
+    """Who has voted at the gate, as earlier cycles say; times are those of logs, shares of users by their setting."""
+
+    since: float = 0.0  # users seen by then train, and vote no more
+    proven: float = 0.0  # users seen by then had voted when something was last proven
+    shares: Mapping[str, float] = field(default_factory=dict)  # held out from the users after `since`
+    since_proof: Mapping[str, float] = field(default_factory=dict)  # held out by the cycles after that proof
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
     """What the units of a cycle are made from."""
 
@@ -93,8 +103,7 @@ class Cycle:
     lessons: Mapping[str, tuple[PreferencePair, ...]] = field(default_factory=dict)  # cluster name -> taught earlier
     aged: Mapping[str, Interaction] = field(default_factory=dict)  # pair id -> its interaction, of pairs that were
     # taught earlier and whose logs are no longer read
-    shares: Mapping[str, float] = field(default_factory=dict)  # of users held out, the largest that ever held
-    voted: tuple[float, float] = (0.0, 0.0)  # seen by then: train; had voted when something was last proven
+    voted: Voted = Voted()
     base_since: float = 0.0  # when the base model became the base; 0: there never was another
     ledger: tuple[RuleEntry, ...] = ()  # what people decided about rules, oldest first
     replies: dict[ChatCall, ChatReply] = field(default_factory=dict)  # the gate's, so that no call is made twice

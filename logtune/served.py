@@ -2,14 +2,13 @@
 
 store, Deployment -> Rule*        for the gateway that serves them, and for the gate whose baseline they are
 store -> ids of PreferencePair*   by cluster name: what those that served have learned
-store -> shares of users held out, and until when those were seen who have voted
+store -> Voted: who has voted at the gate, as earlier cycles say
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import cast
 
-from logtune.config import Config
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
 from logtune.records import (
@@ -25,12 +24,14 @@ from logtune.records import (
     RuleEntry,
     Verdict,
 )
+from logtune.runner import Voted
 from logtune.stages import ledger
 from logtune.stages.prompted import ACTIVE, active
 from logtune.statistics import uniform
 
 LESSON_SALT = "logtune-lessons"  # fixed: the same lessons are checked in every cycle
 MOST_DEPLOYMENTS = 10_000  # read back; a weekly deployment of a hundred clusters takes two years to get there
+SHARES = ("selection_share", "confirmation_share")  # settings, and keys of a receipt
 MOST_CYCLES = 100  # looked back for what the last ones said
 
 
@@ -121,17 +122,20 @@ def aged_lessons(store: Store, pair_ids: Collection[str], logs: Container[str]) 
     return {name: item for name, item in old.items() if item.log_id in known}
 
 
-def shares(store: Store, config: Config) -> dict[str, Json]:
-    """The largest shares of users that were ever held out: who has confirmed is not moved by a smaller one."""
-    finished = store.cycles(limit=1)
-    before = cast("dict[str, float]", finished[0].receipt.get("shares") or {}) if finished else {}
-    asked = config.evaluate.model_dump(include={"selection_share", "confirmation_share"})
-    return {name: max(share, before.get(name, 0.0)) for name, share in asked.items()}
+def voted(store: Store) -> Voted:
+    """Who has voted at the gate, from the receipts of finished cycles."""
+    told = [row.receipt for row in store.cycles(MOST_CYCLES)]  # the newest first
+    proof = next((number for number, one in enumerate(told) if one.get("deployed") and "seen_until" in one), len(told))
+    every = [cast("dict[str, float]", one.get("shares") or {}) for one in told]
+    after = {name: max((shares.get(name, 0.0) for shares in every[:proof]), default=0.0) for name in SHARES}
+    return Voted(
+        since=next((_number(one, "voters_since") for one in told if "voters_since" in one), 0.0),
+        proven=_number(told[proof], "seen_until") if proof < len(told) else 0.0,
+        shares=next((shares for shares in every if shares), {}),
+        since_proof=after,
+    )
 
 
-def voted(store: Store) -> dict[str, Json]:
-    """Who was seen by `voters_since` votes no more; by `proven_until`: had voted when something was last proven."""
-    told = [row.receipt for row in store.cycles(MOST_CYCLES)]
-    proven = (receipt["seen_until"] for receipt in told if receipt.get("deployed") and "seen_until" in receipt)
-    since = (receipt["voters_since"] for receipt in told if "voters_since" in receipt)
-    return {"voters_since": next(since, 0.0), "proven_until": next(proven, 0.0)}
+def _number(receipt: Mapping[str, Json], name: str) -> float:
+    value = receipt.get(name)
+    return float(value) if isinstance(value, (int, float)) else 0.0

@@ -6,17 +6,19 @@ Test, then train: whose votes have proven what serves trains from the next cycle
 (Known from data streams as prequential evaluation, Dawid 1984: each case is tested before it is learned.)
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from logtune.config import EvaluateSettings
 from logtune.records import Cluster, Decision, Interaction, PreferencePair
 from logtune.runner import Cycle
+from logtune.served import SHARES
 from logtune.stages import evaluate
 from logtune.stages import pairs as pairing
 from logtune.stages.held_out import Split, split
 from logtune.statistics import unit_of
 from logtune.views import prompt_of, rules_by_interaction, signals_of
 
+STEP = 0.05  # by which the share of users who confirm grows
 SPLIT_SALT = "logtune-gate"  # fixed: a user who is new is on the same side in every cycle
 GOOD_POWER = 0.8  # chance to prove a good candidate with new users alone, from which on the earlier voters train
 
@@ -27,7 +29,42 @@ def sides_of(cycle: Cycle, items: Sequence[Interaction]) -> Split:
         cycle.kept["taught"] = _seen_by(cycle, voters_since(cycle))
     taught = cycle.kept["taught"]
     assert isinstance(taught, frozenset)
-    return _split(cycle, items, taught)
+    return _split(cycle, items, taught, shares(cycle))
+
+
+def shares(cycle: Cycle) -> Mapping[str, float]:
+    """`selection_share` and `confirmation_share` of this cycle.
+
+    Where so few confirm that no cluster can be decided, more do, up to `most_confirmation`, until one can be. Who has
+    confirmed since something was last proven does not train: shares never fall below those of the cycles since.
+    """
+    if "shares" not in cycle.kept:
+        cycle.kept["shares"] = _shares(cycle)
+    found = cycle.kept["shares"]
+    assert isinstance(found, dict)
+    return found
+
+
+def _shares(cycle: Cycle) -> dict[str, float]:
+    settings, moved = cycle.config.evaluate, voters_since(cycle) > cycle.voted.since
+    least = _least(settings, cycle.voted.since_proof if moved else cycle.voted.shares)
+    taught = _seen_by(cycle, voters_since(cycle))
+    groups = [_members(cycle, group) for group in cycle.board.all(Cluster)]
+    share, most = least["confirmation_share"], min(settings.most_confirmation, 1 - least["selection_share"] - STEP)
+    while groups and share <= most + 1e-9:
+        wider = {**least, "confirmation_share": round(share, 4)}
+        if any(_decided(cycle, items, taught, settings, wider) for items in groups):
+            return wider
+        share += STEP
+    return least
+
+
+def _least(settings: EvaluateSettings, held: Mapping[str, float]) -> dict[str, float]:
+    return {name: max(getattr(settings, name), held.get(name, 0.0)) for name in SHARES}
+
+
+def _members(cycle: Cycle, group: Cluster) -> list[Interaction]:
+    return [cycle.board.get(Interaction, member) for member in group.interaction_ids]
 
 
 def voters_since(cycle: Cycle) -> float:
@@ -44,27 +81,32 @@ def voters_since(cycle: Cycle) -> float:
 
 
 def _voters_since(cycle: Cycle) -> float:
-    before, proven = cycle.voted
+    before, proven = cycle.voted.since, cycle.voted.proven
     groups = cycle.board.all(Cluster)
     if not cycle.config.evaluate.test_then_train or proven <= before or not groups:
         return before
     settings = corrected(cycle.config.evaluate, len(groups))
     strict = settings.model_copy(update={"min_power": max(GOOD_POWER, settings.min_power)})
     old, new = _seen_by(cycle, before), _seen_by(cycle, proven)
+    all_shares, new_shares = _least(settings, cycle.voted.shares), _least(settings, cycle.voted.since_proof)
     for group in groups:
-        items = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
-        if _decided(cycle, items, old, settings) and not _decided(cycle, items, new, strict):
+        items = _members(cycle, group)
+        could = _decided(cycle, items, old, settings, all_shares)
+        if could and not _decided(cycle, items, new, strict, new_shares):
             return before
     return proven
 
 
-def _decided(cycle: Cycle, items: Sequence[Interaction], taught: frozenset[str], settings: EvaluateSettings) -> bool:
-    cases = cases_of(cycle, _split(cycle, items, taught).confirmation)
+def _decided(
+    cycle: Cycle, items: Sequence[Interaction], taught: frozenset[str], settings: EvaluateSettings,
+    shares: Mapping[str, float],
+) -> bool:  # fmt: skip
+    cases = cases_of(cycle, _split(cycle, items, taught, shares).confirmation)
     return evaluate.too_few(voters(cases), len(cases), settings) is None
 
 
-def _split(cycle: Cycle, items: Sequence[Interaction], taught: frozenset[str]) -> Split:
-    return split(items, cycle.config.evaluate.model_copy(update=dict(cycle.shares)), SPLIT_SALT, taught)
+def _split(cycle: Cycle, items: Sequence[Interaction], taught: frozenset[str], shares: Mapping[str, float]) -> Split:
+    return split(items, cycle.config.evaluate.model_copy(update=dict(shares)), SPLIT_SALT, taught)
 
 
 def _seen_by(cycle: Cycle, at: float) -> frozenset[str]:

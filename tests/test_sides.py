@@ -105,6 +105,42 @@ def test_by_request_nobody_who_has_voted_trains(store: Store) -> None:
     assert not trained & first
 
 
+def test_where_too_few_confirm_more_do_until_something_can_be_decided(tmp_path: Path) -> None:
+    few = Store(f"sqlite:///{tmp_path / 'few.db'}")
+    add(few, range(26))
+    trained, voted = cycle(few, able=("rules", "expert"))
+    assert 8 <= len(voted) <= 10
+    assert not trained & voted
+    share = few.cycles(1)[0].receipt["shares"]
+    assert share == {"selection_share": 0.1, "confirmation_share": pytest.approx(0.3, abs=0.11)}
+    assert share["confirmation_share"] > CONFIG.evaluate.confirmation_share
+    add(few, range(1000, 1100))  # enough: the usual share of the new ones, and who has voted trains
+    trained, later = cycle(few, build({**SETTINGS, "train": {"seed": 1}}), able=("rules", "expert"))
+    assert few.cycles(1)[0].receipt["shares"]["confirmation_share"] == CONFIG.evaluate.confirmation_share
+    assert voted <= trained
+    assert later < named(range(1000, 1100))
+
+
+def test_who_confirmed_for_nothing_does_not_train_when_there_are_more_users(tmp_path: Path) -> None:
+    few = Store(f"sqlite:///{tmp_path / 'few.db'}")
+    add(few, range(20))
+    _, voted = cycle(few, able=())
+    assert voted
+    assert not few.deployments()
+    add(few, range(1000, 1100))
+    trained, later = cycle(few, build({**SETTINGS, "train": {"seed": 1}}), able=("rules", "expert"))
+    assert voted <= later
+    assert not trained & later
+
+
+def test_the_share_of_the_settings_may_be_held_to(tmp_path: Path) -> None:
+    few = Store(f"sqlite:///{tmp_path / 'few.db'}")
+    add(few, range(20))
+    _, voted = cycle(few, build({**SETTINGS, "evaluate": {"most_confirmation": 0.2}}), able=("rules", "expert"))
+    assert few.cycles(1)[0].receipt["shares"]["confirmation_share"] == CONFIG.evaluate.confirmation_share
+    assert len(voted) < 8
+
+
 def test_of_users_who_have_voted_all_train() -> None:
     items = [
         Interaction(
