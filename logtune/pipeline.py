@@ -44,7 +44,7 @@ from logtune.records import (
 )  # fmt: skip
 from logtune.runner import Board, Counts, Cycle, Prompted, Stage, Voted, run_stage
 from logtune.served import accepted_lessons, aged_lessons, served_rules, voted
-from logtune.sides import shares, voters_since
+from logtune.sides import roll
 
 TRAIN = Stage(
     name="train", version=f"2.{PROMPTS}", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False,
@@ -122,7 +122,8 @@ def _kept(row: CycleRow, cycle: Cycle) -> dict[str, Json]:
     """What a cycle tells later ones beside what it did."""
     told = {name: row.receipt[name] for name in rebasing.KEPT if name in row.receipt}
     seen = max((log.at for log in cycle.logs.values()), default=0.0)
-    return {**told, "voters_since": voters_since(cycle), "seen_until": seen, "shares": dict(shares(cycle))}
+    who = roll(cycle)
+    return {**told, "voters_since": who.since, "seen_until": seen, "shares": dict(who.shares)}
 
 
 def dry_run(store: Store, tools: Tools, config: Config) -> list[tuple[Interaction, Decision]]:

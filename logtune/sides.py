@@ -6,7 +6,8 @@ Test, then train: whose votes have proven what serves trains from the next cycle
 (Known from data streams as prequential evaluation, Dawid 1984: each case is tested before it is learned.)
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from logtune.config import EvaluateSettings
 from logtune.records import Cluster, Decision, Interaction, PreferencePair
@@ -23,90 +24,73 @@ SPLIT_SALT = "logtune-gate"  # fixed: a user who is new is on the same side in e
 GOOD_POWER = 0.8  # chance to prove a good candidate with new users alone, from which on the earlier voters train
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Roll:
+    """Who may vote in a cycle."""
+
+    since: float  # users seen by then have no vote: they train
+    taught: frozenset[str]  # those users, else sessions, else interactions
+    shares: Mapping[str, float]  # of the others held out: selection_share, confirmation_share
+
+
 def sides_of(cycle: Cycle, items: Sequence[Interaction]) -> Split:
-    """The sides of interactions; who was seen by `voters_since` trains, whatever side they were on."""
-    if "taught" not in cycle.kept:
-        cycle.kept["taught"] = _seen_by(cycle, voters_since(cycle))
-    taught = cycle.kept["taught"]
-    assert isinstance(taught, frozenset)
-    return _split(cycle, items, taught, shares(cycle))
+    """The sides of interactions."""
+    return _split(cycle, items, roll(cycle))
 
 
-def shares(cycle: Cycle) -> Mapping[str, float]:
-    """`selection_share` and `confirmation_share` of this cycle.
+def roll(cycle: Cycle) -> Roll:
+    """Who may vote, settled once a cycle.
 
-    Where so few confirm that no cluster can be decided, more do, up to `most_confirmation`, until one can be. Who has
-    confirmed since something was last proven does not train: shares never fall below those of the cycles since.
+    Who had a vote when something was last proven trains, if for every cluster that could be decided with all voters new
+    users are enough at GOOD_POWER: a service whose users are always the same goes on with those it has. Where too few
+    confirm for that, or for any decision, more of the new ones do, up to `most_confirmation`. Who trains never votes
+    again, and who has confirmed since the last proof does not train.
     """
-    if "shares" not in cycle.kept:
-        cycle.kept["shares"] = _shares(cycle)
-    found = cycle.kept["shares"]
-    assert isinstance(found, dict)
+    if "roll" not in cycle.kept:
+        cycle.kept["roll"] = _roll(cycle)
+    found = cycle.kept["roll"]
+    assert isinstance(found, Roll)
     return found
 
 
-def _shares(cycle: Cycle) -> dict[str, float]:
-    settings, moved = cycle.config.evaluate, voters_since(cycle) > cycle.voted.since
-    least = _least(settings, cycle.voted.since_proof if moved else cycle.voted.shares)
-    taught = _seen_by(cycle, voters_since(cycle))
-    groups = [_members(cycle, group) for group in cycle.board.all(Cluster)]
-    share, most = least["confirmation_share"], min(settings.most_confirmation, 1 - least["selection_share"] - STEP)
-    while groups and share <= most + 1e-9:
-        wider = {**least, "confirmation_share": round(share, 4)}
-        if any(_decided(cycle, items, taught, settings, wider) for items in groups):
-            return wider
-        share += STEP
-    return least
+def _roll(cycle: Cycle) -> Roll:
+    settings, voted = cycle.config.evaluate, cycle.voted
+    groups = [[cycle.board.get(Interaction, name) for name in g.interaction_ids] for g in cycle.board.all(Cluster)]
+    known = Roll(since=voted.since, taught=_seen_by(cycle, voted.since), shares=_least(settings, voted.shares))
+    if settings.test_then_train and voted.proven > voted.since:
+        alone = corrected(settings, len(groups))
+        strict = alone.model_copy(update={"min_power": max(GOOD_POWER, settings.min_power)})
+        could = [items for items in groups if _decided(cycle, items, known, alone)]
+        taught, least = _seen_by(cycle, voted.proven), _least(settings, voted.since_proof)
+        for fresh in _wider(Roll(since=voted.proven, taught=taught, shares=least), settings):
+            if could and all(_decided(cycle, items, fresh, strict) for items in could):
+                return fresh
+    for other in _wider(known, settings):
+        if any(_decided(cycle, items, other, settings) for items in groups):
+            return other
+    return known
+
+
+def _wider(least: Roll, settings: EvaluateSettings) -> Iterator[Roll]:
+    """The same with more and more users who confirm."""
+    share = least.shares["confirmation_share"]
+    most = min(settings.most_confirmation, 1 - least.shares["selection_share"] - STEP)
+    yield least
+    while (share := round(share + STEP, 4)) <= most:
+        yield replace(least, shares={**least.shares, "confirmation_share": share})
 
 
 def _least(settings: EvaluateSettings, held: Mapping[str, float]) -> dict[str, float]:
     return {name: max(getattr(settings, name), held.get(name, 0.0)) for name in SHARES}
 
 
-def _members(cycle: Cycle, group: Cluster) -> list[Interaction]:
-    return [cycle.board.get(Interaction, member) for member in group.interaction_ids]
-
-
-def voters_since(cycle: Cycle) -> float:
-    """Users seen by this time have no vote: they train.
-
-    It never goes back, and on to the last log that the last proof knew only where all clusters that can be decided stay
-    so with new users alone, at GOOD_POWER: a service whose users are always the same goes on with those it has.
-    """
-    if "voters_since" not in cycle.kept:
-        cycle.kept["voters_since"] = _voters_since(cycle)
-    found = cycle.kept["voters_since"]
-    assert isinstance(found, float)
-    return found
-
-
-def _voters_since(cycle: Cycle) -> float:
-    before, proven = cycle.voted.since, cycle.voted.proven
-    groups = cycle.board.all(Cluster)
-    if not cycle.config.evaluate.test_then_train or proven <= before or not groups:
-        return before
-    settings = corrected(cycle.config.evaluate, len(groups))
-    strict = settings.model_copy(update={"min_power": max(GOOD_POWER, settings.min_power)})
-    old, new = _seen_by(cycle, before), _seen_by(cycle, proven)
-    all_shares, new_shares = _least(settings, cycle.voted.shares), _least(settings, cycle.voted.since_proof)
-    for group in groups:
-        items = _members(cycle, group)
-        could = _decided(cycle, items, old, settings, all_shares)
-        if could and not _decided(cycle, items, new, strict, new_shares):
-            return before
-    return proven
-
-
-def _decided(
-    cycle: Cycle, items: Sequence[Interaction], taught: frozenset[str], settings: EvaluateSettings,
-    shares: Mapping[str, float],
-) -> bool:  # fmt: skip
-    cases = cases_of(cycle, _split(cycle, items, taught, shares).confirmation)
+def _decided(cycle: Cycle, items: Sequence[Interaction], who: Roll, settings: EvaluateSettings) -> bool:
+    cases = cases_of(cycle, _split(cycle, items, who).confirmation)
     return evaluate.too_few(voters(cases), len(cases), settings) is None
 
 
-def _split(cycle: Cycle, items: Sequence[Interaction], taught: frozenset[str], shares: Mapping[str, float]) -> Split:
-    return split(items, cycle.config.evaluate.model_copy(update=dict(shares)), SPLIT_SALT, taught)
+def _split(cycle: Cycle, items: Sequence[Interaction], who: Roll) -> Split:
+    return split(items, cycle.config.evaluate.model_copy(update=dict(who.shares)), SPLIT_SALT, who.taught)
 
 
 def _seen_by(cycle: Cycle, at: float) -> frozenset[str]:

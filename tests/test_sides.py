@@ -59,6 +59,15 @@ def test_who_voted_on_what_was_proven_trains_in_the_next_cycle(store: Store) -> 
     assert not trained & voted
 
 
+def test_of_few_new_users_more_confirm_before_those_who_have_voted_vote_again(store: Store) -> None:
+    add(store, range(200, 235))
+    trained, voted = cycle(store, able=("rules", "expert"))
+    assert len(voted) >= 12  # enough for a good chance
+    assert voted < named(range(200, 235))
+    assert trained >= named(range(80))
+    assert store.cycles(1)[0].receipt["shares"]["confirmation_share"] > CONFIG.evaluate.confirmation_share
+
+
 def test_without_enough_new_users_the_same_ones_vote_again(store: Store) -> None:
     first = users(store, {name for found in store.list(Evaluation, limit=9) for name in found.interaction_ids})
     add(store, range(200, 205))
