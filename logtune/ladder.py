@@ -277,8 +277,10 @@ def _blocked(cycle: Cycle, job: TrainingJob) -> str | None:
 
 
 def _lessons(cycle: Cycle, kind: AdapterKind, pairs: Sequence[PreferencePair]) -> tuple[TrainingPair, ...]:
-    if kind == "expert":
-        return tuple(TrainingPair(id=p.id, prompt=p.prompt, chosen=p.chosen, rejected=p.rejected) for p in pairs)
+    if kind == "expert":  # away from what the base model says, not from an earlier adapter's near misses (docs/log.md)
+        return tuple(
+            TrainingPair(id=p.id, prompt=p.prompt, chosen=p.chosen, rejected=p.contrast or p.rejected) for p in pairs
+        )
     rules_of = rules_by_interaction(cycle)
     return tuple(
         TrainingPair(

@@ -166,8 +166,10 @@ def make_pairs(cycle: Cycle) -> Iterator[Unit]:
             continue  # all that it taught was vetoed or has expired
         mine = own.get(item.id, []) if rules else []
         pair = _edited(cycle, rules, mine, pairing.from_users(item, by_item.get(item.id, ()), mine, known, least))
-        if pair is not None:
+        if pair is not None and item.adapter is None:
             yield Unit((item.id, pair.id), given([pair]))
+        elif pair is not None:
+            yield Unit((item.id, pair.id, cycle.tools.base_fingerprint), _contrasted(cycle, item, pair))
         elif decisions[item.id].teaches == "positive" and item.adapter is not None:
             yield Unit((item.id, "kept", cycle.tools.base_fingerprint), _keep(cycle, item))
         elif cycle.tools.teacher is not None and rules:
@@ -200,12 +202,26 @@ def _edited(
     return pairing.build(item, own, chosen, pair.rejected, pair.origin)
 
 
+def _contrasted(cycle: Cycle, item: Interaction, pair: PreferencePair) -> Callable[[], Awaitable[Sequence[Derived]]]:
+    """The pair with what the base model says, which training starts from and which never said what an adapter said."""
+
+    async def work() -> Sequence[Derived]:
+        base = (await _base_answer(cycle, item)).strip()
+        known = base == pair.chosen.strip()
+        return [pair if known else identified(replace(pair, id="", contrast=base))]
+
+    return work
+
+
+async def _base_answer(cycle: Cycle, item: Interaction) -> str:
+    return await answer.answer(cycle.tools.student, "base", "", prompt_of(item), max_tokens(cycle, item))
+
+
 def _keep(cycle: Cycle, item: Interaction) -> Callable[[], Awaitable[Sequence[Derived]]]:
     """What an adapter already does right, against what the base model would say: so that the next one keeps it."""
 
     async def work() -> Sequence[Derived]:
-        base = await answer.answer(cycle.tools.student, "base", "", prompt_of(item), max_tokens(cycle, item))
-        pair = pairing.build(item, (), item.answer, base, "on_policy")
+        pair = pairing.build(item, (), item.answer, await _base_answer(cycle, item), "on_policy")
         return [] if pair is None else [pair]
 
     return work

@@ -180,6 +180,7 @@ class PreferencePair:
     origin: PairOrigin
     margin: float | None  # judge's preference for chosen, 0..1; None: the user's own words
     votes: Mapping[str, Json] = field(default_factory=dict)  # origin -> preference; disagreement 0..1 on the chosen
+    contrast: str = ""  # the base model's answer, where an adapter gave the rejected one; "": rejected is its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
