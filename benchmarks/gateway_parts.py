@@ -28,7 +28,7 @@ from logtune.app import build
 from logtune.config import Config
 from logtune.edges.store import Store, UnitResult
 from logtune.edges.weights import cache_home
-from logtune.ids import identified
+from logtune.ids import digest, identified
 from logtune.records import Adapter, Cluster, Deployment, Interaction, Json
 
 KEPT = cache_home() / "benchmark-router"
@@ -45,6 +45,11 @@ OWN_THINGS = ("card", "transfer", "loan", "account", "PIN", "address", "order", 
 
 
 # --- questions and what is deployed ---
+
+
+def kept(config: Config) -> Path:
+    """Where the router's files of these clusters outlive a run; with other vectors they are other clusters."""
+    return KEPT / digest(config.embedder.model_dump(mode="json"), 12)
 
 
 def questions() -> list[dict[str, str]]:
@@ -78,8 +83,8 @@ def deploy(config: Config, rows: Sequence[Mapping[str, str]]) -> None:
         texts = [text for topic in topics[number::CLUSTERS] for text in by_label[topic][:MEMBERS]]
         _deploy_one(opened, config, f"topics-{number}", centroids[number::CLUSTERS], texts)
     opened.close()
-    if KEPT.exists():  # made by an earlier run, for the same clusters
-        shutil.copytree(KEPT, Path(config.store.home) / "router", dirs_exist_ok=True)
+    if kept(config).exists():  # made by an earlier run, for the same clusters
+        shutil.copytree(kept(config), Path(config.store.home) / "router", dirs_exist_ok=True)
 
 
 def _deploy_one(
@@ -308,7 +313,7 @@ class Serving:
         end = time.monotonic() + ROUTER_S
         while time.monotonic() < end and self.process.alive():
             if list((self.home / "router").glob("*.npz")):
-                shutil.copytree(self.home / "router", KEPT, dirs_exist_ok=True)
+                shutil.copytree(self.home / "router", kept(self.config()), dirs_exist_ok=True)
                 return
             time.sleep(0.5)
         raise RuntimeError(f"the router was not ready in time: {self.process.last_words()}")
