@@ -28,7 +28,7 @@ from logtune.records import (
     Rule,
 )
 from logtune.runner import Cycle
-from logtune.sides import cases_of, corrected, sides_of, voters
+from logtune.sides import cases_of, corrected, roll, sides_of, voters
 from logtune.stages import answer, budget, decay, evaluate
 from logtune.stages.prompted import active, in_words
 from logtune.views import held, pairs_of, rules, rules_by_interaction, taught
@@ -119,7 +119,7 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
         lessons={kind: tuple(pair.id for pair in found) for kind, found in lessons.items()},
         trials=Trials(
             cluster=group, selection=cases_of(cycle, sides.selection or sides.confirmation),
-            confirmation=cases_of(cycle, sides.confirmation), settings=config.evaluate, not_tried=not_tried,
+            confirmation=cases_of(cycle, sides.confirmation), settings=roll(cycle).settings, not_tried=not_tried,
             incumbents={item.id: other for item, other in places if other.key != baseline.key},
         ),
     )  # fmt: skip

@@ -43,7 +43,7 @@ from logtune.records import (
     Verdict,
 )  # fmt: skip
 from logtune.runner import Board, Counts, Cycle, Prompted, Stage, Voted, run_stage
-from logtune.served import accepted_lessons, aged_lessons, served_rules, voted
+from logtune.served import SHARES, accepted_lessons, aged_lessons, served_rules, voted
 from logtune.sides import roll
 
 TRAIN = Stage(
@@ -121,9 +121,10 @@ def run_cycle(
 def _kept(row: CycleRow, cycle: Cycle) -> dict[str, Json]:
     """What a cycle tells later ones beside what it did."""
     told = {name: row.receipt[name] for name in rebasing.KEPT if name in row.receipt}
-    seen = max((log.at for log in cycle.logs.values()), default=0.0)
-    who = roll(cycle)
-    return {**told, "voters_since": who.since, "seen_until": seen, "shares": dict(who.shares)}
+    who, seen = roll(cycle), max((log.at for log in cycle.logs.values()), default=0.0)
+    seen_until = min(seen, row.started_at)  # a log from the future says nothing of who comes after
+    shares = who.settings.model_dump(include=set(SHARES))
+    return {**told, "voters_since": who.since, "seen_until": seen_until, "shares": shares}
 
 
 def dry_run(store: Store, tools: Tools, config: Config) -> list[tuple[Interaction, Decision]]:

@@ -8,6 +8,7 @@ Test, then train: whose votes have proven what serves trains from the next cycle
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 from logtune.config import EvaluateSettings
 from logtune.records import Cluster, Decision, Interaction, PreferencePair
@@ -30,12 +31,12 @@ class Roll:
 
     since: float  # users seen by then have no vote: they train
     taught: frozenset[str]  # those users, else sessions, else interactions
-    shares: Mapping[str, float]  # of the others held out: selection_share, confirmation_share
+    settings: EvaluateSettings  # with the shares of the others that are held out
 
 
 def sides_of(cycle: Cycle, items: Sequence[Interaction]) -> Split:
     """The sides of interactions."""
-    return _split(cycle, items, roll(cycle))
+    return _split(items, roll(cycle))
 
 
 def roll(cycle: Cycle) -> Roll:
@@ -56,41 +57,40 @@ def roll(cycle: Cycle) -> Roll:
 def _roll(cycle: Cycle) -> Roll:
     settings, voted = cycle.config.evaluate, cycle.voted
     groups = [[cycle.board.get(Interaction, name) for name in g.interaction_ids] for g in cycle.board.all(Cluster)]
-    known = Roll(since=voted.since, taught=_seen_by(cycle, voted.since), shares=_least(settings, voted.shares))
+    votes = {case.interaction_id: case for case in cases_of(cycle, chain.from_iterable(groups))}
+
+    def decided(items: Sequence[Interaction], who: Roll, tests: int, least_power: float = 0.0) -> bool:
+        cases = [votes[item.id] for item in _split(items, who).confirmation if item.id in votes]
+        asked = corrected(who.settings, tests)
+        strict = asked.model_copy(update={"min_power": max(least_power, asked.min_power)})
+        return evaluate.too_few(voters(cases), len(cases), strict) is None
+
+    known = Roll(since=voted.since, taught=_seen_by(cycle, voted.since), settings=_held(settings, voted.shares))
     if settings.test_then_train and voted.proven > voted.since:
-        alone = corrected(settings, len(groups))
-        strict = alone.model_copy(update={"min_power": max(GOOD_POWER, settings.min_power)})
-        could = [items for items in groups if _decided(cycle, items, known, alone)]
-        taught, least = _seen_by(cycle, voted.proven), _least(settings, voted.since_proof)
-        for fresh in _wider(Roll(since=voted.proven, taught=taught, shares=least), settings):
-            if could and all(_decided(cycle, items, fresh, strict) for items in could):
+        could = [items for items in groups if decided(items, known, len(groups))]
+        taught, least = _seen_by(cycle, voted.proven), _held(settings, voted.since_proof)
+        for fresh in _wider(Roll(since=voted.proven, taught=taught, settings=least)):
+            if could and all(decided(items, fresh, len(groups), GOOD_POWER) for items in could):
                 return fresh
-    for other in _wider(known, settings):
-        if any(_decided(cycle, items, other, settings) for items in groups):
-            return other
-    return known
+    return next((wide for wide in _wider(known) if any(decided(items, wide, 1) for items in groups)), known)
 
 
-def _wider(least: Roll, settings: EvaluateSettings) -> Iterator[Roll]:
+def _wider(least: Roll) -> Iterator[Roll]:
     """The same with more and more users who confirm."""
-    share = least.shares["confirmation_share"]
-    most = min(settings.most_confirmation, 1 - least.shares["selection_share"] - STEP)
     yield least
+    share = least.settings.confirmation_share
+    most = min(least.settings.most_confirmation, 1 - least.settings.selection_share - STEP)
     while (share := round(share + STEP, 4)) <= most:
-        yield replace(least, shares={**least.shares, "confirmation_share": share})
+        yield replace(least, settings=least.settings.model_copy(update={"confirmation_share": share}))
 
 
-def _least(settings: EvaluateSettings, held: Mapping[str, float]) -> dict[str, float]:
-    return {name: max(getattr(settings, name), held.get(name, 0.0)) for name in SHARES}
+def _held(settings: EvaluateSettings, shares: Mapping[str, float]) -> EvaluateSettings:
+    """With no smaller shares than those."""
+    return settings.model_copy(update={name: max(getattr(settings, name), shares.get(name, 0.0)) for name in SHARES})
 
 
-def _decided(cycle: Cycle, items: Sequence[Interaction], who: Roll, settings: EvaluateSettings) -> bool:
-    cases = cases_of(cycle, _split(cycle, items, who).confirmation)
-    return evaluate.too_few(voters(cases), len(cases), settings) is None
-
-
-def _split(cycle: Cycle, items: Sequence[Interaction], who: Roll) -> Split:
-    return split(items, cycle.config.evaluate.model_copy(update=dict(who.shares)), SPLIT_SALT, who.taught)
+def _split(items: Sequence[Interaction], who: Roll) -> Split:
+    return split(items, who.settings, SPLIT_SALT, who.taught)
 
 
 def _seen_by(cycle: Cycle, at: float) -> frozenset[str]:

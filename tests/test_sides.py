@@ -105,6 +105,20 @@ def test_who_trains_never_votes_again(store: Store) -> None:
     assert trained >= named(range(80))
 
 
+def test_a_log_from_the_future_takes_nobodys_vote(store: Store) -> None:
+    late = sample_log("late", f"{QUERY} late", BAD, "user-late", 4e9)
+    store.add_logs([late])
+    store.put_feedback([Feedback(id="f-late", target="late", at=4e9, kind="comment", comment="say how many days")])
+    add(store, range(200, 280))
+    cycle(store)
+    row = store.cycles(1)[0]
+    assert row.receipt["seen_until"] == row.started_at
+    add(store, range(600, 680))
+    trained, voted = cycle(store, build({**SETTINGS, "train": {"seed": 5}}), able=("rules", "expert"))
+    assert voted
+    assert not trained & voted
+
+
 def test_by_request_nobody_who_has_voted_trains(store: Store) -> None:
     add(store, range(200, 280))
     asked: dict[str, Json] = {"evaluate": {**CONFIG.evaluate.model_dump(mode="json"), "test_then_train": False}}
