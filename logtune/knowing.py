@@ -24,12 +24,17 @@ def earlier(cycle: Cycle, items: Sequence[Interaction]) -> list[Interaction]:
     return [item for item in items if item.at < cycle.base_since]
 
 
+async def base_answer(cycle: Cycle, item: Interaction) -> str:
+    """What the base model answers now; raises ModelError when it does not."""
+    return await answer.answer(cycle.tools.student, "base", "", prompt_of(item), max_tokens(cycle, item))
+
+
 async def answers(cycle: Cycle, items: Sequence[Interaction]) -> dict[str, str]:
     """Interaction id -> what the base model answers now; "" where it cannot, so that it is taken to know nothing."""
 
     async def ask(item: Interaction) -> str:
         try:
-            return await answer.answer(cycle.tools.student, "base", "", prompt_of(item), max_tokens(cycle, item))
+            return await base_answer(cycle, item)
         except LogtuneError as error:
             cycle.progress(f"gap: the base model does not answer {item.id}: {error.what}")
             return ""

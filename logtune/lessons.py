@@ -13,6 +13,7 @@ import numpy as np
 
 from logtune import incumbents
 from logtune.ids import digest, identified
+from logtune.knowing import base_answer
 from logtune.ports import Vectors
 from logtune.records import (
     Adapter,
@@ -26,8 +27,8 @@ from logtune.records import (
     Signal,
 )
 from logtune.runner import Cycle, Unit
-from logtune.stages import answer, distill, implicit, ledger
 from logtune.stages import cluster as clustering
+from logtune.stages import distill, implicit, ledger
 from logtune.stages import filter as filtering
 from logtune.stages import interactions as joining
 from logtune.stages import pairs as pairing
@@ -37,7 +38,6 @@ from logtune.stages.prompted import in_words
 from logtune.views import (
     ended,
     given,
-    max_tokens,
     prompt_of,
     rules_by_interaction,
     signals_of,
@@ -206,22 +206,18 @@ def _contrasted(cycle: Cycle, item: Interaction, pair: PreferencePair) -> Callab
     """The pair with what the base model says, which training starts from and which never said what an adapter said."""
 
     async def work() -> Sequence[Derived]:
-        base = (await _base_answer(cycle, item)).strip()
+        base = (await base_answer(cycle, item)).strip()
         known = base == pair.chosen.strip()
         return [pair if known else identified(replace(pair, id="", contrast=base))]
 
     return work
 
 
-async def _base_answer(cycle: Cycle, item: Interaction) -> str:
-    return await answer.answer(cycle.tools.student, "base", "", prompt_of(item), max_tokens(cycle, item))
-
-
 def _keep(cycle: Cycle, item: Interaction) -> Callable[[], Awaitable[Sequence[Derived]]]:
     """What an adapter already does right, against what the base model would say: so that the next one keeps it."""
 
     async def work() -> Sequence[Derived]:
-        pair = pairing.build(item, (), item.answer, await _base_answer(cycle, item), "on_policy")
+        pair = pairing.build(item, (), item.answer, await base_answer(cycle, item), "on_policy")
         return [] if pair is None else [pair]
 
     return work
