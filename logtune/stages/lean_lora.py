@@ -58,9 +58,10 @@ def _forward(layer: "LoraLinear") -> Callable[..., torch.Tensor]:
     return MethodType(forward, layer)
 
 
-def attention(model: torch.nn.Module, tokens: int) -> AbstractContextManager[None]:
-    """How rows of so many tokens attend: the fused kernel's way back is slow on a processor when they are short."""
-    checkpointed = getattr(model, "is_activation_checkpointing", False)  # would go back by another kernel than forth
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    short = on_cpu and not checkpointed and tokens <= SHORT
+def attention(ids: torch.Tensor, *, checkpointed: bool) -> AbstractContextManager[None]:
+    """How rows of tokens (B, T) attend: the fused kernel's way back is slow on a processor when they are short.
+
+    `checkpointed`: what a layer computed is computed again on the way back, outside of this, so by the usual kernel.
+    """
+    short = ids.device.type == "cpu" and not checkpointed and ids.shape[1] <= SHORT
     return cast("AbstractContextManager[None]", sdpa_kernel([SDPBackend.MATH])) if short else nullcontext()

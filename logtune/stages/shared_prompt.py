@@ -42,15 +42,18 @@ class Scored:
     aux_loss: None = None
 
 
-def share_prompts(model: "PreTrainedModel") -> None:
-    """Make `model(..., labels=..., fused_lm_head=True)` compute each prompt once; any other call stays as it was."""
+def share_prompts(model: "PreTrainedModel", *, checkpointed: bool = False) -> None:
+    """Make `model(..., labels=..., fused_lm_head=True)` compute each prompt once; any other call stays as it was.
+
+    `checkpointed`: the model is trained with gradient checkpointing.
+    """
     original = cast("Callable[..., object]", model.forward)
 
     def forward(self: "PreTrainedModel", *args: object, **kwargs: object) -> object:
         ids, labels = kwargs.get("input_ids"), kwargs.get("labels")
         if not kwargs.get("fused_lm_head") or not isinstance(ids, torch.Tensor) or not isinstance(labels, torch.Tensor):
             return original(*args, **kwargs)
-        return _score(self, pack(ids, cast("torch.Tensor", kwargs["attention_mask"]), labels), ids.shape)
+        return _score(self, pack(ids, cast("torch.Tensor", kwargs["attention_mask"]), labels), ids.shape, checkpointed)
 
     model.forward = MethodType(forward, model)
 
@@ -91,9 +94,9 @@ def _padded(row: torch.Tensor, width: int, value: int) -> torch.Tensor:
     return torch.nn.functional.pad(row.cpu().long(), (0, width - len(row)), value=value)
 
 
-def _score(model: "PreTrainedModel", packed: Packed, shape: torch.Size) -> Scored:
+def _score(model: "PreTrainedModel", packed: Packed, shape: torch.Size, checkpointed: bool) -> Scored:
     backbone = cast("Callable[..., object]", model.base_model)
-    with attention(model, packed.ids.shape[1]):
+    with attention(packed.ids, checkpointed=checkpointed):
         states = backbone(
             input_ids=packed.ids, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
         ).last_hidden_state  # type: ignore[attr-defined]  # a model output

@@ -331,7 +331,8 @@ def _expert(
         """TRL's trainer with its forward replaced as soon as TRL has put its own in place."""
 
         def _precompute_ref_logps(self, dataset: "Dataset", name: str, batch_size: int) -> "Dataset":
-            share_prompts(cast("PreTrainedModel", cast("PeftModel", self.model).get_base_model()))
+            base = cast("PreTrainedModel", cast("PeftModel", self.model).get_base_model())
+            share_prompts(base, checkpointed=settings.gradient_checkpointing)
             return super()._precompute_ref_logps(dataset, name, batch_size)
 
     return SharedPromptTrainer(
