@@ -160,9 +160,10 @@ class EvaluateSettings(Settings):
     confirmation_share: Share = 0.2
     """Share of users whose interactions confirm it, once."""
     most_confirmation: Share = 0.4
-    """Share of users who confirm, at most, where `confirmation_share` of them are too few to decide anything."""
-    test_then_train: bool = True
-    """Users who have voted on what was proven train from the next cycle on, where enough new ones can vote."""
+    """Share of new users who confirm, at most, where `confirmation_share` of them are too few to decide anything."""
+    test_then_train: bool = False
+    """Users who have voted on what was proven train from the next cycle on, where enough new ones can vote; else a user
+    has the same side in all cycles."""
     min_cases: Positive = 8
     """Fewer confirmation cases decide nothing (not_enough_data)."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
@@ -257,7 +258,7 @@ UNO: Mapping[str, Mapping[str, Json]] = {
         "batch": 32, "dropout": 0.05, "weight_decay": 1e-4, "max_pairs": 1_000_000,
     },
     "evaluate": {
-        "selection_share": 0.0, "confirmation_share": 0.2, "most_confirmation": 0.2, "test_then_train": False,
+        "selection_share": 0.0, "confirmation_share": 0.2, "most_confirmation": 0.2,
         "min_cases": 1, "min_win_rate": 0.53, "rule": "rate",
         "unit": "case", "min_bleu": 0.05, "max_degenerate": 1.0, "judge_samples": 3,
     },

@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 from logtune import candidates, experiments, holdings, lessons, rebasing, trusting
 from logtune.config import Config
@@ -42,9 +42,9 @@ from logtune.records import (
     Standing,
     Verdict,
 )  # fmt: skip
-from logtune.runner import Board, Counts, Cycle, Prompted, Stage, Voted, run_stage
-from logtune.served import SHARES, accepted_lessons, aged_lessons, served_rules, voted
-from logtune.sides import roll
+from logtune.runner import Board, Counts, Cycle, Prompted, Stage, run_stage
+from logtune.served import accepted_lessons, aged_lessons, read_voted, served_rules, voted
+from logtune.sides import settled
 
 TRAIN = Stage(
     name="train", version=f"2.{PROMPTS}", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False,
@@ -121,10 +121,8 @@ def run_cycle(
 def _kept(row: CycleRow, cycle: Cycle) -> dict[str, Json]:
     """What a cycle tells later ones beside what it did."""
     told = {name: row.receipt[name] for name in rebasing.KEPT if name in row.receipt}
-    who, seen = roll(cycle), max((log.at for log in cycle.logs.values()), default=0.0)
-    seen_until = min(seen, row.started_at)  # a log from the future says nothing of who comes after
-    shares = who.settings.model_dump(include=set(SHARES))
-    return {**told, "voters_since": who.since, "seen_until": seen_until, "shares": shares}
+    seen = max((log.at for log in cycle.logs.values()), default=0.0)
+    return {**told, "voted": cast("Json", asdict(settled(cycle, seen))), "seen_until": seen}
 
 
 def dry_run(store: Store, tools: Tools, config: Config) -> list[tuple[Interaction, Decision]]:
@@ -198,7 +196,7 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
         before=before, earlier=tuple(earlier), routes=routes, progress=progress, prompted=_prompted(store, row),
         ledger=RuleLedger(store).every(), lessons=lessons, aged=aged_lessons(store, taught, logs),
         base_since=rebasing.of_cycle(row, tools.base_fingerprint).since,
-        voted=Voted(**cast("dict[str, Any]", row.receipt.get("voted") or {})),
+        voted=read_voted(row.receipt.get("voted") or {}),
     )  # fmt: skip
 
 

@@ -74,14 +74,16 @@ class Prompted:
     rules: tuple[Rule, ...] = ()  # told by kind "rules"
 
 
+Shares = tuple[float, float]  # of users who choose the checkpoint, and who confirm it
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voted:
-    """Who has voted at the gate, as earlier cycles say; times are those of logs, shares of users by their setting."""
+    """Who has which side at the gate, as earlier cycles say; times are those of logs."""
 
-    since: float = 0.0  # users seen by then train, and vote no more
-    proven: float = 0.0  # users seen by then had voted when something was last proven
-    shares: Mapping[str, float] = field(default_factory=dict)  # held out from the users after `since`
-    since_proof: Mapping[str, float] = field(default_factory=dict)  # held out by the cycles after that proof
+    epochs: tuple[tuple[float, Shares], ...] = ()  # users first seen up to a time: their shares
+    since: float = 0.0  # users first seen by then had a vote once, and train
+    proven: float = 0.0  # users first seen by then had one when something was last proven
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

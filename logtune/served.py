@@ -2,12 +2,13 @@
 
 store, Deployment -> Rule*        for the gateway that serves them, and for the gate whose baseline they are
 store -> ids of PreferencePair*   by cluster name: what those that served have learned
-store -> Voted: who has voted at the gate, as earlier cycles say
+store -> Voted: who has which side at the gate, as earlier cycles say
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Container, Mapping, Sequence
-from typing import cast
+from collections.abc import Collection, Container, Sequence
+from dataclasses import replace
+from typing import Any, cast
 
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
@@ -31,7 +32,6 @@ from logtune.statistics import uniform
 
 LESSON_SALT = "logtune-lessons"  # fixed: the same lessons are checked in every cycle
 MOST_DEPLOYMENTS = 10_000  # read back; a weekly deployment of a hundred clusters takes two years to get there
-SHARES = ("selection_share", "confirmation_share")  # settings, and keys of a receipt
 MOST_CYCLES = 100  # looked back for what the last ones said
 
 
@@ -123,19 +123,15 @@ def aged_lessons(store: Store, pair_ids: Collection[str], logs: Container[str]) 
 
 
 def voted(store: Store) -> Voted:
-    """Who has voted at the gate, from the receipts of finished cycles."""
+    """Who has which side at the gate, from the receipts of finished cycles."""
     told = [row.receipt for row in store.cycles(MOST_CYCLES)]  # the newest first
-    proof = next((number for number, one in enumerate(told) if one.get("deployed") and "seen_until" in one), len(told))
-    every = [cast("dict[str, float]", one.get("shares") or {}) for one in told]
-    after = {name: max((shares.get(name, 0.0) for shares in every[:proof]), default=0.0) for name in SHARES}
-    return Voted(
-        since=next((_number(one, "voters_since") for one in told if "voters_since" in one), 0.0),
-        proven=_number(told[proof], "seen_until") if proof < len(told) else 0.0,
-        shares=next((shares for shares in every if shares), {}),
-        since_proof=after,
-    )
+    kept = next((one["voted"] for one in told if "seen_until" in one), {})
+    proofs = (one["seen_until"] for one in told if one.get("deployed") and "seen_until" in one)
+    return replace(read_voted(kept), proven=cast("float", next(proofs, 0.0)))
 
 
-def _number(receipt: Mapping[str, Json], name: str) -> float:
-    value = receipt.get(name)
-    return float(value) if isinstance(value, (int, float)) else 0.0
+def read_voted(kept: Json) -> Voted:
+    """As a receipt holds it."""
+    found = cast("dict[str, Any]", kept)
+    epochs = tuple((until, (choose, confirm)) for until, (choose, confirm) in found.get("epochs", ()))
+    return Voted(epochs=epochs, since=found.get("since", 0.0), proven=found.get("proven", 0.0))

@@ -1,9 +1,9 @@
 """The sides of the gate in a cycle: who teaches, who chooses, who confirms, and what the held-out ones are asked.
 
-cycle, Interaction* -> Split, Case*
+cycle, Interaction* -> Split, Case*        at its end -> Voted, for the cycles after it
 
-Test, then train: whose votes have proven what serves trains from the next cycle on, where enough new users can vote.
-(Known from data streams as prequential evaluation, Dawid 1984: each case is tested before it is learned.)
+A user keeps the side that the shares of their first cycle gave. `test_then_train` lets those who had a vote when
+something was proven train from the next cycle on (each case is tested, then learned: prequential, Dawid 1984).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 from logtune.config import EvaluateSettings
-from logtune.records import Cluster, Decision, Interaction, PreferencePair
-from logtune.runner import Cycle
-from logtune.served import SHARES
+from logtune.records import Adapter, Cluster, Decision, Evaluation, Interaction, PreferencePair
+from logtune.runner import Cycle, Shares, Voted
 from logtune.stages import evaluate
 from logtune.stages import pairs as pairing
 from logtune.stages.held_out import Split, split
@@ -21,17 +20,18 @@ from logtune.statistics import unit_of
 from logtune.views import prompt_of, rules_by_interaction, signals_of
 
 STEP = 0.05  # by which the share of users who confirm grows
-SPLIT_SALT = "logtune-gate"  # fixed: a user who is new is on the same side in every cycle
+SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
 GOOD_POWER = 0.8  # chance to prove a good candidate with new users alone, from which on the earlier voters train
+TRAINS: Shares = (0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Roll:
     """Who may vote in a cycle."""
 
-    since: float  # users seen by then have no vote: they train
-    taught: frozenset[str]  # those users, else sessions, else interactions
-    settings: EvaluateSettings  # with the shares of the others that are held out
+    since: float  # users first seen by then train
+    settled: Mapping[str, Shares]  # users, else sessions, else interactions, of earlier cycles
+    settings: EvaluateSettings  # with the shares of all others
 
 
 def sides_of(cycle: Cycle, items: Sequence[Interaction]) -> Split:
@@ -42,10 +42,9 @@ def sides_of(cycle: Cycle, items: Sequence[Interaction]) -> Split:
 def roll(cycle: Cycle) -> Roll:
     """Who may vote, settled once a cycle.
 
-    Who had a vote when something was last proven trains, if for every cluster that could be decided with all voters new
-    users are enough at GOOD_POWER: a service whose users are always the same goes on with those it has. Where too few
-    confirm for that, or for any decision, more of the new ones do, up to `most_confirmation`. Who trains never votes
-    again, and who has confirmed since the last proof does not train.
+    Where so few confirm that no cluster can be decided, more of the new users do, up to `most_confirmation`. With
+    `test_then_train` the earlier voters train, if for every cluster that could be decided with them new users are
+    enough at GOOD_POWER: a service whose users are always the same goes on with those it has.
     """
     if "roll" not in cycle.kept:
         cycle.kept["roll"] = _roll(cycle)
@@ -55,7 +54,7 @@ def roll(cycle: Cycle) -> Roll:
 
 
 def _roll(cycle: Cycle) -> Roll:
-    settings, voted = cycle.config.evaluate, cycle.voted
+    settings, voted, first = cycle.config.evaluate, cycle.voted, _first_seen(cycle)
     groups = [[cycle.board.get(Interaction, name) for name in g.interaction_ids] for g in cycle.board.all(Cluster)]
     votes = {case.interaction_id: case for case in cases_of(cycle, chain.from_iterable(groups))}
 
@@ -65,18 +64,18 @@ def _roll(cycle: Cycle) -> Roll:
         strict = asked.model_copy(update={"min_power": max(least_power, asked.min_power)})
         return evaluate.too_few(voters(cases), len(cases), strict) is None
 
-    known = Roll(since=voted.since, taught=_seen_by(cycle, voted.since), settings=_held(settings, voted.shares))
+    known = Roll(since=voted.since, settled=_settled(voted, first, voted.since), settings=settings)
     if settings.test_then_train and voted.proven > voted.since:
         could = [items for items in groups if decided(items, known, len(groups))]
-        taught, least = _seen_by(cycle, voted.proven), _held(settings, voted.since_proof)
-        for fresh in _wider(Roll(since=voted.proven, taught=taught, settings=least)):
-            if could and all(decided(items, fresh, len(groups), GOOD_POWER) for items in could):
-                return fresh
+        fresh = replace(known, since=voted.proven, settled=_settled(voted, first, voted.proven))
+        for wide in _wider(fresh):
+            if could and all(decided(items, wide, len(groups), GOOD_POWER) for items in could):
+                return wide
     return next((wide for wide in _wider(known) if any(decided(items, wide, 1) for items in groups)), known)
 
 
 def _wider(least: Roll) -> Iterator[Roll]:
-    """The same with more and more users who confirm."""
+    """The same with more and more new users who confirm."""
     yield least
     share = least.settings.confirmation_share
     most = min(least.settings.most_confirmation, 1 - least.settings.selection_share - STEP)
@@ -84,19 +83,39 @@ def _wider(least: Roll) -> Iterator[Roll]:
         yield replace(least, settings=least.settings.model_copy(update={"confirmation_share": share}))
 
 
-def _held(settings: EvaluateSettings, shares: Mapping[str, float]) -> EvaluateSettings:
-    """With no smaller shares than those."""
-    return settings.model_copy(update={name: max(getattr(settings, name), shares.get(name, 0.0)) for name in SHARES})
+def settled(cycle: Cycle, until: float) -> Voted:
+    """What later cycles have to know; `until`: the last log that this one knew. Where nothing was tried nobody has a
+    side yet.
+    """
+    who, epochs = roll(cycle), cycle.voted.epochs
+    tried = any(found.win_rate is not None for found in cycle.board.all(Evaluation)) or cycle.board.all(Adapter)
+    if tried and until > (epochs[-1][0] if epochs else 0.0):
+        shares = (who.settings.selection_share, who.settings.confirmation_share)
+        same = bool(epochs) and epochs[-1][1] == shares
+        epochs = (*(epochs[:-1] if same else epochs), (until, shares))
+    return replace(cycle.voted, epochs=epochs, since=who.since)
+
+
+def _settled(voted: Voted, first: Mapping[str, float], since: float) -> dict[str, Shares]:
+    """The shares of those who came in earlier cycles."""
+    return {unit: found for unit, at in first.items() if (found := _shares(voted, at, since)) is not None}
+
+
+def _shares(voted: Voted, at: float, since: float) -> Shares | None:
+    return TRAINS if since and at <= since else next((shares for until, shares in voted.epochs if at <= until), None)
+
+
+def _first_seen(cycle: Cycle) -> dict[str, float]:
+    """User, else session, else interaction -> time: also of those whose lessons are all that is still read of them."""
+    first: dict[str, float] = {}
+    for item in (*cycle.board.all(Interaction), *cycle.aged.values()):
+        unit = unit_of(item.user, item.session, item.id)
+        first[unit] = min(item.at, first.get(unit, item.at))
+    return first
 
 
 def _split(items: Sequence[Interaction], who: Roll) -> Split:
-    return split(items, who.settings, SPLIT_SALT, who.taught)
-
-
-def _seen_by(cycle: Cycle, at: float) -> frozenset[str]:
-    """Users, else sessions, else interactions: also those whose lessons are all that is still read of them."""
-    seen = (*cycle.board.all(Interaction), *cycle.aged.values()) if at else ()
-    return frozenset(unit_of(item.user, item.session, item.id) for item in seen if item.at <= at)
+    return split(items, who.settings, SPLIT_SALT, who.settled)
 
 
 def voters(cases: Iterable[evaluate.Case]) -> int:

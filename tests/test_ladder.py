@@ -331,12 +331,11 @@ def test_rules_that_serve_are_the_baseline_of_the_next_cycle(store: Store) -> No
 
 
 def test_what_rules_of_held_out_users_taught_is_no_lesson_of_the_next_adapter(store: Store) -> None:
-    keeping = {**cast("dict[str, Json]", SETTINGS.get("evaluate", {})), "test_then_train": False}
     cycle(store, tools(store, student("rules")))
     assert serves(store)[0] == "rules"
     add(store, range(200, 320))
     executor = FakeExecutor()
-    cycle(store, tools(store, student("rules", "expert"), executor), build({**SETTINGS, "evaluate": keeping}))
+    cycle(store, tools(store, student("rules", "expert"), executor))
     trained = {pair.id for job in executor.jobs for pair in job.pairs}
     learned = {pair.interaction_id for pair in store.load(PreferencePair, sorted(trained))}
     held_out = {member for found in store.list(Evaluation, limit=1000) for member in found.interaction_ids}

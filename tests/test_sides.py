@@ -1,7 +1,8 @@
-"""Who votes at the gate: held-out users, until they have voted on what was proven and enough new ones are there."""
+"""Who votes at the gate: a user has one side for ever, or trains once they have voted and enough new ones are there."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import pytest
 from test_ladder import BAD, QUERY, SETTINGS, add, student, tools
@@ -10,12 +11,13 @@ from logtune import pipeline
 from logtune.config import Config, build
 from logtune.edges.store import Store
 from logtune.records import Evaluation, Feedback, Interaction, Json, PreferencePair
-from logtune.sides import SPLIT_SALT
+from logtune.sides import SPLIT_SALT, TRAINS
 from logtune.stages.held_out import split
 from logtune.statistics import unit_of
 from logtune.testing import FakeExecutor, sample_log
 
-CONFIG = build(SETTINGS)
+LEARNING: dict[str, Json] = {**SETTINGS, "evaluate": {"test_then_train": True}}
+CONFIG, LEARNS = build(SETTINGS), build(LEARNING)
 
 
 @pytest.fixture
@@ -46,13 +48,23 @@ def named(numbers: range) -> set[str]:
     return {f"user-{number}" for number in numbers}
 
 
-def since(store: Store) -> object:
-    return store.cycles(1)[0].receipt["voters_since"]
+def voted_by(store: Store) -> dict[str, Json]:
+    return cast("dict[str, Json]", store.cycles(1)[0].receipt["voted"])
+
+
+def since(store: Store) -> Json:
+    return voted_by(store)["since"]
+
+
+def confirming(store: Store) -> float:
+    """The share of the newest users."""
+    epochs = cast("list[tuple[float, tuple[float, float]]]", voted_by(store)["epochs"])
+    return epochs[-1][1][1]
 
 
 def test_who_voted_on_what_was_proven_trains_in_the_next_cycle(store: Store) -> None:
     add(store, range(200, 280))
-    trained, voted = cycle(store, able=("rules", "expert"))
+    trained, voted = cycle(store, LEARNS, able=("rules", "expert"))
     assert trained >= named(range(80))
     assert voted
     assert voted < named(range(200, 280))
@@ -61,17 +73,17 @@ def test_who_voted_on_what_was_proven_trains_in_the_next_cycle(store: Store) -> 
 
 def test_of_few_new_users_more_confirm_before_those_who_have_voted_vote_again(store: Store) -> None:
     add(store, range(200, 235))
-    trained, voted = cycle(store, able=("rules", "expert"))
+    trained, voted = cycle(store, LEARNS, able=("rules", "expert"))
     assert len(voted) >= 12  # enough for a good chance
     assert voted < named(range(200, 235))
     assert trained >= named(range(80))
-    assert store.cycles(1)[0].receipt["shares"]["confirmation_share"] > CONFIG.evaluate.confirmation_share
+    assert confirming(store) > CONFIG.evaluate.confirmation_share
 
 
 def test_without_enough_new_users_the_same_ones_vote_again(store: Store) -> None:
     first = users(store, {name for found in store.list(Evaluation, limit=9) for name in found.interaction_ids})
     add(store, range(200, 205))
-    trained, voted = cycle(store, able=("rules", "expert"))
+    trained, voted = cycle(store, LEARNS, able=("rules", "expert"))
     assert first <= voted
     assert not trained & voted
     assert since(store) == 0
@@ -86,20 +98,20 @@ def test_a_new_request_of_someone_who_has_voted_is_no_new_vote(store: Store) -> 
     ]
     store.put_feedback(told)
     add(store, range(500, 580))
-    _, voted = cycle(store, able=("rules", "expert"))
+    _, voted = cycle(store, LEARNS, able=("rules", "expert"))
     assert voted
     assert voted < named(range(500, 580))
 
 
 def test_who_trains_never_votes_again(store: Store) -> None:
     add(store, range(200, 280))
-    cycle(store)
+    cycle(store, LEARNS)
     passed = since(store)
     assert passed == 1e9 + 79
-    cycle(store, build({**SETTINGS, "train": {"seed": 3}}), able=("rules", "expert"))  # nobody new since
+    cycle(store, build({**LEARNING, "train": {"seed": 3}}), able=("rules", "expert"))  # nobody new since
     assert since(store) == passed
     add(store, range(600, 602))
-    trained, voted = cycle(store, build({**SETTINGS, "train": {"seed": 4}}), able=("rules", "expert"))
+    trained, voted = cycle(store, build({**LEARNING, "train": {"seed": 4}}), able=("rules", "expert"))
     assert since(store) == passed
     assert not voted & named(range(80))
     assert trained >= named(range(80))
@@ -110,38 +122,51 @@ def test_a_log_from_the_future_takes_nobodys_vote(store: Store) -> None:
     store.add_logs([late])
     store.put_feedback([Feedback(id="f-late", target="late", at=4e9, kind="comment", comment="say how many days")])
     add(store, range(200, 280))
-    cycle(store)
-    row = store.cycles(1)[0]
-    assert row.receipt["seen_until"] == row.started_at
+    cycle(store, LEARNS)
     add(store, range(600, 680))
-    trained, voted = cycle(store, build({**SETTINGS, "train": {"seed": 5}}), able=("rules", "expert"))
+    trained, voted = cycle(store, build({**LEARNING, "train": {"seed": 5}}), able=("rules", "expert"))
     assert voted
     assert not trained & voted
 
 
-def test_by_request_nobody_who_has_voted_trains(store: Store) -> None:
+def test_by_default_nobody_who_has_voted_trains(store: Store) -> None:
     add(store, range(200, 280))
-    asked: dict[str, Json] = {"evaluate": {**CONFIG.evaluate.model_dump(mode="json"), "test_then_train": False}}
-    trained, voted = cycle(store, build({**SETTINGS, **asked}), able=("rules", "expert"))
+    trained, voted = cycle(store, able=("rules", "expert"))
     first = users(store, {name for found in store.list(Evaluation, limit=99) for name in found.interaction_ids})
     assert voted & named(range(80))
     assert not trained & first
+    assert since(store) == 0
 
 
-def test_where_too_few_confirm_more_do_until_something_can_be_decided(tmp_path: Path) -> None:
+@pytest.mark.parametrize("config", [CONFIG, LEARNS])
+def test_where_too_few_confirm_more_do_and_the_usual_share_of_those_who_come_later(
+    tmp_path: Path, config: Config
+) -> None:
     few = Store(f"sqlite:///{tmp_path / 'few.db'}")
     add(few, range(26))
-    trained, voted = cycle(few, able=("rules", "expert"))
+    trained, voted = cycle(few, config, able=("rules", "expert"))
     assert 8 <= len(voted) <= 10
     assert not trained & voted
-    share = few.cycles(1)[0].receipt["shares"]
-    assert share == {"selection_share": 0.1, "confirmation_share": pytest.approx(0.3, abs=0.11)}
-    assert share["confirmation_share"] > CONFIG.evaluate.confirmation_share
-    add(few, range(1000, 1100))  # enough: the usual share of the new ones, and who has voted trains
-    trained, later = cycle(few, build({**SETTINGS, "train": {"seed": 1}}), able=("rules", "expert"))
-    assert few.cycles(1)[0].receipt["shares"]["confirmation_share"] == CONFIG.evaluate.confirmation_share
-    assert voted <= trained
-    assert later < named(range(1000, 1100))
+    assert CONFIG.evaluate.confirmation_share < confirming(few) <= CONFIG.evaluate.most_confirmation
+    add(few, range(1000, 1100))
+    later_config = build({**SETTINGS, "evaluate": {"test_then_train": config is LEARNS}, "train": {"seed": 1}})
+    later_trained, later = cycle(few, later_config, able=("rules", "expert"))
+    assert confirming(few) == CONFIG.evaluate.confirmation_share
+    if config is LEARNS:
+        assert voted <= later_trained
+        assert later < named(range(1000, 1100))
+    else:
+        assert voted <= later
+        assert trained <= later_trained
+    assert not later_trained & later
+
+
+def test_more_users_confirm_only_of_those_who_have_no_side_yet(store: Store) -> None:
+    first = users(store, {name for found in store.list(Evaluation, limit=9) for name in found.interaction_ids})
+    trained, voted = cycle(store, build({**SETTINGS, "evaluate": {"min_cases": 40}, "train": {"seed": 1}}))
+    assert not trained
+    assert voted == first
+    assert voted_by(store)["epochs"] == [[1e9 + 79, [0.1, 0.2]]]
 
 
 def test_who_confirmed_for_nothing_does_not_train_when_there_are_more_users(tmp_path: Path) -> None:
@@ -160,7 +185,7 @@ def test_the_share_of_the_settings_may_be_held_to(tmp_path: Path) -> None:
     few = Store(f"sqlite:///{tmp_path / 'few.db'}")
     add(few, range(20))
     _, voted = cycle(few, build({**SETTINGS, "evaluate": {"most_confirmation": 0.2}}), able=("rules", "expert"))
-    assert few.cycles(1)[0].receipt["shares"]["confirmation_share"] == CONFIG.evaluate.confirmation_share
+    assert voted_by(few)["epochs"] == []  # nothing was tried, so nobody has a side yet
     assert len(voted) < 8
 
 
@@ -172,7 +197,7 @@ def test_of_users_who_have_voted_all_train() -> None:
         )
         for n in range(100)
     ]  # fmt: skip
-    taught = {unit_of(item.user, None, item.id) for item in items[:50]}
+    taught = dict.fromkeys((unit_of(item.user, None, item.id) for item in items[:50]), TRAINS)
     sides = split(items, CONFIG.evaluate, SPLIT_SALT, taught)
     before = split(items, CONFIG.evaluate, SPLIT_SALT)
     assert {*items[:50]} <= {*sides.train}

@@ -1,11 +1,11 @@
 """Interaction* -> train, selection, confirmation: who teaches, who chooses the checkpoint, who confirms it once.
 
-By the salted hash of the user, else the session, else the interaction: the same side in every cycle, until they have
-voted and train.
+By the salted hash of the user, else the session, else the interaction: the same side in every cycle.
 """
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from logtune.config import EvaluateSettings
 from logtune.errors import InputError
@@ -23,11 +23,12 @@ class Split:
 
 
 def split(
-    interactions: Sequence[Interaction], settings: EvaluateSettings, salt: str, taught: Container[str] = ()
-) -> Split:
+    interactions: Sequence[Interaction], settings: EvaluateSettings, salt: str,
+    settled: Mapping[str, tuple[float, float]] = MappingProxyType({}),
+) -> Split:  # fmt: skip
     """Interactions by the salted hash of their user, else session, else id: the same side in every cycle.
 
-    Of `taught` (units as `unit_of` names them) all train: they have voted already.
+    `settled`: shares (selection, confirmation) of units, as `unit_of` names them, that came while others held.
 
     Both held-out sides have their own end of the hash: changing one share moves users to or from `train` alone.
     Where a conversation began before its user was known, both units may fall on different sides; then what of it would
@@ -40,10 +41,10 @@ def split(
     sides: dict[str, list[Interaction]] = {"train": [], "selection": [], "confirmation": []}
     for item in interactions:
         unit = unit_of(item.user, item.session, item.id)
+        choose, confirm = settled.get(unit, (settings.selection_share, settings.confirmation_share))
         place = uniform("split", salt, unit)
-        held = "confirmation" if place < settings.confirmation_share else "train"
-        side = "selection" if place >= 1 - settings.selection_share else held
-        sides["train" if unit in taught else side].append(item)
+        held = "confirmation" if place < confirm else "train"
+        sides["selection" if place >= 1 - choose else held].append(item)
     torn = _torn(sides)
     return Split(**{name: tuple(i for i in items if i.id not in torn) for name, items in sides.items()})
 
