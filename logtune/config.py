@@ -5,7 +5,7 @@ Precedence: arguments of the command > environment (LOGTUNE_STORE__URL=...) > fi
 
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, cast
@@ -291,21 +291,35 @@ def load(path: Path | None = None, overrides: Mapping[str, Json] | None = None) 
             ) from error
     elif path is not None:
         raise ConfigError(f"there is no config file {path}", "logtune init writes one")
-    return build(_merge(_merge(tree, _from_environment()), _nested(overrides or {})), str(chosen))
+    given, around = _nested(overrides or {}), _from_environment()
+    layers = {"--set": given, "the environment": around, str(chosen): tree}
+    return _built(_merge(_merge(tree, around), given), layers)
 
 
 def build(tree: Mapping[str, Json], source: str = "settings") -> Config:
     """A Config from a nested mapping; `source` is named in errors."""
+    return _built(tree, {source: tree})
+
+
+def _built(tree: Mapping[str, Json], layers: Mapping[str, Mapping[str, Json]]) -> Config:
+    """`layers`: where what was said, the strongest first."""
     preset = PRESETS.get(str(tree.get("preset", "default")), {})
     merged = _merge(cast("dict[str, Json]", {key: dict(value) for key, value in preset.items()}), tree)
     try:
         return Config.model_validate(merged)
     except ValidationError as error:
-        raise ConfigError(*_explain(error, source)) from error
+        raise ConfigError(*_explain(error, layers)) from error
 
 
-def _explain(error: ValidationError, source: str) -> tuple[str, str]:
+def _says(tree: object, path: Sequence[int | str]) -> bool:
+    if not path:
+        return True
+    return isinstance(tree, Mapping) and path[0] in tree and _says(tree[str(path[0])], path[1:])
+
+
+def _explain(error: ValidationError, layers: Mapping[str, Mapping[str, Json]]) -> tuple[str, str]:
     first = error.errors()[0]
+    source = next((name for name, tree in layers.items() if _says(tree, first["loc"])), [*layers][-1])
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         section: type[BaseModel] = Config

@@ -67,6 +67,20 @@ def test_a_variable_without_a_section_is_none_of_ours(monkeypatch: pytest.Monkey
     assert load() == Config()
 
 
+def test_a_refused_value_is_told_with_where_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "logtune.toml"
+    file.write_text("[train]\nepochs = 0\nbatch = 8\n")
+    with pytest.raises(ConfigError, match=r"^.*logtune.toml: train.epochs = 0 is not allowed"):
+        load(file)
+    with pytest.raises(ConfigError, match=r"^--set: train.epochs = -1 is not allowed"):
+        load(file, {"train.epochs": -1})
+    with pytest.raises(ConfigError, match=r"^--set: unknown key 'train.bacth'"):
+        load(file, {"train.epochs": 3, "train.bacth": 4})
+    monkeypatch.setenv("LOGTUNE_TRAIN__EPOCHS", "-7")
+    with pytest.raises(ConfigError, match=r"^the environment: train.epochs = -7 is not allowed"):
+        load(file)
+
+
 @pytest.mark.parametrize("preset", [name for name, sections in PRESETS.items() if sections])
 def test_a_preset_changes_defaults(preset: str) -> None:
     made = build({"preset": preset})
