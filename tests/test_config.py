@@ -77,7 +77,7 @@ def test_a_refused_value_is_told_with_where_it_was_given(tmp_path: Path, monkeyp
     with pytest.raises(ConfigError, match=r"^--set: unknown key 'train.bacth'"):
         load(file, {"train.epochs": 3, "train.bacth": 4})
     monkeypatch.setenv("LOGTUNE_TRAIN__EPOCHS", "-7")
-    with pytest.raises(ConfigError, match=r"^the environment: train.epochs = -7 is not allowed"):
+    with pytest.raises(ConfigError, match=r"^the environment: train.epochs = '-7' is not allowed"):
         load(file)
 
 
