@@ -6,6 +6,7 @@ import http.client
 import json
 import socket
 import threading
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -360,3 +361,11 @@ STREAM = (
     + chunk_line({}, "stop")
     + b"data: [DONE]\n\n"
 )
+
+
+def until_stored(kit: Kit, count: int) -> None:
+    """Wait until there are `count` records and nothing is left in the spool, which is emptied beside requests."""
+    kit.store.wait(count)
+    end = time.monotonic() + WAIT_S
+    while json.loads(post(kit.url, "/readyz", b"", "GET")[2])["waiting"]:
+        assert time.monotonic() < end, "the spool does not empty"

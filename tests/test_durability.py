@@ -11,14 +11,13 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
 import pytest
 import sample_cycle
-from gateway_kit import WAIT_S, Kit, gateway, post, settings
+from gateway_kit import WAIT_S, Kit, gateway, post, settings, until_stored
 
 from logtune.app.cli import main
 from logtune.app.doctor import _spool
@@ -45,13 +44,6 @@ def ask(kit: Kit, text: str, *, stream: bool = False) -> tuple[int, dict[str, st
 
 def asked(store: Store) -> list[str]:
     return [record.request["messages"][-1]["content"] for record in store.logs()]  # type: ignore[index,call-overload]
-
-
-def until_stored(kit: Kit, count: int) -> None:
-    kit.store.wait(count)
-    end = time.monotonic() + WAIT_S
-    while json.loads(post(kit.url, "/readyz", b"", "GET")[2])["waiting"]:
-        assert time.monotonic() < end, "the spool does not empty"
 
 
 def test_a_locked_database_stalls_no_answer(kit: Kit, tmp_path: Path) -> None:

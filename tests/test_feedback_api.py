@@ -1,10 +1,9 @@
 import json
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gateway_kit import Kit, deploy_expert, gateway, post, serving, upstream
+from gateway_kit import Kit, deploy_expert, gateway, post, serving, until_stored, upstream
 from hypothesis import given
 from hypothesis import strategies as st
 from test_gateway import LATE, adapter_of, ask, wait_for
@@ -113,7 +112,7 @@ def test_an_answer_is_named_while_the_store_fails(kit: Kit) -> None:
     record = traced(kit, "hello")
     assert say(kit, trace_id="t", rating="up")[0] == 202
     kit.store.broken = False
-    ask(kit, "again")
+    until_stored(kit, 1)
     assert [item.target for item in kit.store.feedback()] == [record]
 
 
@@ -206,9 +205,7 @@ def test_feedback_waits_while_the_store_fails(kit: Kit) -> None:
     status, answer = say(kit, session="s", value=1)
     assert (status, answer["status"], answer["note"]) == (202, "accepted", "waits until the store answers")
     kit.store.broken = False
-    until = time.monotonic() + 20
-    while not list(kit.store.feedback()) and time.monotonic() < until:  # the spool is emptied beside requests
-        ask(kit, "hello")
+    until_stored(kit, 0)
     assert [item.target for item in kit.store.feedback()] == ["s"]
 
 

@@ -13,7 +13,18 @@ from urllib.parse import urlsplit
 
 import openai
 import pytest
-from gateway_kit import BrokenEmbedder, Kit, OddBackend, adapter_for, cluster_of, deploy_expert, deployed, gateway, post
+from gateway_kit import (
+    BrokenEmbedder,
+    Kit,
+    OddBackend,
+    adapter_for,
+    cluster_of,
+    deploy_expert,
+    deployed,
+    gateway,
+    post,
+    until_stored,
+)  # fmt: skip
 from openai import AsyncOpenAI, OpenAI
 
 from logtune.edges.store import Store
@@ -494,8 +505,8 @@ def test_serving_goes_on_while_the_store_fails_and_the_records_come_later(kit: K
     assert (json.loads(body)["store"], json.loads(body)["waiting"]) == ("the disk is full", 2)
     kit.store.broken = False
     ask(kit, "three")
-    records = kit.store.wait(3)
-    assert [record.request["messages"][0]["content"] for record in records] == ["one", "two", "three"]
+    until_stored(kit, 3)
+    assert [record.request["messages"][0]["content"] for record in kit.store.logs()] == ["one", "two", "three"]
     assert any(get(kit, "/readyz")[0] == 200 for _ in range(1000))  # once the journal has heard of it
 
 
