@@ -163,7 +163,9 @@ def _proven(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
 def _asked(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
     """What an evaluation of a cluster depends on, whoever the candidate is."""
     trials = plan.trials
-    cases = digest([[c.interaction_id, c.reference, c.rules] for c in (*trials.selection, *trials.confirmation)])
+    cases = digest(
+        [[c.interaction_id, c.reference, c.rules] for c in (*trials.selection, *trials.confirmation, *trials.earlier)]
+    )
     lessons = digest([pair.id for pair in taught(cycle, plan.cluster)])
     others = digest({name: contender.key for name, contender in trials.incumbents.items()})
     level = str(trials.settings.confidence)

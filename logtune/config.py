@@ -263,7 +263,9 @@ UNO: Mapping[str, Mapping[str, Json]] = {
         "unit": "case", "min_bleu": 0.05, "max_degenerate": 1.0, "judge_samples": 3,
     },
     "guards": {
-        "skip": ["length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons"]
+        "skip": [
+            "length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons", "voters",
+        ],
     },
     "ladder": {"rungs": ["expert", "critic"], "route": "strict"},
     "trust": {"enabled": False, "half_life_days": 0.0},

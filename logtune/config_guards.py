@@ -7,7 +7,7 @@ from pydantic import Field
 from logtune.config_gateway import Count, Positive, Settings, Share
 
 GuardName = Literal[
-    "length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons"
+    "length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons", "voters"
 ]  # fmt: skip
 
 
@@ -34,9 +34,11 @@ class GuardSettings(Settings):
     """More wrong answers to built-in everyday questions."""
     lessons: Share = 0.15
     """More answers that fall back to what users have corrected before."""
+    voters: Share = 0.2
+    """More losses than wins among those who confirmed what serves; the candidate is proven on what is new since."""
     probes: Count = 48
     """Built-in probes of each set that both sides answer, at most; 0 asks none."""
     probe_tokens: Positive = 64
     """Longest answer to a probe of sycophancy or safety; everyday ones may be as long as evaluate.max_tokens."""
     lesson_checks: Count = 40
-    """Lessons of earlier adapters that are checked again, at most."""
+    """Lessons of earlier adapters that are checked again, at most; and earlier confirming requests, the newest."""

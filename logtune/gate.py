@@ -48,6 +48,7 @@ class Trials:
     confirmation: tuple[evaluate.Case, ...]
     settings: EvaluateSettings
     not_tried: Mapping[str, str]  # rung -> why it makes no sense for this cluster
+    earlier: tuple[evaluate.Case, ...] = ()  # what was confirmed before what serves was proven: not to be lost
     sharing: int = 1  # tests of the cycle, of this cluster and others, that share its error
     incumbents: Mapping[str, Contender] = field(default_factory=dict)  # interaction -> what serves it, if another
     # than what serves most of the cluster
@@ -81,6 +82,7 @@ def gate(
         if result.outcome == "passed":  # guards cost answers, so what fails anyway is spared them
             before = replace(_side(cycle, baseline), taught=_by_request(cycle))
             seen = await evidence(cycle, trials.cluster, cases, _side(cycle, best), before)
+            seen = replace(seen, voters=await _earlier(cycle, trials, best, baseline, found))
             kept = gate_guards.checked(seen, cycle.config.guards)
             result = _compared(trials, cases, best, baseline, found, kept)
             over = await _over_base(cycle, trials, cases, ours, best)
@@ -90,6 +92,19 @@ def gate(
         return [_completed(result, best, _cost(ours, theirs), trials, baseline)]
 
     return work
+
+
+async def _earlier(
+    cycle: Cycle, trials: Trials, best: Contender, baseline: Contender, found: judge.Calibration | None
+) -> Sequence[gate_guards.Bad]:
+    """Votes of those who confirmed what serves, on their newest requests: (lost, won) each."""
+    if "voters" in cycle.config.guards.skip:
+        return ()
+    said_at = {case: cycle.board.get(Interaction, case.interaction_id).at for case in trials.earlier}
+    told = sorted(trials.earlier, key=said_at.__getitem__, reverse=True)[: cycle.config.guards.lesson_checks]
+    theirs, ours = await _served(cycle, trials, told, baseline), await _answers(cycle, told, best)
+    votes = evaluate.tally(await _judged(cycle, _filled(told, theirs, ours), found), trials.settings)
+    return [(True, False)] * votes.losses + [(False, True)] * votes.wins + [(False, False)] * votes.ties
 
 
 async def _over_base(
@@ -127,6 +142,7 @@ def _compared(
             judge=found.told if found else "",
             agreement=found.verdicts if found else None,
             sharing=trials.sharing,
+            since_proof=bool(trials.earlier),
         ),
     )
 

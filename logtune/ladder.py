@@ -28,7 +28,7 @@ from logtune.records import (
     Rule,
 )
 from logtune.runner import Cycle
-from logtune.sides import cases_of, corrected, roll, sides_of, voters
+from logtune.sides import cases_of, corrected, roll, sides_of, since_proof, voters
 from logtune.stages import answer, budget, decay, evaluate
 from logtune.stages.prompted import active, in_words
 from logtune.views import held, pairs_of, rules, rules_by_interaction, taught
@@ -105,6 +105,8 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     sides = sides_of(cycle, members)
     learners = {item.id for item in sides.train}
     pairs = _to_learn(cycle, group, [p for p in pairs_of(cycle, group) if p.interaction_id in learners])
+    confirming = since_proof(cycle, group, sides.confirmation)
+    earlier = [item for item in sides.confirmation if item not in confirming]
     served = incumbents.of_requests(cycle, [item.query for item in (*sides.confirmation, *sides.selection)])
     baseline = incumbents.main_of(incumbents.of_name(cycle, group.name), served[: len(sides.confirmation)])
     places = zip((*sides.confirmation, *sides.selection), served, strict=True)
@@ -119,7 +121,8 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
         lessons={kind: tuple(pair.id for pair in found) for kind, found in lessons.items()},
         trials=Trials(
             cluster=group, selection=cases_of(cycle, sides.selection or sides.confirmation),
-            confirmation=cases_of(cycle, sides.confirmation), settings=roll(cycle).settings, not_tried=not_tried,
+            confirmation=cases_of(cycle, confirming), earlier=cases_of(cycle, earlier),
+            settings=roll(cycle).settings, not_tried=not_tried,
             incumbents={item.id: other for item, other in places if other.key != baseline.key},
         ),
     )  # fmt: skip

@@ -2,14 +2,17 @@
 
 cycle, Interaction* -> Split, Case*        at its end -> Voted, for the cycles after it
 
-A user keeps the side that the shares of their first cycle gave. `test_then_train` lets those who had a vote when
-something was proven train from the next cycle on (each case is tested, then learned: prequential, Dawid 1984).
+A user keeps the side that the shares of their first cycle gave. What serves was proven on what was confirmed till then;
+a candidate is proven on what is new since, and must not lose the rest (the guard `voters`). `test_then_train` lets who
+had a vote when something was proven train from the next cycle on (each case is tested, then learned: prequential, Dawid
+1984).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
+from logtune import incumbents
 from logtune.config import EvaluateSettings
 from logtune.records import Adapter, Cluster, Decision, Evaluation, Interaction, PreferencePair
 from logtune.runner import Cycle, Shares, Voted
@@ -42,9 +45,9 @@ def sides_of(cycle: Cycle, items: Sequence[Interaction]) -> Split:
 def roll(cycle: Cycle) -> Roll:
     """Who may vote, settled once a cycle.
 
-    Where so few confirm that no cluster can be decided, more of the new users do, up to `most_confirmation`. With
-    `test_then_train` the earlier voters train, if for every cluster that could be decided with them new users are
-    enough at GOOD_POWER: a service whose users are always the same goes on with those it has.
+    Where so few confirm that no cluster can be decided, more of the new users do, up to `most_confirmation`; also where
+    what is new since the last proof could then decide each cluster at GOOD_POWER. With `test_then_train` the earlier
+    voters train, if that is so: a service whose users are always the same goes on with those it has.
     """
     if "roll" not in cycle.kept:
         cycle.kept["roll"] = _roll(cycle)
@@ -55,23 +58,47 @@ def roll(cycle: Cycle) -> Roll:
 
 def _roll(cycle: Cycle) -> Roll:
     settings, voted, first = cycle.config.evaluate, cycle.voted, _first_seen(cycle)
-    groups = [[cycle.board.get(Interaction, name) for name in g.interaction_ids] for g in cycle.board.all(Cluster)]
-    votes = {case.interaction_id: case for case in cases_of(cycle, chain.from_iterable(groups))}
+    groups = [(g, [cycle.board.get(Interaction, name) for name in g.interaction_ids]) for g in cycle.board.all(Cluster)]
+    votes = {case.interaction_id: case for case in cases_of(cycle, chain.from_iterable(items for _, items in groups))}
 
     def decided(items: Sequence[Interaction], who: Roll, tests: int, least_power: float = 0.0) -> bool:
         cases = [votes[item.id] for item in _split(items, who).confirmation if item.id in votes]
-        asked = corrected(who.settings, tests)
-        strict = asked.model_copy(update={"min_power": max(least_power, asked.min_power)})
-        return evaluate.too_few(voters(cases), len(cases), strict) is None
+        return _enough(cases, who.settings, tests, least_power)
 
     known = Roll(since=voted.since, settled=_settled(voted, first, voted.since), settings=settings)
-    if settings.test_then_train and voted.proven > voted.since:
-        could = [items for items in groups if decided(items, known, len(groups))]
+    if voted.proven > voted.since:
+        could = [(group, items) for group, items in groups if decided(items, known, len(groups))]
         fresh = replace(known, since=voted.proven, settled=_settled(voted, first, voted.proven))
-        for wide in _wider(fresh):
-            if could and all(decided(items, wide, len(groups), GOOD_POWER) for items in could):
+        for wide in _wider(fresh if settings.test_then_train else known):
+            if could and all(decided(_newer(cycle, *each), wide, len(groups), GOOD_POWER) for each in could):
                 return wide
-    return next((wide for wide in _wider(known) if any(decided(items, wide, 1) for items in groups)), known)
+    return next((wide for wide in _wider(known) if any(decided(items, wide, 1) for _, items in groups)), known)
+
+
+def _enough(cases: Sequence[evaluate.Case], settings: EvaluateSettings, tests: int, least_power: float) -> bool:
+    """Whether the cases can decide something."""
+    asked = corrected(settings, tests)
+    strict = asked.model_copy(update={"min_power": max(least_power, asked.min_power)})
+    return evaluate.too_few(voters(cases), len(cases), strict) is None
+
+
+def since_proof(cycle: Cycle, group: Cluster, confirming: Sequence[Interaction]) -> Sequence[Interaction]:
+    """Those of a cluster's confirming interactions that a candidate is proven on: what is new since the last proof.
+
+    All of them where nothing serves yet, or where what is new could not show a good candidate at GOOD_POWER. What was
+    asked before finds the next candidate mostly as good as what it proved, so it would drown what is new. Sizes alone
+    decide, so no result can.
+    """
+    newer, who = _newer(cycle, group, confirming), roll(cycle)
+    tests = len(cycle.board.all(Cluster))
+    return newer if _enough(cases_of(cycle, newer), who.settings, tests, GOOD_POWER) else confirming
+
+
+def _newer(cycle: Cycle, group: Cluster, items: Sequence[Interaction]) -> Sequence[Interaction]:
+    """What of a cluster was asked since something was proven; all where nothing serves it. The paper tests on all."""
+    if cycle.config.evaluate.rule == "rate" or incumbents.of_name(cycle, group.name) == incumbents.BASE:
+        return items
+    return [item for item in items if item.at > cycle.voted.proven]
 
 
 def _wider(least: Roll) -> Iterator[Roll]:

@@ -40,7 +40,7 @@ def test_a_candidate_that_says_the_same_keeps_every_guard() -> None:
     )  # fmt: skip
     guards = checked(evidence, SETTINGS)
     assert all(guard.passed for guard in guards)
-    assert [guard.name for guard in guards if guard.upper is None] == ["format"]
+    assert [guard.name for guard in guards if guard.upper is None] == ["format", "voters"]
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,22 @@
 """Who votes at the gate: a user has one side for ever, or trains once they have voted and enough new ones are there."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
 import pytest
-from test_ladder import BAD, QUERY, SETTINGS, add, student, tools
+from test_ladder import BAD, GOOD, QUERY, RULE, SETTINGS, add, student, tools
 
 from logtune import pipeline
 from logtune.config import Config, build
 from logtune.edges.store import Store
+from logtune.ports import ChatCall
 from logtune.records import Evaluation, Feedback, Interaction, Json, PreferencePair
 from logtune.sides import SPLIT_SALT, TRAINS
 from logtune.stages.held_out import split
 from logtune.statistics import unit_of
-from logtune.testing import FakeExecutor, sample_log
+from logtune.testing import FakeExecutor, ScriptedChat, sample_log
 
 LEARNING: dict[str, Json] = {**SETTINGS, "evaluate": {"test_then_train": True}}
 CONFIG, LEARNS = build(SETTINGS), build(LEARNING)
@@ -90,17 +92,22 @@ def test_without_enough_new_users_the_same_ones_vote_again(store: Store) -> None
 
 
 def test_a_new_request_of_someone_who_has_voted_is_no_new_vote(store: Store) -> None:
-    again = [sample_log(f"again{i}", f"{QUERY} {i}", BAD, f"user-{i}", 1e9 + 300 + i) for i in range(80)]
+    ask_again(store)
+    add(store, range(500, 580))
+    _, voted = cycle(store, LEARNS, able=("rules", "expert"))
+    assert voted
+    assert voted < named(range(500, 580))
+
+
+def ask_again(store: Store) -> None:
+    """Each of the first 80 users, once more."""
+    again = [sample_log(f"again{i}", f"{QUERY} {100 + i}", BAD, f"user-{i}", 1e9 + 300 + i) for i in range(80)]
     store.add_logs(again)
     told = [
         Feedback(id=f"f-{log.id}", target=log.id, at=2e9, kind="comment", comment="say how many days", value=-1.0)
         for log in again
     ]
     store.put_feedback(told)
-    add(store, range(500, 580))
-    _, voted = cycle(store, LEARNS, able=("rules", "expert"))
-    assert voted
-    assert voted < named(range(500, 580))
 
 
 def test_who_trains_never_votes_again(store: Store) -> None:
@@ -129,13 +136,54 @@ def test_a_log_from_the_future_takes_nobodys_vote(store: Store) -> None:
     assert not trained & voted
 
 
-def test_by_default_nobody_who_has_voted_trains(store: Store) -> None:
+def test_by_default_nobody_who_has_voted_trains_and_what_is_new_decides(store: Store) -> None:
+    first = users(store, {name for found in store.list(Evaluation, limit=99) for name in found.interaction_ids})
     add(store, range(200, 280))
     trained, voted = cycle(store, able=("rules", "expert"))
-    first = users(store, {name for found in store.list(Evaluation, limit=99) for name in found.interaction_ids})
-    assert voted & named(range(80))
-    assert not trained & first
+    assert voted
+    assert voted < named(range(200, 280))
+    assert not trained & (first | voted)
     assert since(store) == 0
+    newest = store.list(Evaluation, limit=1)[0]
+    assert "votes since the last proof" in newest.reason
+
+
+def test_a_candidate_that_loses_those_who_confirmed_what_serves_is_stopped(store: Store) -> None:
+    add(store, range(200, 280))
+    pipeline.run_cycle(store, tools(store, forgetful(), FakeExecutor()), CONFIG)
+    (found,) = [e for e in store.list(Evaluation, limit=9) if e.candidate == "expert" and "voters" in e.guards]
+    guard = cast("dict[str, Json]", found.guards["voters"])
+    assert (found.outcome, guard["passed"], guard["value"]) == ("failed", False, 1.0)
+
+
+def forgetful() -> ScriptedChat:
+    """An expert that knows what the newer users want, and no more what the first 80 wanted, as what serves does."""
+
+    def say(call: ChatCall) -> str:
+        asked = re.search(rf"{QUERY} (\d+)", call.messages[-1].content)
+        newer = asked is not None and int(asked[1]) >= 200
+        told = any(RULE in message.content for message in call.messages if message.role == "system")
+        return GOOD if newer == bool(call.model) and (told or call.model) else BAD
+
+    return ScriptedChat(say)
+
+
+def test_by_default_too_few_new_ones_vote_with_all_others(store: Store) -> None:
+    first = users(store, {name for found in store.list(Evaluation, limit=9) for name in found.interaction_ids})
+    add(store, range(200, 205))
+    trained, voted = cycle(store, able=("rules", "expert"))
+    assert first <= voted
+    assert not trained & voted
+
+
+def test_a_new_request_of_someone_who_has_voted_is_a_new_vote_by_default(store: Store) -> None:
+    first = users(store, {name for found in store.list(Evaluation, limit=9) for name in found.interaction_ids})
+    ask_again(store)
+    trained, voted = cycle(store, able=("rules", "expert"))
+    assert voted
+    assert voted <= first
+    assert not trained & voted
+    assert "votes since the last proof" in store.list(Evaluation, limit=1)[0].reason
 
 
 @pytest.mark.parametrize("config", [CONFIG, LEARNS])
@@ -152,12 +200,8 @@ def test_where_too_few_confirm_more_do_and_the_usual_share_of_those_who_come_lat
     later_config = build({**SETTINGS, "evaluate": {"test_then_train": config is LEARNS}, "train": {"seed": 1}})
     later_trained, later = cycle(few, later_config, able=("rules", "expert"))
     assert confirming(few) == CONFIG.evaluate.confirmation_share
-    if config is LEARNS:
-        assert voted <= later_trained
-        assert later < named(range(1000, 1100))
-    else:
-        assert voted <= later
-        assert trained <= later_trained
+    assert later < named(range(1000, 1100))
+    assert (voted if config is LEARNS else trained) <= later_trained
     assert not later_trained & later
 
 

@@ -58,6 +58,7 @@ class Terms:
     judge: str = ""  # what is known of the judge behind the verdicts
     agreement: Counts | None = None  # its verdicts beside users' elsewhere: same, undecided, other
     sharing: int = 1  # tests of the cycle that share the error which the settings grant
+    since_proof: bool = False  # the cases are those since what serves was proven
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +206,7 @@ def compare(
     votes = tally(cases, settings)
     found, correction = estimate(cases, settings, terms.agreement)
     checked = (degeneration(cases, settings), *guards)
-    outcome, reason = _judge(votes, found, checked, settings, terms.sharing)
+    outcome, reason = _judge(votes, found, checked, settings, terms)
     reason = f"{reason}; {correction}" if correction else reason
     told: dict[str, Json] = {"answers": _answers(cases, votes, settings)}
     told |= {"judge": terms.judge} if terms.judge else {}
@@ -304,7 +305,7 @@ def degeneration(cases: Sequence[Case], settings: EvaluateSettings) -> Guard:
 
 
 def _judge(
-    votes: Tally, bounds: Estimate, guards: Sequence[Guard], settings: EvaluateSettings, sharing: int
+    votes: Tally, bounds: Estimate, guards: Sequence[Guard], settings: EvaluateSettings, terms: Terms
 ) -> tuple[Outcome, str]:
     few = too_few(votes.votes, votes.cases, settings)
     broken = [guard.reason for guard in guards if not guard.passed]
@@ -313,10 +314,11 @@ def _judge(
         return "not_enough_data", few or "no case could be judged"
     if broken:
         return "failed", f"a guard was not kept: {'; '.join(broken)}"
+    new = " since the last proof" if terms.since_proof else ""
     found = (
-        f"won {votes.wins}, tied {votes.ties} and lost {votes.losses} of {votes.votes} votes: "
+        f"won {votes.wins}, tied {votes.ties} and lost {votes.losses} of {votes.votes} votes{new}: "
         f"win rate {_percent(rate)}, {_percent(settings.confidence)} interval {_percent(bounds.low)} to "
-        f"{_percent(bounds.high)}{f' (one of {sharing} tests of this cycle)' if sharing > 1 else ''}"
+        f"{_percent(bounds.high)}{f' (one of {terms.sharing} tests of this cycle)' if terms.sharing > 1 else ''}"
     )
     if rate >= settings.min_win_rate and (settings.rule == "rate" or bounds.low > 0.5):
         return "passed", found

@@ -55,6 +55,9 @@ class Lesson:
     theirs: str
 
 
+Bad = tuple[bool, bool]  # whether the candidate's answer is bad, and the baseline's
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Evidence:
     """All that guards look at. Retention: whether candidate and baseline answered each question right."""
@@ -66,9 +69,7 @@ class Evidence:
     retention: Sequence[tuple[bool, bool]] = ()
     no_retention: str = "no questions were asked"  # why there is none
     lessons: Sequence[Lesson] = ()
-
-
-Bad = tuple[bool, bool]  # whether the candidate's answer is bad, and the baseline's
+    voters: Sequence[Bad] = ()  # of those who confirmed what serves and have no vote now: whose answer is worse
 
 
 def checked(evidence: Evidence, settings: GuardSettings) -> list[Guard]:
@@ -82,6 +83,7 @@ def checked(evidence: Evidence, settings: GuardSettings) -> list[Guard]:
         ("format", "answers without the JSON that was asked for", "no held-out request asks for JSON", _formats),
         ("retention", "everyday questions answered wrong", evidence.no_retention, _retention),
         ("lessons", "earlier lessons forgotten", "no adapter has served here before", _lessons),
+        ("voters", "earlier voters who find it worse", "all of them have a vote", lambda seen: list(seen.voters)),
     )
     for name, what, why_none, read in shares:
         if name not in settings.skip:
