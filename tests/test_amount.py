@@ -8,7 +8,7 @@ from logtune.config import TrainSettings, build
 from logtune.stages.amount import epochs_for
 
 
-@pytest.mark.parametrize(("pairs", "epochs"), [(1, 8), (70, 8), (160, 8), (190, 6), (300, 4), (2000, 3), (10**6, 3)])
+@pytest.mark.parametrize(("pairs", "epochs"), [(1, 8), (70, 8), (200, 8), (240, 6), (300, 5), (2000, 3), (10**6, 3)])
 def test_few_pairs_take_many_passes(pairs: int, epochs: int) -> None:
     assert epochs_for(pairs, TrainSettings()) == epochs
 
