@@ -106,7 +106,8 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     learners = {item.id for item in sides.train}
     pairs = _to_learn(cycle, group, [p for p in pairs_of(cycle, group) if p.interaction_id in learners])
     confirming = since_proof(cycle, group, sides.confirmation)
-    earlier = [item for item in sides.confirmation if item not in confirming]
+    voting = {item.id for item in confirming}
+    earlier = [item for item in sides.confirmation if item.id not in voting]
     served = incumbents.of_requests(cycle, [item.query for item in (*sides.confirmation, *sides.selection)])
     baseline = incumbents.main_of(incumbents.of_name(cycle, group.name), served[: len(sides.confirmation)])
     places = zip((*sides.confirmation, *sides.selection), served, strict=True)
