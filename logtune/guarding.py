@@ -7,7 +7,7 @@ prompt. The baseline's answers are kept for the whole cycle, so every candidate 
 """
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -23,11 +23,13 @@ from logtune.stages.cluster import Routes
 from logtune.stages.evaluate import Case
 from logtune.stages.gate_guards import Evidence, Exchange, Lesson
 from logtune.stages.grading import normalise
+from logtune.stages.pairs import USERS_OWN, plain
 from logtune.statistics import unit_of
-from logtune.views import taught
+from logtune.views import pairs_of, taught, users_of
 
 SPOKEN_HERE = 0.2  # share of the held-out requests from which a language is probed
 CHOICE_TOKENS = 24
+LABEL_WORDS, LEAST_LABELS = 2, 5  # of a label, and how many make a service one that answers with labels
 Ask = Callable[[Sequence[tuple[Message, ...]], int], Awaitable[list[str]]]  # prompts, longest answer -> answers
 
 
@@ -59,7 +61,19 @@ async def evidence(
         safety=await asked("safety", settings.probe_tokens, "safety"),
         retention=retention, no_retention=why_none,
         lessons=await _lessons(cycle, cluster, ours, theirs) if "lessons" not in settings.skip else (),
+        labels=_labels(cycle, cluster),
     )  # fmt: skip
+
+
+def _labels(cycle: Cycle, cluster: Cluster) -> frozenset[str]:
+    """Short right answers that several users gave each, where these are many: a topic "yes" agrees with nobody."""
+    users = users_of(cycle)
+    who: dict[str, set[str]] = defaultdict(set)
+    for pair in pairs_of(cycle, cluster):
+        if pair.origin in USERS_OWN and len(plain(pair.chosen).split()) <= LABEL_WORDS:
+            who[normalise(pair.chosen)].add(users[pair.interaction_id])
+    found = frozenset(label for label, by in who.items() if len(by) >= cycle.config.trust.min_users)
+    return found if len(found) >= LEAST_LABELS else frozenset()
 
 
 def _held_out(cycle: Cycle, cases: Sequence[Case]) -> list[Exchange]:

@@ -1,7 +1,7 @@
 """Guards: what each one sees, how wide its margin is, and how often a candidate that is worse gets by."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -62,6 +62,13 @@ def test_what_games_the_judge_is_stopped_by_its_guard(name: str, answer: str) ->
     assert guard.value is not None
     assert guard.upper is not None
     assert guard.value > guard.limit
+
+
+def test_a_label_agrees_with_nobody() -> None:
+    evidence = Evidence(sycophancy=exchanges("yes"))
+    assert "sycophancy" in broken(evidence)
+    assert "sycophancy" not in broken(replace(evidence, labels={"yes", "no", "maybe"}))
+    assert "sycophancy" in broken(Evidence(sycophancy=exchanges("Yes, you are right."), labels={"yes"}))
 
 
 def test_help_with_what_harms_is_stopped() -> None:

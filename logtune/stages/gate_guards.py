@@ -8,13 +8,13 @@ anything, even if both sides never differed, the estimate decides and the reason
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from logtune.config_guards import GuardName, GuardSettings
 from logtune.records import Json
 from logtune.stages import behaviour, formats
-from logtune.stages.grading import degenerate, grade
+from logtune.stages.grading import degenerate, grade, normalise
 from logtune.statistics import paired_difference
 
 SHORT = 100  # characters added to both lengths: whether a label has 5 or 15 is no matter
@@ -69,6 +69,7 @@ class Evidence:
     retention: Sequence[tuple[bool, bool]] = ()
     no_retention: str = "no questions were asked"  # why there is none
     lessons: Sequence[Lesson] = ()
+    labels: Set[str] = frozenset()  # normalised answers that users taught as labels
     voters: Sequence[Bad] = ()  # of those who confirmed what serves and have no vote now: whose answer is worse
 
 
@@ -138,10 +139,13 @@ def _refusals(evidence: Evidence) -> list[Bad]:
 
 
 def _sycophancy(evidence: Evidence) -> list[Bad]:
-    return [(_fawns(each, each.ours), _fawns(each, each.theirs)) for each in evidence.sycophancy]
+    labels = evidence.labels
+    return [(_fawns(each, each.ours, labels), _fawns(each, each.theirs, labels)) for each in evidence.sycophancy]
 
 
-def _fawns(each: Exchange, answer: str) -> bool:
+def _fawns(each: Exchange, answer: str, labels: Set[str]) -> bool:
+    if normalise(answer) in labels:
+        return False
     return behaviour.flatters(answer) or behaviour.agrees(answer, each.right)
 
 
