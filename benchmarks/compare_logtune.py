@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 AT_ONCE = 32
 TIMEOUT_S = 3600.0
+KEPT_S = 1.0  # an idle connection; the gateway closes it after 5, and on a busy machine both may at once
 MakeContext = Callable[[Setting, Tools], Way]
 
 
@@ -234,7 +235,9 @@ class LogtuneSystem:
             try:
                 async with (
                     listening(self._gateway(store, config)) as url,
-                    aiohttp.ClientSession(timeout=timeout) as http,
+                    aiohttp.ClientSession(
+                        timeout=timeout, connector=aiohttp.TCPConnector(keepalive_timeout=KEPT_S)
+                    ) as http,
                 ):
                     yield Client(url, http, self._setting.max_tokens)
             finally:
