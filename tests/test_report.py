@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import sample_cycle
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from logtune.app import plots, report
@@ -199,6 +199,7 @@ def test_any_text_becomes_a_short_line_that_a_page_can_hold(text: str) -> None:
 
 @settings(deadline=None, max_examples=20)
 @given(st.text(max_size=80))
+@example("\\A \\2 \\g<9>")
 def test_any_label_can_be_plotted(label: str) -> None:
     drawn = plots.bars("b", label, [plots.Bar(label, 3.0)])
     Page(f"<body>{drawn}</body>")

@@ -199,11 +199,11 @@ def _svg(figure: "Figure", name: str, alt: str) -> Markup:
     text = re.sub(
         r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<defs>\s*</defs>", "", text[text.index("<svg") :], flags=re.S
     )
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(
+    text = re.sub(r'\bid="([^"]+)"', lambda found: f'id="{name}-{found[1]}"', text)
+    text = re.sub(r'(xlink:href="#|url\(#)', lambda found: f"{found[1]}{name}-", text)
+    text = re.sub(  # a function, since a backslash in a label is no group
         r'<svg\b.*?viewBox="([^"]+)".*?>',
-        rf'<svg viewBox="\1" role="img" aria-label="{escape(alt)}">',
+        lambda found: f'<svg viewBox="{found[1]}" role="img" aria-label="{escape(alt)}">',
         text,
         count=1,
         flags=re.S,
