@@ -329,7 +329,7 @@ FIGURES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "lost_after_kill": ("records lost over 50 `kill -9` under load", "{:.0f}", "0"),
         "failed_during_swaps": ("requests failed or late by 1 s during 50 swaps", "{:.0f}", "0"),
         "failed_during_swaps_embedded": ("the same with real adapters in the embedded engine", "{:.0f}", "0"),
-        "failed_during_swaps_vllm": ("the same in front of vLLM's CPU build: late, none failed", "{:.0f}", "0"),
+        "failed_during_swaps_vllm": ("the same in front of a real vLLM, its CPU build", "{:.0f}", "0"),
         "memory_growth_mb": ("memory growth with the store down for 2 minutes", "{:.0f} MB", "bounded by the queue"),
     },
     "routing": {

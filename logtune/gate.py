@@ -100,8 +100,8 @@ async def _earlier(
     """Votes of those who confirmed what serves, on their newest requests: (lost, won) each."""
     if "voters" in cycle.config.guards.skip:
         return ()
-    said_at = {case: cycle.board.get(Interaction, case.interaction_id).at for case in trials.earlier}
-    told = sorted(trials.earlier, key=said_at.__getitem__, reverse=True)[: cycle.config.guards.lesson_checks]
+    newest = sorted(trials.earlier, key=lambda case: cycle.board.get(Interaction, case.interaction_id).at, reverse=True)
+    told = newest[: cycle.config.guards.lesson_checks]
     theirs, ours = await _served(cycle, trials, told, baseline), await _answers(cycle, told, best)
     votes = evaluate.tally(await _judged(cycle, _filled(told, theirs, ours), found), trials.settings)
     return [(True, False)] * votes.losses + [(False, True)] * votes.wins + [(False, False)] * votes.ties

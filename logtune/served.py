@@ -126,12 +126,17 @@ def voted(store: Store) -> Voted:
     """Who has which side at the gate, from the receipts of finished cycles."""
     told = [row.receipt for row in store.cycles(MOST_CYCLES)]  # the newest first
     kept = next((one["voted"] for one in told if "seen_until" in one), {})
-    proofs = (one["seen_until"] for one in told if one.get("deployed") and "seen_until" in one)
-    return replace(read_voted(kept), proven=cast("float", next(proofs, 0.0)))
+    known = [(cast("list[str]", one["deployed"]), cast("float", one["seen_until"]))
+             for one in told if one.get("deployed") and "seen_until" in one]  # fmt: skip
+    until = {name: seen for made, seen in known for name in made}
+    proofs = {name: until[row.id] for name, row in store.deployments().items() if row.id in until}
+    return replace(read_voted(kept), proven=known[0][1] if known else 0.0, proofs=proofs)
 
 
 def read_voted(kept: Json) -> Voted:
     """As a receipt holds it."""
     found = cast("dict[str, Any]", kept)
     epochs = tuple((until, (choose, confirm)) for until, (choose, confirm) in found.get("epochs", ()))
-    return Voted(epochs=epochs, since=found.get("since", 0.0), proven=found.get("proven", 0.0))
+    return Voted(
+        epochs=epochs, since=found.get("since", 0.0), proven=found.get("proven", 0.0), proofs=found.get("proofs", {})
+    )

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 
-from logtune import incumbents
 from logtune.config import EvaluateSettings
 from logtune.records import Adapter, Cluster, Decision, Evaluation, Interaction, PreferencePair
 from logtune.runner import Cycle, Shares, Voted
@@ -24,7 +23,7 @@ from logtune.views import prompt_of, rules_by_interaction, signals_of
 
 STEP = 0.05  # by which the share of users who confirm grows
 SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
-GOOD_POWER = 0.8  # chance to prove a good candidate with new users alone, from which on the earlier voters train
+GOOD_POWER = 0.8  # chance to prove a good candidate on what is new alone, from which on it alone decides
 TRAINS: Shares = (0.0, 0.0)
 
 
@@ -95,10 +94,10 @@ def since_proof(cycle: Cycle, group: Cluster, confirming: Sequence[Interaction])
 
 
 def _newer(cycle: Cycle, group: Cluster, items: Sequence[Interaction]) -> Sequence[Interaction]:
-    """What of a cluster was asked since something was proven; all where nothing serves it. The paper tests on all."""
-    if cycle.config.evaluate.rule == "rate" or incumbents.of_name(cycle, group.name) == incumbents.BASE:
+    """What of a cluster was asked since what serves it was proven; all where nothing does. The paper tests on all."""
+    if cycle.config.evaluate.rule == "rate" or group.name not in cycle.voted.proofs:
         return items
-    return [item for item in items if item.at > cycle.voted.proven]
+    return [item for item in items if item.at > cycle.voted.proofs[group.name]]
 
 
 def _wider(least: Roll) -> Iterator[Roll]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -11,8 +12,10 @@ from test_ladder import BAD, GOOD, QUERY, RULE, SETTINGS, add, student, tools
 from logtune import pipeline
 from logtune.config import Config, build
 from logtune.edges.store import Store
+from logtune.ids import identified
 from logtune.ports import ChatCall
 from logtune.records import Evaluation, Feedback, Interaction, Json, PreferencePair
+from logtune.served import voted
 from logtune.sides import SPLIT_SALT, TRAINS
 from logtune.stages.held_out import split
 from logtune.statistics import unit_of
@@ -154,6 +157,17 @@ def test_a_candidate_that_loses_those_who_confirmed_what_serves_is_stopped(store
     (found,) = [e for e in store.list(Evaluation, limit=9) if e.candidate == "expert" and "voters" in e.guards]
     guard = cast("dict[str, Json]", found.guards["voters"])
     assert (found.outcome, guard["passed"], guard["value"]) == ("failed", False, 1.0)
+
+
+def test_a_clusters_proof_is_that_of_what_serves_it(store: Store) -> None:
+    ((name, row),) = store.deployments().items()
+    assert voted(store).proofs == {name: 1e9 + 79}
+    add(store, range(200, 205))
+    cycle(store, able=())  # nothing is proven
+    assert voted(store).proofs == {name: 1e9 + 79}
+    back = replace(row, id="", action="rollback", previous_id=row.id, candidate="base", adapter_id=None, at=row.at + 1)
+    store.deploy(identified(back), store.cycles(1)[0].id)
+    assert voted(store).proofs == {}
 
 
 def forgetful() -> ScriptedChat:
