@@ -105,9 +105,7 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     sides = sides_of(cycle, members)
     learners = {item.id for item in sides.train}
     pairs = _to_learn(cycle, group, [p for p in pairs_of(cycle, group) if p.interaction_id in learners])
-    confirming = since_proof(cycle, group, sides.confirmation)
-    voting = {item.id for item in confirming}
-    earlier = [item for item in sides.confirmation if item.id not in voting]
+    voting, earlier = since_proof(cycle, group, cases_of(cycle, sides.confirmation))
     served = incumbents.of_requests(cycle, [item.query for item in (*sides.confirmation, *sides.selection)])
     baseline = incumbents.main_of(incumbents.of_name(cycle, group.name), served[: len(sides.confirmation)])
     places = zip((*sides.confirmation, *sides.selection), served, strict=True)
@@ -122,8 +120,7 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
         lessons={kind: tuple(pair.id for pair in found) for kind, found in lessons.items()},
         trials=Trials(
             cluster=group, selection=cases_of(cycle, sides.selection or sides.confirmation),
-            confirmation=cases_of(cycle, confirming), earlier=cases_of(cycle, earlier),
-            settings=roll(cycle).settings, not_tried=not_tried,
+            confirmation=voting, earlier=earlier, settings=roll(cycle).settings, not_tried=not_tried,
             incumbents={item.id: other for item, other in places if other.key != baseline.key},
         ),
     )  # fmt: skip

@@ -25,6 +25,7 @@ STEP = 0.05  # by which the share of users who confirm grows
 SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
 GOOD_POWER = 0.8  # chance to prove a good candidate on what is new alone, from which on it alone decides
 TRAINS: Shares = (0.0, 0.0)
+Cases = tuple[evaluate.Case, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,16 +82,19 @@ def _enough(cases: Sequence[evaluate.Case], settings: EvaluateSettings, tests: i
     return evaluate.too_few(voters(cases), len(cases), strict) is None
 
 
-def since_proof(cycle: Cycle, group: Cluster, confirming: Sequence[Interaction]) -> Sequence[Interaction]:
-    """Those of a cluster's confirming interactions that a candidate is proven on: what is new since the last proof.
+def since_proof(cycle: Cycle, group: Cluster, cases: Cases) -> tuple[Cases, Cases]:
+    """Of a cluster's confirming cases what a candidate is proven on, new since the last proof, and the rest.
 
     All of them where nothing serves yet, or where what is new could not show a good candidate at GOOD_POWER. What was
     asked before finds the next candidate mostly as good as what it proved, so it would drown what is new. Sizes alone
     decide, so no result can.
     """
-    newer, who = _newer(cycle, group, confirming), roll(cycle)
-    tests = len(cycle.board.all(Cluster))
-    return newer if _enough(cases_of(cycle, newer), who.settings, tests, GOOD_POWER) else confirming
+    items = [cycle.board.get(Interaction, case.interaction_id) for case in cases]
+    new = {item.id for item in _newer(cycle, group, items)}
+    newer = tuple(case for case in cases if case.interaction_id in new)
+    if not _enough(newer, roll(cycle).settings, len(cycle.board.all(Cluster)), GOOD_POWER):
+        return cases, ()
+    return newer, tuple(case for case in cases if case.interaction_id not in new)
 
 
 def _newer(cycle: Cycle, group: Cluster, items: Sequence[Interaction]) -> Sequence[Interaction]:
