@@ -84,8 +84,7 @@ class Voted:
     epochs: tuple[tuple[float, Shares], ...] = ()  # users first seen up to a time: their shares
     since: float = 0.0  # users first seen by then had a vote once, and train
     proven: float = 0.0  # users first seen by then had one when something was last proven
-    proofs: Mapping[str, float] = field(default_factory=dict)  # cluster name -> the last log known when what serves it
-    # was proven
+    proofs: Mapping[str, float] = field(default_factory=dict)  # cluster name -> newest vote for what serves it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -72,7 +72,13 @@ def proven_rules(store: Store, test: Experiment) -> tuple[Rule, ...]:
 
 
 def _proven(store: Store, deployment: Deployment) -> tuple[str, ...]:
-    """Ids of the rules with which this candidate passed its gate; () where none did.
+    """Ids of the rules with which this candidate passed its gate; () where none did."""
+    evaluation = _evaluation(store, deployment)
+    return evaluation.rule_ids if evaluation is not None else ()
+
+
+def _evaluation(store: Store, deployment: Deployment) -> Evaluation | None:
+    """What proved this candidate; None where nothing did.
 
     A row that restores or keeps a candidate has no verdict on it; the row that once deployed it does.
     """
@@ -82,9 +88,9 @@ def _proven(store: Store, deployment: Deployment) -> tuple[str, ...]:
         if mine and row.action == "deploy":
             verdict = store.get(row.verdict_id or "")
             evaluation = store.get(verdict.evaluation_id) if isinstance(verdict, Verdict) else None
-            return evaluation.rule_ids if isinstance(evaluation, Evaluation) else ()
+            return evaluation if isinstance(evaluation, Evaluation) else None
         row = store.get(row.previous_id or "")
-    return ()
+    return None
 
 
 def accepted_lessons(store: Store, most: int) -> dict[str, list[str]]:
@@ -126,11 +132,15 @@ def voted(store: Store) -> Voted:
     """Who has which side at the gate, from the receipts of finished cycles."""
     told = [row.receipt for row in store.cycles(MOST_CYCLES)]  # the newest first
     kept = next((one["voted"] for one in told if "seen_until" in one), {})
-    known = [(cast("list[str]", one["deployed"]), cast("float", one["seen_until"]))
-             for one in told if one.get("deployed") and "seen_until" in one]  # fmt: skip
-    until = {name: seen for made, seen in known for name in made}
-    proofs = {name: until[row.id] for name, row in store.deployments().items() if row.id in until}
-    return replace(read_voted(kept), proven=known[0][1] if known else 0.0, proofs=proofs)
+    proofs = (one["seen_until"] for one in told if one.get("deployed") and "seen_until" in one)
+    return replace(read_voted(kept), proven=cast("float", next(proofs, 0.0)), proofs=_proofs(store))
+
+
+def _proofs(store: Store) -> dict[str, float]:
+    """Cluster name -> the newest request that voted for what serves it; also where a live test came in between."""
+    found = {name: _evaluation(store, row) for name, row in store.deployments().items()}
+    voting = {name: store.load(Interaction, sorted(e.interaction_ids)) for name, e in found.items() if e is not None}
+    return {name: max(item.at for item in items) for name, items in voting.items() if items}
 
 
 def read_voted(kept: Json) -> Voted:
