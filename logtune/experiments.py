@@ -114,7 +114,8 @@ def _moved(store: "Store", at: Trial) -> str:
         same = current is not None and current.verdict_id == verdict
     else:
         same = (current.id if current else None) == at.test.baseline_id
-    return "" if same else f"{at.test.cluster_name} is served by {current.id if current else 'the base model'} now"
+    serves = current.id if current and current.candidate != "base" else "the base model"
+    return "" if same else f"{at.test.cluster_name} is served by {serves} now"
 
 
 def _ramp(store: "Store", at: Trial, config: "Config", now: float) -> Step | None:
@@ -148,17 +149,20 @@ def promote(
 
 
 def end(store: "Store", at: Trial, action: StepAction, code: str, reason: str, *, by: str, now: float) -> Step | None:
-    """End a test; a promoted candidate that is rolled back is replaced by what served before."""
+    """End a test; a promoted candidate that is rolled back is replaced by what served before, while it still serves."""
+    back = at.watched and action == "rollback"
+    if back and (moved := _moved(store, at)):
+        back, reason = False, f"{reason}; nothing is put back: {moved}"
     decisions: dict[StepAction, Decision] = {"rollback": "rollback", "end": "promote"}
     decision = decisions.get(action, "stop")
     verdict = verdict_of(_evaluation(store, at), at, decision, code, reason)
     share = 1.0 if action == "end" else 0.0
     step = step_of(at, action, share, now, by=by, reason=reason, now=now, verdict=verdict.id)
-    back: list[Deployment] = []
-    if at.watched and action == "rollback":
+    made: list[Deployment] = []
+    if back:
         history = store.list(Deployment, limit=ALL)
-        back = [deploy.rollback(at.test.cluster_name, history, now, f"{reason} ({verdict.id})")]
-    return step if Experiments(store).take(step, verdict, back) else None
+        made = [deploy.rollback(at.test.cluster_name, history, now, f"{reason} ({verdict.id})")]
+    return step if Experiments(store).take(step, verdict, made) else None
 
 
 def _evaluation(store: "Store", at: Trial) -> Evaluation:

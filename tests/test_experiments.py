@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_kit import deployed
+from gateway_kit import adapter_for, deployed
 from live_kit import BEGUN, CLUSTER, DAY, HOUR, begin, changed, passed, settings, steps, visit
 
 from logtune import experiments
@@ -13,6 +13,7 @@ from logtune.edges.experiments import Control, Experiments
 from logtune.edges.store import Store
 from logtune.errors import InputError
 from logtune.records import Experiment, Step, Verdict
+from logtune.stages.deploy import retired
 from logtune.stages.trials import standing, step_of
 
 
@@ -95,6 +96,48 @@ def test_a_promoted_candidate_that_turns_bad_is_rolled_back_to_what_served_befor
     assert look(store, config, BEGUN + 3 * HOUR) == ["rollback"]
     back = store.deployments()["late"]
     assert (back.action, back.adapter_id, back.candidate) == ("rollback", None, "base")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "meanwhile"])
+@pytest.mark.parametrize("who", ["guard", "ann"])
+def test_a_rollback_in_the_watch_leaves_what_has_replaced_the_candidate(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, late: bool
+) -> None:
+    config = settings(tmp_path)
+    deployed(store, CLUSTER, adapter_for(CLUSTER, rank=4), 5.0)
+    test = begin(store, config)
+    experiments.by_hand(store, test.id, "promote", "the fair is tomorrow", config, BEGUN + 60)
+
+    original = Experiments.take
+
+    def retire() -> None:
+        store.deploy(retired(store.deployments()["late"], "the cluster is gone", BEGUN + 70), "c")
+
+    def overtaken(tests: Experiments, *rest: Any) -> bool:
+        monkeypatch.setattr(Experiments, "take", original)
+        retire()
+        return tests.take(*rest)
+
+    def roll_back() -> Step | None:
+        if who == "guard":
+            return experiments.break_guard(store, test.id, "errors", {"capital": 1e9}, BEGUN + 80)
+        return experiments.by_hand(store, test.id, "rollback", "complaints", config, BEGUN + 80)
+
+    if not late:
+        retire()
+        step = roll_back()
+    else:
+        monkeypatch.setattr(Experiments, "take", overtaken)
+        if who == "ann":
+            with pytest.raises(InputError, match="another process"):
+                roll_back()
+        step = roll_back()
+    assert step is not None
+    assert step.action == "rollback"
+    assert step.reason.endswith("nothing is put back: late is served by the base model now")
+    assert store.list(Verdict)[0].reason == step.reason
+    assert (store.deployments()["late"].action, store.deployments()["late"].candidate) == ("retire", "base")
+    assert Experiments(store).running() == {}
 
 
 def test_a_guard_ends_a_test_long_before_its_outcomes_are_known(store: Store, tmp_path: Path) -> None:
