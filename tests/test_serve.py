@@ -23,6 +23,7 @@ import pytest
 from logtune.app import cli
 from logtune.app.commands import serve as command
 from logtune.app.console import Console
+from logtune.app.kill_switch import VARIABLE
 from logtune.app.workers import FIRST_PAUSE_S, HEALTHY_S, LONGEST_PAUSE_S, Workers, _Slot
 from logtune.config import build
 from logtune.edges.keyring import Keyring
@@ -379,6 +380,19 @@ def test_the_screen_tells_where_what_and_who_without_secrets() -> None:
     assert more[3] == "  adapters        billing@1, cards@2"
     assert more[-1] == "  workers         2"
     assert "changes need the token" in lines(token="t" * 16)[1]
+
+
+@pytest.mark.parametrize("mode", ["off", "shadow", "ab"])
+def test_live_tests_that_run_are_led_whatever_the_mode(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def led(**more: int) -> bool:
+        config = build({"experiment": {"mode": mode, **more}})
+        serving = command.Serving(Console(False, None), config, None, None, "", "", lambda *_: None)  # type: ignore[arg-type, return-value]
+        return serving._leader() is not None
+
+    assert led()
+    assert not led(keep_looking=0)
+    monkeypatch.setenv(VARIABLE, "1")
+    assert not led()  # the base model answers everything
 
 
 def test_who_may_ask(home: Path) -> None:

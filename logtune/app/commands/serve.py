@@ -111,12 +111,12 @@ class Serving:
             opened.close()
 
     def _leader(self) -> "Sidecar | None":
-        """What leads live tests, where there may be any."""
+        """What leads live tests: also with the mode off, in which those that run are still to be decided."""
         from logtune.app import leading
         from logtune.app.kill_switch import forced
 
         settings = self.config.experiment
-        if settings.mode == "off" or not settings.keep_looking or forced():
+        if not settings.keep_looking or forced():
             return None
         return leading.task(self.say.arguments(), settings.look_s)
 
