@@ -202,7 +202,7 @@ def find(store: "Store", wanted: str) -> Led:
 
 
 def by_hand(store: "Store", wanted: str, action: str, reason: str, config: "Config", now: float) -> Step:
-    """Stop, promote or roll back a test by hand; InputError where it is over."""
+    """Stop, promote or roll back a test by hand; InputError where it is over. In the watch, a stop rolls back."""
     led = find(store, wanted)
     at = standing(*led, list(store.logs(led[0].at, shadow=True)), list(store.feedback()), now)
     if at.now.action in ENDS:
@@ -213,7 +213,8 @@ def by_hand(store: "Store", wanted: str, action: str, reason: str, config: "Conf
     if action == "promote":
         step = promote(store, at, "by_hand", reason, config, by=whoami(), now=now)
     else:
-        step = end(store, at, "rollback" if action == "rollback" else "stop", "by_hand", reason, by=whoami(), now=now)
+        ends: StepAction = "stop" if action == "stop" and not at.watched else "rollback"
+        step = end(store, at, ends, "by_hand", reason, by=whoami(), now=now)
     if step is None:
         raise InputError(f"another process led {at.test.id} on just now", "look at it again: logtune experiments show")
     return step

@@ -280,6 +280,28 @@ def test_a_change_of_what_serves_ends_a_test(store: Store, tmp_path: Path) -> No
     assert store.list(Verdict)[0].code == "moved"
 
 
+def test_a_stop_by_hand_in_the_watch_puts_back_what_served_before(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    before = deployed(store, CLUSTER, adapter_for(CLUSTER, rank=4), 5.0)
+    begin(store, config)
+    experiments.by_hand(store, "late", "promote", "the fair is tomorrow", config, BEGUN + 60)
+    assert store.deployments()["late"].adapter_id != before.adapter_id
+    step = experiments.by_hand(store, "late", "stop", "the fair is over", config, BEGUN + 70)
+    assert (step.action, step.share, step.reason) == ("rollback", 0.0, "the fair is over")
+    assert store.deployments()["late"].adapter_id == before.adapter_id
+    assert Experiments(store).running() == {}
+
+
+def test_a_promotion_by_hand_in_the_watch_ends_it_and_the_candidate_stays(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    test = begin(store, config)
+    for at in (BEGUN + 60, BEGUN + 70):
+        step = experiments.by_hand(store, "late", "promote", "the fair is tomorrow", config, at)
+    assert (step.action, step.share) == ("end", 1.0)
+    assert store.deployments()["late"].adapter_id == test.adapter_id
+    assert Experiments(store).running() == {}
+
+
 def test_a_decision_by_hand_is_recorded_with_who_when_and_why(store: Store, tmp_path: Path) -> None:
     config = settings(tmp_path)
     test = begin(store, config)

@@ -24,7 +24,17 @@ if TYPE_CHECKING:
     from logtune.stages.trials import Trial
 
 RATIO = 10  # a look may take a tenth of the time between two
-REASON = click.option("--reason", required=True, help="Why; it is recorded with your name and the time.")
+
+
+def _said(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("say why")
+    return value.strip()
+
+
+REASON = click.option(
+    "--reason", required=True, callback=_said, help="Why; it is recorded with your name and the time."
+)
 
 
 @click.group("experiments", cls=Listed)
@@ -212,8 +222,11 @@ def _decision(action: str, about: str) -> click.Command:
 
 
 for _action, _about in (
-    ("stop", "End a test; what served before serves on."),
-    ("promote", "Let the candidate serve now, with the hold-back that experiment.hold_back says."),
+    ("stop", "End a test; what served before it serves on. A promoted candidate that is watched is taken back."),
+    (
+        "promote",
+        "Let the candidate serve now, with the hold-back that experiment.hold_back says; in the watch, end that.",
+    ),
     ("rollback", "Take the candidate away, also one that was promoted and is watched."),
 ):
     experiments.add_command(_decision(_action, _about))
