@@ -52,7 +52,11 @@ def test_a_better_candidate_climbs_is_promoted_watched_and_stays(store: Store, t
     ]  # fmt: skip
     live = store.deployments()["late"]
     assert (live.action, live.adapter_id, live.verdict_id) == ("deploy", test.adapter_id, steps(store)[-1].verdict_id)
-    (verdict,) = store.list(Verdict)
+    assert [step.code for step in steps(store)] == ["gate_passed", "ramp", "ramp", "better"]
+    extended, again, verdict = (store.load(Verdict, [str(step.verdict_id)])[0] for step in steps(store)[1:])
+    for item in (extended, again):
+        assert (item.decision, item.code, item.experiment_id) == ("extend", "ramp", test.id)
+        assert item.receipt["config_hash"] == config.config_hash
     assert (verdict.decision, verdict.code, verdict.experiment_id) == ("promote", "better", test.id)
     assert verdict.lower is not None
     assert verdict.lower > 0
@@ -263,6 +267,43 @@ def test_a_broken_guard_ends_a_test_that_another_process_has_led_on_just_then(
     assert step == steps(store)[-1]
     assert Experiments(store).running() == {}
     assert experiments.break_guard(store, test.id, "errors", {}, BEGUN + 2) is None
+
+
+def test_the_receipt_of_a_guard_that_a_gateway_saw_broken_counts_the_test_too(store: Store, tmp_path: Path) -> None:
+    test = begin(store, settings(tmp_path, ramp=[0.5], ramp_users=[]))
+    visit(store, test, range(80), BEGUN + 60, lambda ours: 0.6)
+    step = experiments.break_guard(store, test.id, "errors", {"capital": 2e8, "users of the base": 40}, BEGUN + DAY)
+    assert step is not None
+    (verdict,) = store.list(Verdict)
+    assert (step.code, step.verdict_id) == ("guard", verdict.id)
+    receipt, units = verdict.receipt, verdict.receipt["units"]
+    assert receipt["gateway"] == {"guard": "errors", "capital": 2e8, "users of the base": 40}
+    assert (receipt["seen"], receipt["counted"]) == (80, True)
+    assert isinstance(units, dict)
+    assert sum(units.values()) == 80  # type: ignore[arg-type]
+    assert verdict.arms["base"]["units"] == units["base"] > 0  # type: ignore[index, call-overload, operator]
+
+
+def test_a_large_test_is_rolled_back_before_it_is_counted_and_its_receipt_says_so(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "MOST_COUNTED", 79)
+    test = begin(store, settings(tmp_path, ramp=[0.5], ramp_users=[]))
+    visit(store, test, range(80), BEGUN + 60, lambda ours: 0.6)
+    assert experiments.break_guard(store, test.id, "errors", {"capital": 2e8}, BEGUN + DAY)
+    (verdict,) = store.list(Verdict)
+    assert (verdict.effect, verdict.lower, verdict.upper) == (None, None, None)
+    assert verdict.arms["base"] == {"serves": "base"}
+    assert verdict.receipt["gateway"] == {"guard": "errors", "capital": 2e8}
+    assert verdict.receipt["counted"] is False
+    assert not {"seen", "units", "guards"} & set(verdict.receipt)
+
+
+def test_a_test_that_ends_since_its_cluster_is_rolled_back_is_counted(store: Store, tmp_path: Path) -> None:
+    test = begin(store, settings(tmp_path, ramp=[0.5], ramp_users=[]))
+    visit(store, test, range(80), BEGUN + 60, lambda ours: 0.6)
+    assert experiments.stop_test(store, "late", BEGUN + DAY)
+    assert store.list(Verdict)[0].receipt["seen"] == 80
 
 
 def test_a_cluster_has_one_test_at_a_time(store: Store, tmp_path: Path) -> None:

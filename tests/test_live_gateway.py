@@ -36,7 +36,7 @@ from logtune.edges.store import Store
 from logtune.edges.upstream import EmbeddedBackend
 from logtune.errors import ConfigError, StoreError
 from logtune.ports import ChatCall, StreamPiece
-from logtune.records import SHADOW, Draw, LogRecord
+from logtune.records import SHADOW, Draw, Json, LogRecord, Verdict
 from logtune.testing import MemoryAdapterServer, WordEmbedder
 
 EVEN: dict[str, object] = {"ramp": [0.5], "ramp_users": []}
@@ -117,9 +117,14 @@ def test_a_candidate_that_fails_is_gone_within_two_seconds(tmp_path: Path) -> No
         statuses = {ask(kit, f"after-{number}")[0] for number in range(40)}
         until(lambda: not Experiments(kit.store).running(), "the store was not told")
         (_, steps) = Experiments(kit.store).of_cluster("late")[-1]
+        (verdict,) = kit.store.load(Verdict, [str(steps[-1].verdict_id)])
     assert statuses == {200}
-    assert (steps[-1].action, steps[-1].by) == ("rollback", "guard")
+    assert (steps[-1].action, steps[-1].by, steps[-1].code) == ("rollback", "guard", "guard")
     assert "'errors' was broken" in steps[-1].reason
+    told: dict[str, Json] = verdict.receipt["gateway"]  # type: ignore[assignment]
+    assert told["guard"] == "errors"
+    assert len(told) > 2
+    assert verdict.receipt["seen"] > 60  # type: ignore[operator]
 
 
 def test_a_candidate_of_few_users_is_asked_unseen_after_a_bad_answer_and_is_gone(tmp_path: Path) -> None:

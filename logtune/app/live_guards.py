@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -33,7 +33,7 @@ from logtune.experiments import break_guard
 from logtune.records import Json
 from logtune.sequential import Capital, Units, advance, begin
 from logtune.stages.choice import CALLS
-from logtune.stages.experiment import CANDIDATE
+from logtune.stages.experiment import BASE, CANDIDATE
 from logtune.stages.interactions import answer_text
 from logtune.stages.live_guards import QUANTILE_FROM, margins
 from logtune.statistics import Floats
@@ -46,6 +46,7 @@ ERROR = 1e-8  # of one guard in one stretch: 250,000 of them in four weeks, at m
 BURST, BURST_BAD, BURST_BASE = 20, 16, 2  # last answers of an arm; bad ones of the candidate; of the base, at most
 RECENT = 500  # answers of the base by which the others are measured
 FAST = ("errors", "slow", "odd_length")
+ARMS = (BASE, CANDIDATE)
 
 
 class Seen(NamedTuple):
@@ -67,7 +68,22 @@ class Stretch:
     since: float
     capital: dict[str, Capital] = field(default_factory=lambda: {name: begin() for name in FAST})
     units: set[float] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)  # of units, and of bad ones by guard, by arm
     again: int = 0  # requests of units that had counted already
+
+    def count(self, fresh: Sequence["Seen"], bad: Mapping[str, Floats]) -> None:
+        """Units that count from now on."""
+        for number, seen in enumerate(fresh):
+            arm = ARMS[seen.ours]
+            self.counts[arm] += 1
+            self.counts.update(f"{arm} {name}" for name in FAST if bad[name][number])
+
+    def told(self, guard: str) -> dict[str, Json]:
+        """How many users each arm had here, and of how many the first answer was bad."""
+        found: dict[str, Json] = {}
+        for arm in ARMS:
+            found |= {f"users of the {arm}": self.counts[arm], f"bad of the {arm}": self.counts[f"{arm} {guard}"]}
+        return found
 
     def over(self, now: float) -> bool:
         """Whether a new one begins: most who come have counted."""
@@ -121,11 +137,12 @@ class Watched:
         ours = np.array([[seen.ours for seen in fresh]])
         chance = np.array([[seen.share for seen in fresh]])
         allowed, capital = margins(settings), self._stretch.capital
+        self._stretch.count(fresh, bad)
         for name in FAST:
             units = Units(ours, chance, 1 - bad[name][None], np.ones(ours.shape, dtype=bool))
             capital[name], course = advance(capital[name], units, null_down=-allowed[name])
             if course.down.max() >= 1 / ERROR:
-                return name, {"users of this process": len(self._stretch.units), "capital": float(course.down.max())}
+                return name, {"capital": round(float(course.down.max())), **self._stretch.told(name)}
         return None
 
     def _burst(self, waiting: Sequence[Seen], bad: Mapping[str, Floats]) -> tuple[str, dict[str, Json]] | None:
