@@ -43,9 +43,12 @@ EVEN: dict[str, object] = {"ramp": [0.5], "ramp_users": []}
 
 
 class Engine(ScriptedEngine):
-    """Fails with an adapter as long as `broken`; knows none, whatever is listed, as long as `forgetful`."""
+    """With an adapter it fails as long as `broken`, and refuses as long as `refusing`; while it is `forgetful` it knows
+    none, whatever is listed.
+    """
 
     broken = False
+    refusing = False
     forgetful = False
 
     async def names(self) -> list[str]:
@@ -54,6 +57,9 @@ class Engine(ScriptedEngine):
     async def stream(self, call: ChatCall) -> AsyncIterator[StreamPiece]:
         if self.broken and call.model not in ("", "base"):
             raise StoreError("the adapter makes the model fall over")
+        if self.refusing and call.model not in ("", "base"):
+            yield StreamPiece(text="I'm sorry, but I can't help.", finish_reason="stop")
+            return
         async for piece in super().stream(call):
             yield piece
 
@@ -125,6 +131,23 @@ def test_a_candidate_that_fails_is_gone_within_two_seconds(tmp_path: Path) -> No
     assert told["guard"] == "errors"
     assert len(told) > 2
     assert verdict.receipt["seen"] > 60  # type: ignore[operator]
+
+
+def test_a_candidate_that_refuses_is_gone_as_fast(tmp_path: Path) -> None:
+    with live_gateway(tmp_path, settings(tmp_path, **EVEN)) as (kit, engine):  # type: ignore[arg-type]
+        for number in range(60):
+            assert "sorry" not in ask(kit, f"early-{number}")[1]
+        engine.refusing = True
+        asked, broke = 0, time.monotonic()
+        while not ended(kit):
+            assert ask(kit, f"late-{asked}")[0] == 200
+            asked += 1
+            assert time.monotonic() < broke + WAIT_S, "the guard did not end the test"
+        assert not any("sorry" in ask(kit, f"after-{number}")[1] for number in range(40))
+        until(lambda: not Experiments(kit.store).running(), "the store was not told")
+        (_, steps) = Experiments(kit.store).of_cluster("late")[-1]
+    assert (steps[-1].action, steps[-1].by) == ("rollback", "guard")
+    assert "'refusals' was broken" in steps[-1].reason
 
 
 def test_a_candidate_of_few_users_is_asked_unseen_after_a_bad_answer_and_is_gone(tmp_path: Path) -> None:
