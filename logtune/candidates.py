@@ -207,7 +207,8 @@ def judge_experiments(cycle: Cycle) -> Iterator[Unit]:
 
         async def work(group: Sequence[Evaluation] = group) -> Sequence[Derived]:
             worth, live_test = cycle.config.ladder.worth, cycle.config.experiment.mode != "off"
-            return choice.verdicts(group, worth=worth, live_test=live_test)
+            told = cycle.config.config_hash
+            return choice.verdicts(group, worth=worth, live_test=live_test, config_hash=told)
 
         yield Unit(tuple(found.id for found in group), work)
 

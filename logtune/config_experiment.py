@@ -62,7 +62,7 @@ class ExperimentSettings(Settings):
     backoff_max_days: Days = 112.0
     """Longest such wait."""
     look_s: Seconds = 60.0
-    """How often `logtune serve` looks at its tests."""
+    """How often `logtune serve` looks at its tests, whatever the mode: it is for those that begin."""
     keep_looking: Count = 1
     """0: logtune serve does not look; logtune experiments look does, called by a timer of yours."""
 

@@ -8,6 +8,8 @@ that decide the same, the second one finds the step taken.
 
 import getpass
 from collections.abc import Mapping
+from dataclasses import replace
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from logtune import estimates, holdings
@@ -18,7 +20,7 @@ from logtune.errors import InputError
 from logtune.ids import identified
 from logtune.records import DAY_S, Adapter, Deployment, Evaluation, Experiment, Json, Step, StepAction
 from logtune.stages import deploy, live
-from logtune.stages.experiment import Decision
+from logtune.stages.experiment import GATE_PASSED, Decision
 from logtune.stages.plan import Serving, promotion
 from logtune.stages.trials import Trial, numbered, ruling, standing, step_of, verdict_of, words
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 LOADING_S = 30.0  # until a test comes into force: its candidate has to be loaded by then
 AHEAD_S = 3.0  # beyond the poll of the gateways, until a larger share comes into force: all know it by then
 ALL = 10_000_000
+MOST_COUNTED = 1000  # logs of a test whose guard a gateway saw broken: half a second
 
 
 def begin(
@@ -55,7 +58,7 @@ def begin(
     since = now + config.serve.poll_s + LOADING_S
     first = Step(
         id="", experiment_id="", number=0, action="start", share=share, since=since, verdict_id=None, by="loop",
-        reason="the gate was passed", at=now,
+        reason="the gate was passed", at=now, code=GATE_PASSED,
     )  # fmt: skip
     begun = tests.begin(test, numbered(test, 0, first))
     return (test, "") if begun else (None, "a live test of this cluster is running already")
@@ -114,14 +117,17 @@ def _moved(store: "Store", at: Trial) -> str:
         same = current is not None and current.verdict_id == verdict
     else:
         same = (current.id if current else None) == at.test.baseline_id
-    return "" if same else f"{at.test.cluster_name} is served by {current.id if current else 'the base model'} now"
+    serves = current.id if current and current.candidate != "base" else "the base model"
+    return "" if same else f"{at.test.cluster_name} is served by {serves} now"
 
 
 def _ramp(store: "Store", at: Trial, config: "Config", now: float) -> Step | None:
     index = at.settings.ramp.index(at.now.share) + 1
     since = now + config.serve.poll_s + AHEAD_S
-    step = step_of(at, "ramp", at.settings.ramp[index], since, by="loop", reason=words(at, "ramp"), now=now)
-    return step if Experiments(store).take(step) else None
+    reason = words(at, "ramp")
+    verdict = verdict_of(_evaluation(store, at), at, "extend", "ramp", reason)
+    step = step_of(at, "ramp", at.settings.ramp[index], since, by="loop", reason=reason, now=now, verdict=verdict)
+    return step if Experiments(store).take(step, verdict) else None
 
 
 def promote(
@@ -143,22 +149,31 @@ def promote(
     ends = at.settings.hold_back == 0
     action: StepAction = "end" if ends else "promote"
     share = 1 - at.settings.hold_back
-    step = step_of(at, action, share, now, by=by, reason=reason, now=now, verdict=verdict.id)
+    step = step_of(at, action, share, now, by=by, reason=reason, now=now, verdict=verdict)
     return step if Experiments(store).take(step, verdict, changes) else None
 
 
-def end(store: "Store", at: Trial, action: StepAction, code: str, reason: str, *, by: str, now: float) -> Step | None:
-    """End a test; a promoted candidate that is rolled back is replaced by what served before."""
+def end(
+    store: "Store", at: Trial, action: StepAction, code: str, reason: str, *, by: str, now: float,
+    gateway: Mapping[str, Json] | None = None,
+) -> Step | None:  # fmt: skip
+    """End a test; a promoted candidate that is rolled back is replaced by what served before, while it still serves.
+
+    `gateway`: the guard that a gateway saw broken, with its numbers.
+    """
+    back = at.watched and action == "rollback"
+    if back and (moved := _moved(store, at)):
+        back, reason = False, f"{reason}; nothing is put back: {moved}"
     decisions: dict[StepAction, Decision] = {"rollback": "rollback", "end": "promote"}
     decision = decisions.get(action, "stop")
-    verdict = verdict_of(_evaluation(store, at), at, decision, code, reason)
+    verdict = verdict_of(_evaluation(store, at), at, decision, code, reason, gateway)
     share = 1.0 if action == "end" else 0.0
-    step = step_of(at, action, share, now, by=by, reason=reason, now=now, verdict=verdict.id)
-    back: list[Deployment] = []
-    if at.watched and action == "rollback":
+    step = step_of(at, action, share, now, by=by, reason=reason, now=now, verdict=verdict)
+    made: list[Deployment] = []
+    if back:
         history = store.list(Deployment, limit=ALL)
-        back = [deploy.rollback(at.test.cluster_name, history, now, f"{reason} ({verdict.id})")]
-    return step if Experiments(store).take(step, verdict, back) else None
+        made = [deploy.rollback(at.test.cluster_name, history, now, f"{reason} ({verdict.id})")]
+    return step if Experiments(store).take(step, verdict, made) else None
 
 
 def _evaluation(store: "Store", at: Trial) -> Evaluation:
@@ -168,12 +183,14 @@ def _evaluation(store: "Store", at: Trial) -> Evaluation:
 def break_guard(store: "Store", experiment: str, guard: str, numbers: Mapping[str, Json], now: float) -> Step | None:
     """Roll back a test whose guard a gateway saw broken; None: it was over already.
 
-    Another step that was taken just then, as one of the ramp, ends nothing: the rollback follows it.
+    Another step that was taken just then, as one of the ramp, ends nothing: the rollback follows it. Other gateways
+    wait for it, so the logs of a large test are not counted first.
     """
     reason = f"the guard '{guard}' was broken: {', '.join(f'{name} {value}' for name, value in numbers.items())}"
     tests = Experiments(store)
     while led := next((led for led in tests.running().values() if led[0].id == experiment), None):
-        if step := end(store, standing(*led, (), (), now), "rollback", "guard", reason, by="guard", now=now):
+        at, seen = counted(store, led, now, most=MOST_COUNTED), {"guard": guard, **numbers}
+        if step := end(store, at, "rollback", "guard", reason, by="guard", now=now, gateway=seen):
             return step
     return None
 
@@ -183,7 +200,15 @@ def stop_test(store: "Store", cluster_name: str, now: float) -> Step | None:
     led = Experiments(store).running().get(cluster_name)
     if led is None:
         return None
-    return end(store, standing(*led, (), (), now), "stop", "moved", "rolled back by hand", by=whoami(), now=now)
+    return end(store, counted(store, led, now), "stop", "moved", "rolled back by hand", by=whoami(), now=now)
+
+
+def counted(store: "Store", led: Led, now: float, most: int | None = None) -> Trial:
+    """Where a test stands by all its logs; not counted, where there are more than `most`."""
+    logs = list(islice(store.logs(led[0].at, shadow=True), None if most is None else most + 1))
+    if most is not None and len(logs) > most:
+        return replace(standing(*led, (), (), now), counted=False)
+    return standing(*led, logs, list(store.feedback()), now)
 
 
 def find(store: "Store", wanted: str) -> Led:
@@ -198,9 +223,8 @@ def find(store: "Store", wanted: str) -> Led:
 
 
 def by_hand(store: "Store", wanted: str, action: str, reason: str, config: "Config", now: float) -> Step:
-    """Stop, promote or roll back a test by hand; InputError where it is over."""
-    led = find(store, wanted)
-    at = standing(*led, list(store.logs(led[0].at, shadow=True)), list(store.feedback()), now)
+    """Stop, promote or roll back a test by hand; InputError where it is over. In the watch, a stop rolls back."""
+    at = counted(store, find(store, wanted), now)
     if at.now.action in ENDS:
         raise InputError(
             f"{at.test.id} is over: {at.now.action}, by {at.now.by}",
@@ -209,7 +233,8 @@ def by_hand(store: "Store", wanted: str, action: str, reason: str, config: "Conf
     if action == "promote":
         step = promote(store, at, "by_hand", reason, config, by=whoami(), now=now)
     else:
-        step = end(store, at, "rollback" if action == "rollback" else "stop", "by_hand", reason, by=whoami(), now=now)
+        ends: StepAction = "stop" if action == "stop" and not at.watched else "rollback"
+        step = end(store, at, ends, "by_hand", reason, by=whoami(), now=now)
     if step is None:
         raise InputError(f"another process led {at.test.id} on just now", "look at it again: logtune experiments show")
     return step

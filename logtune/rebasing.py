@@ -14,7 +14,6 @@ from logtune.edges.experiments import Experiments
 from logtune.edges.store import CycleRow, Store
 from logtune.records import Adapter, Deployment, Experiment, Interaction, Json, PreferencePair
 from logtune.stages import deploy
-from logtune.stages.trials import standing
 
 LOOKED_BACK = 100  # cycles in which the base model is looked up
 KEPT = ("base", "base_since", "rebased")  # of a cycle's receipt, from its beginning to its end
@@ -68,9 +67,9 @@ def misfit(store: Store, row: Deployment | Experiment, base: Base) -> str:
 
 def retire(store: Store, base: Base, origin: str, now: float) -> list[Deployment]:
     """Give what was proven on another base model back to the base, and end its live tests. Once is enough."""
-    for test, steps in Experiments(store).running().values():
-        if reason := misfit(store, test, base):
-            at = standing(test, steps, (), (), now)
+    for led in Experiments(store).running().values():
+        if reason := misfit(store, led[0], base):
+            at = experiments.counted(store, led, now)
             experiments.end(store, at, "stop", "moved", reason, by="rebase", now=now)
     made = [deploy.retired(row, misfit(store, row, base), now) for _, row in sorted(stale(store, base).items())]
     for row in made:

@@ -293,9 +293,9 @@ class Verdict:
     upper: float | None
     decision: Literal["promote", "extend", "stop", "rollback"]
     reason: str
-    code: str = ""  # of the reason: stages.live.CODES of a live test, stages.choice.RUNNER_UP of a gate
+    code: str = ""  # of the reason: stages.live.CODES of a live test, stages.experiment.CODES of a gate
     experiment_id: str | None = None  # parent; None: decided by the gate alone
-    receipt: Mapping[str, Json] = field(default_factory=dict)  # of a live test: what was compared, with all numbers
+    receipt: Mapping[str, Json] = field(default_factory=dict)  # what was compared, with all numbers
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +329,7 @@ class Step:
     by: str  # loop, guard, or who did it by hand
     reason: str
     at: float
+    code: str = ""  # of the reason: of the verdict; of the first step, of the gate's
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from gateway_kit import deployed
+from gateway_kit import adapter_for, deployed
 from live_kit import BEGUN, CLUSTER, DAY, HOUR, begin, changed, passed, settings, steps, visit
 
 from logtune import experiments
@@ -13,6 +13,7 @@ from logtune.edges.experiments import Control, Experiments
 from logtune.edges.store import Store
 from logtune.errors import InputError
 from logtune.records import Experiment, Step, Verdict
+from logtune.stages.deploy import retired
 from logtune.stages.trials import standing, step_of
 
 
@@ -51,7 +52,11 @@ def test_a_better_candidate_climbs_is_promoted_watched_and_stays(store: Store, t
     ]  # fmt: skip
     live = store.deployments()["late"]
     assert (live.action, live.adapter_id, live.verdict_id) == ("deploy", test.adapter_id, steps(store)[-1].verdict_id)
-    (verdict,) = store.list(Verdict)
+    assert [step.code for step in steps(store)] == ["gate_passed", "ramp", "ramp", "better"]
+    extended, again, verdict = (store.load(Verdict, [str(step.verdict_id)])[0] for step in steps(store)[1:])
+    for item in (extended, again):
+        assert (item.decision, item.code, item.experiment_id) == ("extend", "ramp", test.id)
+        assert item.receipt["config_hash"] == config.config_hash
     assert (verdict.decision, verdict.code, verdict.experiment_id) == ("promote", "better", test.id)
     assert verdict.lower is not None
     assert verdict.lower > 0
@@ -95,6 +100,48 @@ def test_a_promoted_candidate_that_turns_bad_is_rolled_back_to_what_served_befor
     assert look(store, config, BEGUN + 3 * HOUR) == ["rollback"]
     back = store.deployments()["late"]
     assert (back.action, back.adapter_id, back.candidate) == ("rollback", None, "base")
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["before", "meanwhile"])
+@pytest.mark.parametrize("who", ["guard", "ann"])
+def test_a_rollback_in_the_watch_leaves_what_has_replaced_the_candidate(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str, late: bool
+) -> None:
+    config = settings(tmp_path)
+    deployed(store, CLUSTER, adapter_for(CLUSTER, rank=4), 5.0)
+    test = begin(store, config)
+    experiments.by_hand(store, test.id, "promote", "the fair is tomorrow", config, BEGUN + 60)
+
+    original = Experiments.take
+
+    def retire() -> None:
+        store.deploy(retired(store.deployments()["late"], "the cluster is gone", BEGUN + 70), "c")
+
+    def overtaken(tests: Experiments, *rest: Any) -> bool:
+        monkeypatch.setattr(Experiments, "take", original)
+        retire()
+        return tests.take(*rest)
+
+    def roll_back() -> Step | None:
+        if who == "guard":
+            return experiments.break_guard(store, test.id, "errors", {"capital": 1e9}, BEGUN + 80)
+        return experiments.by_hand(store, test.id, "rollback", "complaints", config, BEGUN + 80)
+
+    if not late:
+        retire()
+        step = roll_back()
+    else:
+        monkeypatch.setattr(Experiments, "take", overtaken)
+        if who == "ann":
+            with pytest.raises(InputError, match="another process"):
+                roll_back()
+        step = roll_back()
+    assert step is not None
+    assert step.action == "rollback"
+    assert step.reason.endswith("nothing is put back: late is served by the base model now")
+    assert store.list(Verdict)[0].reason == step.reason
+    assert (store.deployments()["late"].action, store.deployments()["late"].candidate) == ("retire", "base")
+    assert Experiments(store).running() == {}
 
 
 def test_a_guard_ends_a_test_long_before_its_outcomes_are_known(store: Store, tmp_path: Path) -> None:
@@ -222,6 +269,43 @@ def test_a_broken_guard_ends_a_test_that_another_process_has_led_on_just_then(
     assert experiments.break_guard(store, test.id, "errors", {}, BEGUN + 2) is None
 
 
+def test_the_receipt_of_a_guard_that_a_gateway_saw_broken_counts_the_test_too(store: Store, tmp_path: Path) -> None:
+    test = begin(store, settings(tmp_path, ramp=[0.5], ramp_users=[]))
+    visit(store, test, range(80), BEGUN + 60, lambda ours: 0.6)
+    step = experiments.break_guard(store, test.id, "errors", {"capital": 2e8, "users of the base": 40}, BEGUN + DAY)
+    assert step is not None
+    (verdict,) = store.list(Verdict)
+    assert (step.code, step.verdict_id) == ("guard", verdict.id)
+    receipt, units = verdict.receipt, verdict.receipt["units"]
+    assert receipt["gateway"] == {"guard": "errors", "capital": 2e8, "users of the base": 40}
+    assert (receipt["seen"], receipt["counted"]) == (80, True)
+    assert isinstance(units, dict)
+    assert sum(units.values()) == 80  # type: ignore[arg-type]
+    assert verdict.arms["base"]["units"] == units["base"] > 0  # type: ignore[index, call-overload, operator]
+
+
+def test_a_large_test_is_rolled_back_before_it_is_counted_and_its_receipt_says_so(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiments, "MOST_COUNTED", 79)
+    test = begin(store, settings(tmp_path, ramp=[0.5], ramp_users=[]))
+    visit(store, test, range(80), BEGUN + 60, lambda ours: 0.6)
+    assert experiments.break_guard(store, test.id, "errors", {"capital": 2e8}, BEGUN + DAY)
+    (verdict,) = store.list(Verdict)
+    assert (verdict.effect, verdict.lower, verdict.upper) == (None, None, None)
+    assert verdict.arms["base"] == {"serves": "base"}
+    assert verdict.receipt["gateway"] == {"guard": "errors", "capital": 2e8}
+    assert verdict.receipt["counted"] is False
+    assert not {"seen", "units", "guards"} & set(verdict.receipt)
+
+
+def test_a_test_that_ends_since_its_cluster_is_rolled_back_is_counted(store: Store, tmp_path: Path) -> None:
+    test = begin(store, settings(tmp_path, ramp=[0.5], ramp_users=[]))
+    visit(store, test, range(80), BEGUN + 60, lambda ours: 0.6)
+    assert experiments.stop_test(store, "late", BEGUN + DAY)
+    assert store.list(Verdict)[0].receipt["seen"] == 80
+
+
 def test_a_cluster_has_one_test_at_a_time(store: Store, tmp_path: Path) -> None:
     config = settings(tmp_path)
     begin(store, config)
@@ -235,6 +319,28 @@ def test_a_change_of_what_serves_ends_a_test(store: Store, tmp_path: Path) -> No
     deployed(store, CLUSTER, None, BEGUN + 5)
     assert look(store, config, BEGUN + 10) == ["stop"]
     assert store.list(Verdict)[0].code == "moved"
+
+
+def test_a_stop_by_hand_in_the_watch_puts_back_what_served_before(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    before = deployed(store, CLUSTER, adapter_for(CLUSTER, rank=4), 5.0)
+    begin(store, config)
+    experiments.by_hand(store, "late", "promote", "the fair is tomorrow", config, BEGUN + 60)
+    assert store.deployments()["late"].adapter_id != before.adapter_id
+    step = experiments.by_hand(store, "late", "stop", "the fair is over", config, BEGUN + 70)
+    assert (step.action, step.share, step.reason) == ("rollback", 0.0, "the fair is over")
+    assert store.deployments()["late"].adapter_id == before.adapter_id
+    assert Experiments(store).running() == {}
+
+
+def test_a_promotion_by_hand_in_the_watch_ends_it_and_the_candidate_stays(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path)
+    test = begin(store, config)
+    for at in (BEGUN + 60, BEGUN + 70):
+        step = experiments.by_hand(store, "late", "promote", "the fair is tomorrow", config, at)
+    assert (step.action, step.share) == ("end", 1.0)
+    assert store.deployments()["late"].adapter_id == test.adapter_id
+    assert Experiments(store).running() == {}
 
 
 def test_a_decision_by_hand_is_recorded_with_who_when_and_why(store: Store, tmp_path: Path) -> None:

@@ -80,6 +80,14 @@ def test_decisions_by_hand_need_a_reason_and_end_a_test_once(began: Path, capsys
     assert "is over: stop" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", ["experiments stop late", "experiments promote late", "pause"])
+def test_a_blank_is_no_reason(command: str, began: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([*command.split(), "--reason", " \t", *options(began)]) == 2
+    assert "say why" in capsys.readouterr().err
+    assert run(began, capsys, *command.split(), "--reason", " the fair ")[0] == 0
+    assert "the fair " not in run(began, capsys, "experiments", "--json")[1]
+
+
 def test_pause_and_resume(began: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out = run(began, capsys, "pause", "--reason", "holidays")
     assert code == 0

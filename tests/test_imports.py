@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -36,6 +37,13 @@ def test_help_stays_light() -> None:
 def test_the_help_of_a_command_imports_no_model(module: str) -> None:
     name = next(name for name, entry in COMMANDS.items() if entry.module == module)
     assert not modules_after(f"from logtune.app.cli import main\nmain(['{name}', '--help'])") & HEAVY
+
+
+def test_a_look_without_live_tests_imports_nothing_to_decide_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "scipy" not in modules_after("from logtune.app.cli import main\nmain(['experiments', 'look'])")
 
 
 def test_the_stages_table_imports_no_model() -> None:

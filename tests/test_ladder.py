@@ -372,7 +372,7 @@ def test_other_rules_of_the_same_cluster_replace_those_that_serve(store: Store) 
     (row,) = store.deployments().values()
     (cluster,) = store.load(Cluster, [row.cluster_id])
     (passed,) = (e for e in store.list(Evaluation) if e.candidate == "rules")
-    (verdict,) = verdicts([replace(passed, baseline="rules")], worth=0.05, live_test=False)
+    (verdict,) = verdicts([replace(passed, baseline="rules")], worth=0.05, live_test=False, config_hash="h")
     (change,) = planning.plan([verdict], [cluster], serving({row.cluster_name: row}))
     assert (change.candidate, change.action, change.previous_id) == ("rules", "deploy", row.id)
     assert planning.plan([verdict], [cluster], serving({row.cluster_name: change})) == []
@@ -383,7 +383,7 @@ def test_a_prompt_retires_with_its_cluster_and_takes_the_place_of_an_adapter_wha
     (expert,) = store.deployments().values()
     (cluster,) = store.load(Cluster, [expert.cluster_id])
     (adapter,) = store.load(Adapter, [str(expert.adapter_id)])
-    (verdict,) = verdicts([evaluation("rules", 0.8, 0.6)], worth=0.05, live_test=False)
+    (verdict,) = verdicts([evaluation("rules", 0.8, 0.6)], worth=0.05, live_test=False, config_hash="h")
     current = {expert.cluster_name: expert}
     tight = serving(current, adapter, limits=Limits(base_parameters=1, budget=1e-9))
     (change,) = planning.plan([replace(verdict, cluster_id=cluster.id)], [cluster], tight)
@@ -432,18 +432,20 @@ def test_a_costlier_candidate_must_be_worth_it(passed: list[tuple[str, float, fl
 
 def test_the_choice_is_a_sentence() -> None:
     tried = [evaluation("rules", 0.7, 0.55), evaluation("expert", 0.8, 0.65), evaluation("critic", 0.5, 0.3, "failed")]
-    rules, expert, critic = verdicts(tried, worth=0.05, live_test=False)
+    rules, expert, critic = verdicts(tried, worth=0.05, live_test=False, config_hash="h")
     assert (rules.decision, expert.decision, critic.decision) == ("stop", "promote", "stop")
     assert expert.reason.startswith(
         "an expert adapter won 80% at 1 call and 120 tokens an answer; rules in the prompt won 70% at 1 call and 120 "
         "tokens an answer, less by 10 points; a critic adapter failed; "
     )
     assert rules.reason.startswith("passed, but an expert adapter is chosen: ")
+    assert [verdict.code for verdict in (rules, expert, critic)] == ["runner_up", "gate_passed", "gate_failed"]
+    assert [verdict.receipt["phase"] for verdict in (rules, expert, critic)] == ["gate"] * 3
     assert critic.reason == "as the gate said"
 
 
 def test_one_candidate_needs_no_choice() -> None:
-    (alone,) = verdicts([evaluation("expert", 0.8, 0.65)], worth=0.05, live_test=False)
+    (alone,) = verdicts([evaluation("expert", 0.8, 0.65)], worth=0.05, live_test=False, config_hash="h")
     assert alone.reason.startswith("the gate was passed")
 
 

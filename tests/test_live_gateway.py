@@ -6,7 +6,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +15,9 @@ from gateway_kit import WAIT_S, Kit, ScriptedEngine, WatchedStore, post, serving
 from live_kit import LATE, begin, settings
 
 from logtune import experiments
-from logtune.app.commands.serve import store_or_none
+from logtune.app import cli
+from logtune.app.commands.serve import check_keys, store_or_none
+from logtune.app.console import Console
 from logtune.app.exchange import Exchange
 from logtune.app.exchange import begin as begin_exchange
 from logtune.app.gateway import create
@@ -27,20 +29,26 @@ from logtune.app.table import Choice
 from logtune.config import Config, build
 from logtune.config_experiment import ExperimentSettings
 from logtune.edges.experiments import Experiments
+from logtune.edges.key_copy import FILE as COPY
+from logtune.edges.keyring import Keyring
 from logtune.edges.spool_files import SPOOL, waiting
+from logtune.edges.store import Store
 from logtune.edges.upstream import EmbeddedBackend
-from logtune.errors import StoreError
+from logtune.errors import ConfigError, StoreError
 from logtune.ports import ChatCall, StreamPiece
-from logtune.records import SHADOW, Draw, LogRecord
+from logtune.records import SHADOW, Draw, Json, LogRecord, Verdict
 from logtune.testing import MemoryAdapterServer, WordEmbedder
 
 EVEN: dict[str, object] = {"ramp": [0.5], "ramp_users": []}
 
 
 class Engine(ScriptedEngine):
-    """Fails with an adapter as long as `broken`; knows none, whatever is listed, as long as `forgetful`."""
+    """With an adapter it fails as long as `broken`, and refuses as long as `refusing`; while it is `forgetful` it knows
+    none, whatever is listed.
+    """
 
     broken = False
+    refusing = False
     forgetful = False
 
     async def names(self) -> list[str]:
@@ -49,6 +57,9 @@ class Engine(ScriptedEngine):
     async def stream(self, call: ChatCall) -> AsyncIterator[StreamPiece]:
         if self.broken and call.model not in ("", "base"):
             raise StoreError("the adapter makes the model fall over")
+        if self.refusing and call.model not in ("", "base"):
+            yield StreamPiece(text="I'm sorry, but I can't help.", finish_reason="stop")
+            return
         async for piece in super().stream(call):
             yield piece
 
@@ -112,9 +123,31 @@ def test_a_candidate_that_fails_is_gone_within_two_seconds(tmp_path: Path) -> No
         statuses = {ask(kit, f"after-{number}")[0] for number in range(40)}
         until(lambda: not Experiments(kit.store).running(), "the store was not told")
         (_, steps) = Experiments(kit.store).of_cluster("late")[-1]
+        (verdict,) = kit.store.load(Verdict, [str(steps[-1].verdict_id)])
     assert statuses == {200}
-    assert (steps[-1].action, steps[-1].by) == ("rollback", "guard")
+    assert (steps[-1].action, steps[-1].by, steps[-1].code) == ("rollback", "guard", "guard")
     assert "'errors' was broken" in steps[-1].reason
+    told: dict[str, Json] = verdict.receipt["gateway"]  # type: ignore[assignment]
+    assert told["guard"] == "errors"
+    assert len(told) > 2
+    assert verdict.receipt["seen"] > 60  # type: ignore[operator]
+
+
+def test_a_candidate_that_refuses_is_gone_as_fast(tmp_path: Path) -> None:
+    with live_gateway(tmp_path, settings(tmp_path, **EVEN)) as (kit, engine):  # type: ignore[arg-type]
+        for number in range(60):
+            assert "sorry" not in ask(kit, f"early-{number}")[1]
+        engine.refusing = True
+        asked, broke = 0, time.monotonic()
+        while not ended(kit):
+            assert ask(kit, f"late-{asked}")[0] == 200
+            asked += 1
+            assert time.monotonic() < broke + WAIT_S, "the guard did not end the test"
+        assert not any("sorry" in ask(kit, f"after-{number}")[1] for number in range(40))
+        until(lambda: not Experiments(kit.store).running(), "the store was not told")
+        (_, steps) = Experiments(kit.store).of_cluster("late")[-1]
+    assert (steps[-1].action, steps[-1].by) == ("rollback", "guard")
+    assert "'refusals' was broken" in steps[-1].reason
 
 
 def test_a_candidate_of_few_users_is_asked_unseen_after_a_bad_answer_and_is_gone(tmp_path: Path) -> None:
@@ -280,28 +313,90 @@ def test_the_kill_switch_in_the_environment_holds_from_the_first_request(
         assert kit.store.wait(20)[0].route_reason == "the kill switch is on"
 
 
+def kept(folder: Path, keys: str) -> Config:
+    url = f"sqlite:///{folder / 'logtune.db'}"
+    return build({"store": {"home": str(folder), "url": url}, "serve": {"keys": keys, "poll_s": 0.02}})
+
+
+def break_store(folder: Path) -> None:
+    for file in folder.glob("logtune.db*"):
+        file.unlink()
+    (folder / "logtune.db").write_bytes(b"this is no database" * 100)
+
+
+def switch(folder: Path, by: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / FILE).touch() if by == "file" else monkeypatch.setenv(VARIABLE, "1")
+
+
+@contextmanager
+def answering(store: Store, config: Config) -> Iterator[Callable[[str], tuple[int, str]]]:
+    """A gateway; ask with a key for status and answer."""
+    backend = EmbeddedBackend(ScriptedEngine(server := MemoryAdapterServer()))
+    with serving(create(store, backend, WordEmbedder(), server, config)) as url:
+
+        def said(key: str) -> tuple[int, str]:
+            body = json.dumps({"model": "base", "messages": [{"role": "user", "content": LATE}]}).encode()
+            headers = {"authorization": f"Bearer {key}"} if key else {}
+            status, _, raw = post(url, "/v1/chat/completions", body, **headers)
+            return status, json.loads(raw)["choices"][0]["message"]["content"] if status == 200 else ""
+
+        yield said
+    store.close()
+
+
+@pytest.mark.parametrize("by", ["file", "variable"])
 def test_without_any_store_the_base_answers_and_records_wait_on_disk(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by: str
 ) -> None:
-    monkeypatch.setenv(VARIABLE, "1")
-    (tmp_path / "logtune.db").write_bytes(b"this is no database" * 100)
-    url = f"sqlite:///{tmp_path / 'logtune.db'}"
-    config = build({"store": {"home": str(tmp_path), "url": url}, "serve": {"keys": "never"}})
-    store = store_or_none(config)
-    app = create(
-        store, EmbeddedBackend(ScriptedEngine(server := MemoryAdapterServer())), WordEmbedder(), server, config
-    )
-    with serving(app) as url:
-        body = {"model": "base", "messages": [{"role": "user", "content": LATE}]}
-        status, _, raw = post(url, "/v1/chat/completions", json.dumps(body).encode())
-        assert (status, json.loads(raw)["choices"][0]["message"]["content"]) == (200, f"base: {LATE}")
-    assert waiting(tmp_path / SPOOL).records == 1
-    closed = config.model_copy(update={"serve": config.serve.model_copy(update={"keys": "auto"})})
-    with pytest.raises(StoreError):
-        store_or_none(closed)  # nobody would know the keys
-    monkeypatch.delenv(VARIABLE)
+    config = kept(tmp_path, "never")
+    break_store(tmp_path)
     with pytest.raises(StoreError):
         store_or_none(config)
+    switch(tmp_path, by, monkeypatch)
+    with answering(store_or_none(config), config) as said:
+        assert said("") == (200, f"base: {LATE}")
+    assert waiting(tmp_path / SPOOL).records == 1
+    with pytest.raises(StoreError, match="holds no copy of the keys"):
+        store_or_none(kept(tmp_path, "auto"))
+
+
+def test_without_any_store_those_may_ask_who_might_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config, say = kept(tmp_path, "auto"), Console(as_json=False, config_file=None)
+    with closing(Store(config.store.url)) as store:
+        ring = Keyring(store)
+        (_, shop), (_, acme), (lost, gone) = (ring.create(name, name) for name in ("default", "acme", "gone"))
+    with answering(Store(config.store.url), config) as said:
+        assert [said(key)[0] for key in ("", shop, acme, gone)] == [401, 200, 200, 200]
+    command = ["--set", f"store.home={tmp_path}", "--set", f"store.url={config.store.url}"]
+    assert cli.main(["keys", "revoke", lost.id, *command]) == 0
+    break_store(tmp_path)
+    (tmp_path / "projects" / "acme" / "logtune.db").write_bytes(b"this is no database" * 100)
+    switch(tmp_path, "file", monkeypatch)
+    assert check_keys(config, say) == "2 keys of 2 projects"
+    assert "cannot be opened" in capsys.readouterr().err
+    with answering(store_or_none(config), config) as said:
+        assert [said(key) for key in (shop, acme)] == [(200, f"base: {LATE}")] * 2
+        assert [said(key)[0] for key in ("", gone, "lt-0123")] == [401, 401, 401]
+    copy = tmp_path / COPY
+    assert copy.stat().st_mode & 0o777 == 0o600
+    assert not any(key.split("-", 2)[2] in copy.read_text() for key in (shop, acme, gone))
+
+
+def test_without_any_store_a_public_address_still_needs_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = kept(tmp_path, "auto")
+    public = config.model_copy(update={"serve": config.serve.model_copy(update={"host": "0.0.0.0"})})
+    say = Console(as_json=False, config_file=None)
+    assert check_keys(config, say).startswith("none")  # and keeps a copy that says so
+    break_store(tmp_path)
+    switch(tmp_path, "variable", monkeypatch)
+    assert check_keys(config, say) == "none: whoever reaches the port may ask"
+    with pytest.raises(ConfigError, match="there is no key"):
+        check_keys(public, say)
+    (tmp_path / COPY).write_text("[{]")
+    with pytest.raises(StoreError, match="holds no copy of the keys"):
+        check_keys(config, say)
 
 
 def test_a_shadow_answers_unseen_and_its_records_teach_nothing(tmp_path: Path) -> None:

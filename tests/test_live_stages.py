@@ -122,6 +122,16 @@ def test_a_unit_knows_its_first_share_and_all_arms_it_saw():
     assert (unit.share, unit.arms, unit.candidate) == (0.05, {"base", "candidate"}, False)
 
 
+def test_who_came_first_after_a_gateway_had_ended_the_test_is_no_unit_of_it():
+    drawn = request(1, 10.0)
+    late = request(2, 20.0, user="bob", arm="base", draw=Draw(experiment="exp-1", unit="user", lot=0.2, propensity=1.0))
+    found = units([drawn, late], [], "exp-1", 0.0, "satisfied", HOUR)
+    assert [unit.lot for unit in found] == [0.01]
+    live.state(
+        found, ExperimentSettings(), 2 * HOUR, 0.5, 1.0
+    )  # nobody's chance is 0, which no bet can be made against
+
+
 # guards and rulings
 
 

@@ -23,6 +23,7 @@ import pytest
 from logtune.app import cli
 from logtune.app.commands import serve as command
 from logtune.app.console import Console
+from logtune.app.kill_switch import FILE, VARIABLE
 from logtune.app.workers import FIRST_PAUSE_S, HEALTHY_S, LONGEST_PAUSE_S, Workers, _Slot
 from logtune.config import build
 from logtune.edges.keyring import Keyring
@@ -256,6 +257,21 @@ def test_one_of_two_workers_is_killed_under_load(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow  # three processes
+def test_the_kill_switch_holds_in_every_worker(tmp_path: Path) -> None:
+    with running(tmp_path, "workers=2", 'embedded_workers="allow"') as server:
+        until(lambda: len(pids(server)) == 2)
+
+        def states() -> dict[object, object]:
+            return {status["pid"]: status["killed"] for status in (server.status() for _ in range(12)) if status}
+
+        for on, turn in ((True, (tmp_path / FILE).touch), (False, (tmp_path / FILE).unlink)):
+            turn()
+            until(lambda on=on: list(states().values()) == [on, on])  # type: ignore[misc]
+            assert {server.ask("hello") for _ in range(10)} == {200}
+    reasons = [record.route_reason for record in server.records()]
+    assert [reason == "the kill switch is on" for reason in reasons] == [True] * 10 + [False] * 10
+
+
 def test_workers_end_at_once_when_told_twice(tmp_path: Path) -> None:
     with running(tmp_path, "workers=2") as server, server.asked("wait") as answer:
         answer.readline()
@@ -379,6 +395,19 @@ def test_the_screen_tells_where_what_and_who_without_secrets() -> None:
     assert more[3] == "  adapters        billing@1, cards@2"
     assert more[-1] == "  workers         2"
     assert "changes need the token" in lines(token="t" * 16)[1]
+
+
+@pytest.mark.parametrize("mode", ["off", "shadow", "ab"])
+def test_live_tests_that_run_are_led_whatever_the_mode(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def led(**more: int) -> bool:
+        config = build({"experiment": {"mode": mode, **more}})
+        serving = command.Serving(Console(False, None), config, None, None, "", "", lambda *_: None)  # type: ignore[arg-type, return-value]
+        return serving._leader() is not None
+
+    assert led()
+    assert not led(keep_looking=0)
+    monkeypatch.setenv(VARIABLE, "1")
+    assert not led()  # the base model answers everything
 
 
 def test_who_may_ask(home: Path) -> None:

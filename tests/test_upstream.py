@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from openai import OpenAI
 
+from logtune.app.kill_switch import FILE
 from logtune.config_gateway import ServeSettings
 from logtune.edges.renaming import with_model
 from logtune.edges.upstream import HttpBackend, UpstreamCall
@@ -65,6 +66,17 @@ def test_bytes_pass_untouched_both_ways(chain: Chain) -> None:
     assert record.request == json.loads(body)
     assert record.usage["total_tokens"] == 4
     assert record.model == "big"
+
+
+@pytest.mark.parametrize("name", ["big", "lt-old-adapter", "late@0123"])
+def test_under_the_kill_switch_no_name_reaches_the_upstream_but_the_base_models(tmp_path: Path, name: str) -> None:
+    (tmp_path / FILE).touch()  # nothing is deployed, so the table knows none of these
+    for chain in _chain(tmp_path, upstream("base", name)):
+        status, headers, _ = chain.post(question("hi", model=name, lora_path=name, adapter_id=name))
+        assert (status, headers["x-logtune-adapter"]) == (200, "base")
+        (sent,) = map(json.loads, chain.upstream.bodies)
+        assert sent == {"model": "base", "messages": [{"role": "user", "content": "hi"}]}
+        assert (chain.record().model, chain.record().route_reason) == ("base", "the kill switch is on")
 
 
 def test_only_harmless_headers_reach_the_upstream(chain: Chain) -> None:

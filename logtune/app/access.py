@@ -76,7 +76,7 @@ class Access:
         self._rate = settings.rate_per_minute
         self._clock = clock
         self._keys: dict[str, Key] = {}
-        self._followed = False
+        self.followed = False  # whether the keys were ever known
         self._buckets: dict[str, Bucket] = {}
         self._under_way: dict[str, int] = {}  # by key id
         self._total = 0
@@ -84,7 +84,7 @@ class Access:
 
     def follow(self, keys: Sequence[Key]) -> None:
         """Know these keys from now on. Once there was one, they stay needed, even should the table be lost."""
-        self._followed = True
+        self.followed = True
         self._keys = {key.id: key for key in keys}
         self.needed = self.needed or (self._mode == "auto" and bool(keys))
         for gone in [key_id for key_id in self._buckets if key_id and key_id not in self._keys]:
@@ -113,7 +113,7 @@ class Access:
 
         503 until the keys are known: a store that fails must not open the door.
         """
-        if not self._followed and self._mode != "never":
+        if not self.followed and self._mode != "never":
             what = "the keys could not be read from the store yet"
             raise RequestError(what, 503, code="keys_unavailable", headers={"retry-after": "1"})
         if not self._keys and not self.needed:

@@ -1,7 +1,7 @@
 """The one place where settings, edges and stages are bound together."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from logtune.records import Json
 
 if TYPE_CHECKING:
     from logtune.app.gateway import Gateway
+    from logtune.edges.keyring import Key
     from logtune.edges.local_model import LocalModel
     from logtune.edges.replies import Meter
     from logtune.edges.upstream import Backend
@@ -61,12 +62,11 @@ def serving(config: Config, progress: Said = silent) -> Serving:
     return Serving(backend=_http_backend(config), embedder=vectors, adapters=adapters)
 
 
-def check_address(opened: Store, config: Config, progress: Said) -> None:
+def check_address(keys: "Sequence[Key]", config: Config, progress: Said) -> None:
     """Refuse an address that other machines reach as long as there is no key (ConfigError), or warn."""
     from logtune.app import access
-    from logtune.edges.keyring import Keyring
 
-    warning = access.check_address(config.serve, Keyring(opened).every())
+    warning = access.check_address(config.serve, keys)
     if warning:
         progress(f"warning: {warning}")
 

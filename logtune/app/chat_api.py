@@ -31,6 +31,7 @@ from logtune.app.redaction import SHOWN_ERROR, Redaction
 from logtune.app.routing import Router
 from logtune.app.rules_prompt import with_rules
 from logtune.app.table import Choice
+from logtune.edges.project_scope import unpicked
 from logtune.edges.sse import LONGEST_LINE, StreamAssembler, event
 from logtune.edges.upstream import BASE, Answer, Backend, UpstreamCall
 from logtune.errors import RequestError
@@ -154,8 +155,9 @@ class ChatApi:
     async def _candidate(self, exchange: Exchange) -> Answer:
         model = exchange.choice.model or self._served_name
         if exchange.choice.kind not in CRITICS:
+            body = unpicked(exchange.body) if self._router.killed() else exchange.body
             rules = exchange.choice.rules
-            return await self._call(exchange, model, with_rules(exchange.body, rules) if rules else exchange.body)
+            return await self._call(exchange, model, with_rules(body, rules) if rules else body)
 
         async def ask(name: str, body: Mapping[str, Json]) -> Mapping[str, Json]:
             return await self._part(exchange, name or self._served_name, body)

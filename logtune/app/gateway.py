@@ -37,11 +37,13 @@ from logtune.app.lanes import Lanes
 from logtune.app.projects import for_project, open_store
 from logtune.app.routing import Router
 from logtune.config import Config
+from logtune.edges.key_copy import KeyCopy
 from logtune.edges.keyring import Keyring
+from logtune.edges.no_store import NoStore
 from logtune.edges.project_scope import DEFAULT, ScopedAdapters, ScopedBackend
 from logtune.edges.store import Store
 from logtune.edges.upstream import Backend
-from logtune.errors import LogtuneError, RequestError
+from logtune.errors import LogtuneError, RequestError, StoreError
 from logtune.ports import AdapterServer, Embedder
 from logtune.records import Feedback, Json
 
@@ -72,8 +74,9 @@ class Gateway:
         self._settings = settings
         self.kill = KillSwitch(Path(settings.store.home))
         self._main = self._make_lane(DEFAULT, store)
-        self._lanes = Lanes(self._main, lambda name: open_store(for_project(settings, name)), self._make_lane)
+        self._lanes = Lanes(self._main, self._project_store, self._make_lane)
         self._keyring = Keyring(store)
+        self._copy = KeyCopy(Path(settings.store.home))
         self._access = Access(settings.serve)
         self._limit = int(settings.serve.max_body_mb * 2**20)
         self._cors = Cors(settings.serve.cors_origins)
@@ -202,11 +205,26 @@ class Gateway:
             await self._lanes.look()
 
     async def _follow_keys(self) -> None:
-        """Know the store's keys; those in place stay when that fails."""
+        """Know the store's keys; when that fails those in place stay, or under the kill switch the copy is taken."""
         try:
-            self._access.follow(await asyncio.to_thread(self._keyring.every))
+            keys = await asyncio.to_thread(self._keyring.every)
         except LogtuneError as error:
             LOG.warning("the keys could not be read: %s", error)
+            copy = await asyncio.to_thread(self._copy.read) if self.kill.on() and not self._access.followed else None
+            if copy is not None:
+                self._access.follow(copy)
+            return
+        self._access.follow(keys)
+        await asyncio.to_thread(self._copy.keep, keys)
+
+    def _project_store(self, project: str) -> Store:
+        """The store of a project; under the kill switch one that always fails, where it cannot be opened."""
+        try:
+            return open_store(for_project(self._settings, project))
+        except StoreError as error:
+            if not self.kill.on():
+                raise
+            return NoStore(error)
 
     def _make_lane(self, project: str, store: Store) -> Lane:
         """A lane that sees its own store and its own adapters alone."""

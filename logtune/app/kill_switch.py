@@ -20,6 +20,14 @@ def forced() -> bool:
     return os.environ.get(VARIABLE, "").strip().lower() not in ("", "0", "false", "no")
 
 
+def asked(home: Path) -> bool:
+    """Whether it is on for whoever starts now: by the environment, or by its file in `home`."""
+    try:
+        return forced() or (home / FILE).exists()
+    except OSError:  # a disk on which it cannot be looked for
+        return False
+
+
 class KillSwitch:
     """Whether the base model answers everything; for all projects of a process."""
 

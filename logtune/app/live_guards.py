@@ -1,6 +1,6 @@
 """The guards of live tests inside the gateway: a breach ends a test within a second, by what this process sees alone.
 
-Exchange -> Guarding.note, a tuple        every CHECK_S: errors, slow and odd answers of both arms -> the test ends
+Exchange -> Guarding.note, a tuple        every CHECK_S: errors, refusals, slow and odd answers of both -> the test ends
 bad answer of the candidate -> Inquiry -> nearly all bad where the base did well -> the test ends
 
 The same bets as in the store's guards (`sequential`), over recent traffic: each unit counts once in a stretch of some
@@ -14,7 +14,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -32,8 +32,9 @@ from logtune.errors import LogtuneError
 from logtune.experiments import break_guard
 from logtune.records import Json
 from logtune.sequential import Capital, Units, advance, begin
+from logtune.stages.behaviour import refuses
 from logtune.stages.choice import CALLS
-from logtune.stages.experiment import CANDIDATE
+from logtune.stages.experiment import BASE, CANDIDATE
 from logtune.stages.interactions import answer_text
 from logtune.stages.live_guards import QUANTILE_FROM, margins
 from logtune.statistics import Floats
@@ -45,7 +46,9 @@ REMEMBERED = 200.0  # units, of those before a stretch
 ERROR = 1e-8  # of one guard in one stretch: 250,000 of them in four weeks, at most
 BURST, BURST_BAD, BURST_BASE = 20, 16, 2  # last answers of an arm; bad ones of the candidate; of the base, at most
 RECENT = 500  # answers of the base by which the others are measured
-FAST = ("errors", "slow", "odd_length")
+FAST = ("errors", "slow", "odd_length", "refusals")
+READ = 50  # answers of a test between two checks that are read for refusals, each for up to 0.3 ms of the event loop
+ARMS = (BASE, CANDIDATE)
 
 
 class Seen(NamedTuple):
@@ -58,6 +61,7 @@ class Seen(NamedTuple):
     seconds: float
     length: int
     calls: int  # that such an answer takes
+    refused: bool  # False also where it was not read, of both arms alike: that hides, but accuses nobody
 
 
 @dataclass(slots=True)
@@ -67,7 +71,22 @@ class Stretch:
     since: float
     capital: dict[str, Capital] = field(default_factory=lambda: {name: begin() for name in FAST})
     units: set[float] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)  # of units, and of bad ones by guard, by arm
     again: int = 0  # requests of units that had counted already
+
+    def count(self, fresh: Sequence["Seen"], bad: Mapping[str, Floats]) -> None:
+        """Units that count from now on."""
+        for number, seen in enumerate(fresh):
+            arm = ARMS[seen.ours]
+            self.counts[arm] += 1
+            self.counts.update(f"{arm} {name}" for name in FAST if bad[name][number])
+
+    def told(self, guard: str) -> dict[str, Json]:
+        """How many users each arm had here, and of how many the first answer was bad."""
+        found: dict[str, Json] = {}
+        for arm in ARMS:
+            found |= {f"users of the {arm}": self.counts[arm], f"bad of the {arm}": self.counts[f"{arm} {guard}"]}
+        return found
 
     def over(self, now: float) -> bool:
         """Whether a new one begins: most who come have counted."""
@@ -121,11 +140,12 @@ class Watched:
         ours = np.array([[seen.ours for seen in fresh]])
         chance = np.array([[seen.share for seen in fresh]])
         allowed, capital = margins(settings), self._stretch.capital
+        self._stretch.count(fresh, bad)
         for name in FAST:
             units = Units(ours, chance, 1 - bad[name][None], np.ones(ours.shape, dtype=bool))
             capital[name], course = advance(capital[name], units, null_down=-allowed[name])
             if course.down.max() >= 1 / ERROR:
-                return name, {"users of this process": len(self._stretch.units), "capital": float(course.down.max())}
+                return name, {"capital": round(float(course.down.max())), **self._stretch.told(name)}
         return None
 
     def _burst(self, waiting: Sequence[Seen], bad: Mapping[str, Floats]) -> tuple[str, dict[str, Json]] | None:
@@ -157,17 +177,20 @@ class Watched:
             "errors": np.array([float(seen.failed) for seen in waiting]),
             "slow": np.array([float(seen.seconds > slow) for seen in waiting]),
             "odd_length": np.array([float(not seen.failed and not 0 < seen.length <= long) for seen in waiting]),
+            "refusals": np.array([float(seen.refused) for seen in waiting]),
         }
 
 
-def _seen(exchange: Exchange, *, ours: bool) -> Seen:
-    """What the guards look at."""
-    draw, text = exchange.choice.draw, answer_text(exchange.response)
+def _seen(exchange: Exchange, *, ours: bool, read: bool = True) -> Seen:
+    """What the guards look at; `read`: for refusals too."""
+    draw, text = exchange.choice.draw, answer_text(exchange.response) or ""
     assert draw is not None
     share = draw.propensity if exchange.choice.arm == CANDIDATE else 1 - draw.propensity
     seconds = exchange.elapsed_s or time.perf_counter() - exchange.started
-    calls = CALLS[exchange.choice.kind]
-    return Seen(ours, share, draw.lot, exchange.error is not None, seconds, len(text or ""), calls)
+    return Seen(
+        ours, share, draw.lot, failed=exchange.error is not None, seconds=seconds, length=len(text),
+        calls=CALLS[exchange.choice.kind], refused=read and refuses(text),
+    )  # fmt: skip
 
 
 class Guarding:
@@ -193,7 +216,7 @@ class Guarding:
         if watched is None:
             watched = Watched(asyncio.get_running_loop().time(), Inquiry(self._unseen))
             self._watched[draw.experiment] = watched
-        seen = _seen(exchange, ours=exchange.choice.arm == CANDIDATE)
+        seen = _seen(exchange, ours=exchange.choice.arm == CANDIDATE, read=len(watched.waiting) < READ)
         if 0 < seen.share < 1:
             watched.waiting.append(seen)
             if not seen.ours:

@@ -51,9 +51,14 @@ class Experiments:
             return True
 
     def take(self, step: Step, verdict: Verdict | None = None, deployments: Sequence[Deployment] = ()) -> bool:
-        """Lead a running test one step on; False: another step has that number, or the test is over."""
+        """Lead a running test one step on.
+
+        False: another step has that number, the test is over, or a deployment would replace another one than it names.
+        """
         with self._store.transaction(write=True) as db:
             if step.experiment_id not in _running(db) or _known(db, step.id):
+                return False
+            if any(_serving(db, made.cluster_name) != made.previous_id for made in deployments):
                 return False
             (test,) = _tests(db, [step.experiment_id])
             origin = (LIVE, test.config_hash, step.at)
@@ -107,6 +112,13 @@ def _running(db: Connection) -> list[str]:
 def _known(db: Connection, step_id: str) -> bool:
     table = TABLES[Step]
     return db.execute(select(table.c.id).where(table.c.id == step_id)).first() is not None
+
+
+def _serving(db: Connection, cluster_name: str) -> str | None:
+    """Id of the deployment that holds for a cluster name."""
+    live = schema.live
+    query = select(live.c.deployment_id).where(live.c.cluster_name == cluster_name).order_by(live.c.number.desc())
+    return db.execute(query.limit(1)).scalar()
 
 
 def _tests(db: Connection, ids: Sequence[str]) -> list[Experiment]:

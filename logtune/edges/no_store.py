@@ -1,6 +1,6 @@
 """In place of a store that cannot be opened: everything fails with the reason, so records wait in the spool.
 
-The gateway starts with it under the kill switch alone, when answers matter more than what they rest on.
+The gateway runs with it under the kill switch alone, when answers matter more than what they rest on.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,7 @@ At the server a project's adapter is called `<name>@<project>`; the default proj
 else, which holds one "@". So whose an adapter is can be read off its name, also by another gateway or after a restart.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from logtune.edges.adapter_server import ours
@@ -18,6 +18,11 @@ from logtune.records import Json, Message
 
 DEFAULT = "default"  # the project of the configured store
 PICKING = ("lora_path", "lora_name", "adapter_id")  # fields by which SGLang and LoRAX are told an adapter too
+
+
+def unpicked(body: Mapping[str, Json]) -> Mapping[str, Json]:
+    """A request without the fields that pick an adapter; the same object where it has none."""
+    return body if body.keys().isdisjoint(PICKING) else {key: body[key] for key in body if key not in PICKING}
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,14 @@ NAMES: Mapping[CandidateKind, str] = {
     "base": "the base model", "rules": "rules in the prompt", "critic_prompt": "the base model as its own critic",
     "critic": "a critic adapter", "expert": "an expert adapter",
 }  # fmt: skip
-RUNNER_UP = "runner_up"  # code of a verdict: it passed too, and serves where there is no room for the one chosen
+RUNNER_UP = "runner_up"  # code of a verdict
 CALLS: Mapping[CandidateKind, int] = {"base": 1, "rules": 1, "expert": 1, "critic_prompt": 3, "critic": 3}
 
 
-def verdicts(evaluations: Sequence[Evaluation], *, worth: float, live_test: bool) -> list[Verdict]:
+def verdicts(evaluations: Sequence[Evaluation], *, worth: float, live_test: bool, config_hash: str) -> list[Verdict]:
     """A verdict an evaluation, in their order; `worth`: 0..1 of the win rate. At most one promotes."""
     best = best_of(evaluations, worth)
-    found = [decide(item, live_test=live_test) for item in evaluations]
+    found = [decide(item, live_test=live_test, config_hash=config_hash) for item in evaluations]
     if best is None or len(evaluations) < 2:
         return found
     return [_said(verdict, item, best, evaluations, worth) for verdict, item in zip(found, evaluations, strict=True)]

@@ -64,15 +64,17 @@ def units(
     logs: Sequence[LogRecord], feedback: Sequence[Feedback], experiment: str, since: float, metric: Metric,
     window_s: float,
 ) -> list[Unit]:  # fmt: skip
-    """The units of a test since a moment; `logs`: all since then, as follow-ups may have gone elsewhere."""
+    """The units of a test since a moment; `logs`: all since then, as follow-ups may have gone elsewhere.
+
+    Who came first when a gateway had ended the test already, and the store did not know it yet, was in no lottery.
+    """
     drawn: dict[float, list[tuple[LogRecord, Draw]]] = defaultdict(list)
     for log in logs:
         if log.draw is not None and log.draw.experiment == experiment and log.at >= since:
             drawn[log.draw.lot].append((log, log.draw))
     reader = _Reader.of(logs, feedback, metric, window_s)
-    return sorted(
-        (_unit(found, reader, window_s) for found in drawn.values()), key=lambda unit: (unit.first_at, unit.lot)
-    )
+    found = (_unit(mine, reader, window_s) for mine in drawn.values())
+    return sorted((unit for unit in found if 0 < unit.share < 1), key=lambda unit: (unit.first_at, unit.lot))
 
 
 def history(

@@ -3,12 +3,23 @@
 Where it stands, what that decides (`stages.live`, `stages.shadow`), and the records that say so.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from logtune.config_experiment import ExperimentSettings
 from logtune.ids import digest, identified
-from logtune.records import DAY_S, SHADOW, Evaluation, Experiment, Feedback, LogRecord, Step, StepAction, Verdict
+from logtune.records import (
+    DAY_S,
+    SHADOW,
+    Evaluation,
+    Experiment,
+    Feedback,
+    Json,
+    LogRecord,
+    Step,
+    StepAction,
+    Verdict,
+)
 from logtune.stages import live
 from logtune.stages.choice import CALLS
 from logtune.stages.experiment import BASE, CANDIDATE, Decision, arms
@@ -26,6 +37,7 @@ class Trial:
     units: tuple[Unit, ...]  # since its phase began
     state: live.State
     shadow: Shadowed | None = None  # of a candidate that answers unseen
+    counted: bool = True  # False: its logs were not read, so units, state and shadow say nothing
 
     @property
     def now(self) -> Step:
@@ -75,12 +87,12 @@ def ruling(at: Trial, now: float) -> tuple[live.Ruling, str]:
 
 def step_of(
     at: Trial, action: StepAction, share: float, since: float, *, by: str, reason: str, now: float,
-    verdict: str | None = None,
+    verdict: Verdict | None = None,
 ) -> Step:  # fmt: skip
-    """The next step of a test."""
+    """The next step of a test, with the verdict that it rests on."""
     return numbered(at.test, len(at.steps), Step(
-        id="", experiment_id="", number=0, action=action, share=share, since=since, verdict_id=verdict, by=by,
-        reason=reason, at=now,
+        id="", experiment_id="", number=0, action=action, share=share, since=since,
+        verdict_id=verdict.id if verdict else None, by=by, reason=reason, at=now, code=verdict.code if verdict else "",
     ))  # fmt: skip
 
 
@@ -89,24 +101,29 @@ def numbered(test: Experiment, number: int, step: Step) -> Step:
     return replace(step, id=f"step-{digest([test.id, number])}", experiment_id=test.id, number=number)
 
 
-def verdict_of(evaluation: Evaluation, at: Trial, decision: Decision, code: str, reason: str) -> Verdict:
-    """What a test decides, with all it rests on."""
-    sides = arms(evaluation)
+def verdict_of(
+    evaluation: Evaluation, at: Trial, decision: Decision, code: str, reason: str,
+    gateway: Mapping[str, Json] | None = None,
+) -> Verdict:  # fmt: skip
+    """What a test decides, with all it rests on; `gateway`: the guard that a gateway saw broken, with its numbers."""
+    sides, means = arms(evaluation), at.state.means
     for name, side in sides.items():
         assert isinstance(side, dict)
-        side |= {"units": at.state.units.get(name, 0), "mean": at.state.means.get(name)}
-    means = at.state.means
+        side |= {"units": at.state.units.get(name, 0), "mean": means.get(name)} if at.counted else {}
     ours, base = means.get(CANDIDATE), means.get(BASE)
     return identified(
         Verdict(
             id="", cluster_id=at.test.cluster_id, evaluation_id=at.test.evaluation_id, adapter_id=at.test.adapter_id,
             arms=sides, effect=None if ours is None or base is None else round(ours - base, 6),
-            lower=round(at.state.interval.low, 6), upper=round(at.state.interval.high, 6),
+            lower=round(at.state.interval.low, 6) if at.counted else None,
+            upper=round(at.state.interval.high, 6) if at.counted else None,
             decision=decision, reason=reason, code=code, experiment_id=at.test.id,
             receipt={
                 "metric": at.settings.metric, "plan": dict(at.test.plan), "config_hash": at.test.config_hash,
-                "phase": "watch" if at.watched else "test", "share": at.now.share, **at.state.numbers(),
-                **({"shadow": at.shadow.numbers()} if at.shadow else {}),
+                "phase": "watch" if at.watched else "test", "share": at.now.share, "counted": at.counted,
+                **(at.state.numbers() if at.counted else {}),
+                **({"shadow": at.shadow.numbers()} if at.shadow and at.counted else {}),
+                **({"gateway": dict(gateway)} if gateway else {}),
             },
         )
     )  # fmt: skip

@@ -18,12 +18,23 @@ if TYPE_CHECKING:
     from logtune.config import Config
     from logtune.edges.experiments import Led
     from logtune.edges.live_logs import LiveLogs as Seen
+    from logtune.edges.store import Store
     from logtune.estimates import Estimated
     from logtune.records import Experiment, Step
     from logtune.stages.trials import Trial
 
 RATIO = 10  # a look may take a tenth of the time between two
-REASON = click.option("--reason", required=True, help="Why; it is recorded with your name and the time.")
+
+
+def _said(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not value.strip():
+        raise click.BadParameter("say why")
+    return value.strip()
+
+
+REASON = click.option(
+    "--reason", required=True, callback=_said, help="Why; it is recorded with your name and the time."
+)
 
 
 @click.group("experiments", cls=Listed)
@@ -211,8 +222,11 @@ def _decision(action: str, about: str) -> click.Command:
 
 
 for _action, _about in (
-    ("stop", "End a test; what served before serves on."),
-    ("promote", "Let the candidate serve now, with the hold-back that experiment.hold_back says."),
+    ("stop", "End a test; what served before it serves on. A promoted candidate that is watched is taken back."),
+    (
+        "promote",
+        "Let the candidate serve now, with the hold-back that experiment.hold_back says; in the watch, end that.",
+    ),
     ("rollback", "Take the candidate away, also one that was promoted and is watched."),
 ):
     experiments.add_command(_decision(_action, _about))
@@ -254,8 +268,6 @@ def _until_let_go(over: threading.Event) -> None:
 def _look_at_all(say: Console, config: "Config", seen: "Mapping[str, Seen]") -> "list[Step]":
     """One look at the tests of every project; one whose store fails is told and left for the next look."""
     from logtune.app.projects import for_project, known, open_store
-    from logtune.app.serving_now import base_parameters
-    from logtune.experiments import look as lead
 
     taken: list[Step] = []
     for name in known(config):
@@ -263,14 +275,24 @@ def _look_at_all(say: Console, config: "Config", seen: "Mapping[str, Seen]") -> 
         try:
             store = open_store(mine)
             try:
-                found = lead(store, mine, time.time(), base_parameters(mine), seen[name])
+                taken += _lead(store, mine, seen[name])
             finally:
                 store.close()
         except LogtuneError as error:
             say.progress(f"experiments of {name}: {error.what}")
-            continue
-        taken += [step for _, step in found]
     return taken
+
+
+def _lead(store: "Store", config: "Config", seen: "Seen") -> "list[Step]":
+    """A look at one store. Where no test runs it is one query, and nothing is imported for more."""
+    from logtune.edges.experiments import Experiments
+
+    if not Experiments(store).running():
+        return []
+    from logtune.app.serving_now import base_parameters
+    from logtune.experiments import look as lead
+
+    return [step for _, step in lead(store, config, time.time(), base_parameters(config), seen)]
 
 
 @click.command("pause")

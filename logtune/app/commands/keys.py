@@ -1,6 +1,7 @@
 """`logtune keys`: who may ask the gateway, and for which project."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,9 @@ from logtune.app.commands.records import Listed
 from logtune.app.console import Console, moment, table, unscoped
 
 if TYPE_CHECKING:
+    from logtune.config import Config
     from logtune.edges.keyring import Key
+    from logtune.edges.store import Store
 
 SHOWN = ("id", "name", "project", "created_at", "revoked_at", "rate_per_minute")  # the hash is nobody's business
 
@@ -49,6 +52,7 @@ def create(say: Console, name: str, project: str, rate: int | None) -> None:
     with say.store() as (store, config):
         open_store(for_project(config, project)).close()  # before the key: a project that cannot be kept gets none
         key, text = Keyring(store).create(name, project, rate)
+        _copied(store, config)
     say.progress("This is shown once. Clients send it as Authorization: Bearer ..., which OpenAI's do with api_key.")
     say.answer({"key": text, **_fields(key)}, [text])
 
@@ -85,8 +89,17 @@ def revoke(say: Console, key_id: str) -> None:
 
     with say.store() as (store, config):
         key = Keyring(store).revoke(key_id)
+        _copied(store, config)
     when = f"a running gateway refuses it within {config.serve.poll_s:g} s"
     say.answer(_fields(key), [f"Revoked {key.id} ({key.name}); {when}."])
+
+
+def _copied(store: "Store", config: "Config") -> None:
+    """Keep the copy beside the store in step: by it a revoked key stays out while the store cannot be read."""
+    from logtune.edges.key_copy import KeyCopy
+    from logtune.edges.keyring import Keyring
+
+    KeyCopy(Path(config.store.home)).keep(Keyring(store).every())
 
 
 def _fields(key: "Key") -> dict[str, object]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import click
@@ -102,21 +103,23 @@ class Serving:
     def work(self, task: "Task") -> None:
         """Be a server process."""
         from logtune.app.sidecar import running
+        from logtune.edges.no_store import NoStore
 
         opened = store_or_none(self.config)
+        leads = task.slot == 0 and not isinstance(opened, NoStore)
         try:
-            with running(self._leader() if task.slot == 0 else None):
+            with running(self._leader() if leads else None):
                 run(self.make(opened, self.config), self, task)
         finally:
             opened.close()
 
     def _leader(self) -> "Sidecar | None":
-        """What leads live tests, where there may be any."""
+        """What leads live tests: also with the mode off, in which those that run are still to be decided."""
         from logtune.app import leading
         from logtune.app.kill_switch import forced
 
         settings = self.config.experiment
-        if settings.mode == "off" or not settings.keep_looking or forced():
+        if not settings.keep_looking or forced():
             return None
         return leading.task(self.say.arguments(), settings.look_s)
 
@@ -202,36 +205,45 @@ def token_of(settings: "ServeSettings") -> str:
 
 
 def store_or_none(config: "Config") -> "Store":
-    """The store; under the kill switch of the environment one that always fails, where it cannot be opened.
+    """The store; under the kill switch one that always fails, where it cannot be opened.
 
-    Only where nobody needs a key (serve.keys is never), since nobody knows the keys then.
+    StoreError where it is not known either who may ask: neither by a copy of the keys, nor because everybody may.
     """
     from logtune.app import build, kill_switch
+    from logtune.edges.key_copy import KeyCopy
     from logtune.edges.no_store import NoStore
 
+    home = Path(config.store.home)
     try:
         return build.store(config)
     except StoreError as error:
-        if not kill_switch.forced() or config.serve.keys != "never":
+        if not kill_switch.asked(home):
             raise
+        if config.serve.keys != "never" and KeyCopy(home).read() is None:
+            what = f"{error.what}; the kill switch is on, and {home} holds no copy of the keys that says who may ask"
+            raise StoreError(what, 'serve.keys = "never" lets everybody ask') from error
         return NoStore(error)
 
 
 def check_keys(config: "Config", say: Console) -> str:
     """Who may ask, for people; ConfigError for a public address without keys. Brings the store's schema up to date."""
     from logtune.app import build
+    from logtune.edges.key_copy import KeyCopy
     from logtune.edges.keyring import Keyring
     from logtune.edges.no_store import NoStore
 
-    opened = store_or_none(config)
+    copy, opened = KeyCopy(Path(config.store.home)), store_or_none(config)
     if isinstance(opened, NoStore):
         say.progress("The store cannot be opened. The kill switch is on: the base model answers, records wait on disk.")
-        return _who([], config.serve.keys)
-    try:
-        build.check_address(opened, config, say.progress)
-        return _who([key.project for key in Keyring(opened).every() if key.revoked_at is None], config.serve.keys)
-    finally:
-        opened.close()
+        keys = copy.read() or []
+    else:
+        try:
+            keys = list(Keyring(opened).every())
+        finally:
+            opened.close()
+        copy.keep(keys)
+    build.check_address(keys, config, say.progress)
+    return _who([key.project for key in keys if key.revoked_at is None], config.serve.keys)
 
 
 @contextmanager
