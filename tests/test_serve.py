@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from live_kit import begin, settings
 
 from logtune.app import cli
 from logtune.app.commands import serve as command
@@ -397,17 +398,24 @@ def test_the_screen_tells_where_what_and_who_without_secrets() -> None:
     assert "changes need the token" in lines(token="t" * 16)[1]
 
 
-@pytest.mark.parametrize("mode", ["off", "shadow", "ab"])
-def test_live_tests_that_run_are_led_whatever_the_mode(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def led(**more: int) -> bool:
-        config = build({"experiment": {"mode": mode, **more}})
-        serving = command.Serving(Console(False, None), config, None, None, "", "", lambda *_: None)  # type: ignore[arg-type, return-value]
-        return serving._leader() is not None
+def led(home: Path, mode: str, **more: int) -> bool:
+    """Whether `serve` starts what leads live tests."""
+    url = f"sqlite:///{home / 'logtune.db'}"
+    config = build({"experiment": {"mode": mode, **more}, "store": {"url": url, "home": str(home)}})
+    serving = command.Serving(Console(False, None), config, None, None, "", "", lambda *_: None)  # type: ignore[arg-type, return-value]
+    return serving._leader() is not None
 
-    assert led()
-    assert not led(keep_looking=0)
+
+def test_live_tests_that_run_are_led_whatever_the_mode(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert not led(tmp_path, "off")  # it would cost memory for nothing
+    assert led(tmp_path, "ab")
+    with closing(Store(f"sqlite:///{tmp_path / 'logtune.db'}")) as store:
+        begin(store, settings(tmp_path), 1e9)
+    for mode in ("off", "shadow", "ab"):
+        assert led(tmp_path, mode)
+        assert not led(tmp_path, mode, keep_looking=0)
     monkeypatch.setenv(VARIABLE, "1")
-    assert not led()  # the base model answers everything
+    assert not led(tmp_path, "ab")  # the base model answers everything
 
 
 def test_who_may_ask(home: Path) -> None:

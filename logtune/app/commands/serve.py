@@ -5,7 +5,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -114,12 +114,12 @@ class Serving:
             opened.close()
 
     def _leader(self) -> "Sidecar | None":
-        """What leads live tests: also with the mode off, in which those that run are still to be decided."""
+        """What leads live tests: with the mode off too while some run, which are still to be decided."""
         from logtune.app import leading
         from logtune.app.kill_switch import forced
 
         settings = self.config.experiment
-        if not settings.keep_looking or forced():
+        if not settings.keep_looking or forced() or (settings.mode == "off" and not tests_run(self.config)):
             return None
         return leading.task(self.say.arguments(), settings.look_s)
 
@@ -223,6 +223,18 @@ def store_or_none(config: "Config") -> "Store":
             what = f"{error.what}; the kill switch is on, and {home} holds no copy of the keys that says who may ask"
             raise StoreError(what, 'serve.keys = "never" lets everybody ask') from error
         return NoStore(error)
+
+
+def tests_run(config: "Config") -> bool:
+    """Whether a live test of any project is not over."""
+    from logtune.app.projects import for_project, known, open_store
+    from logtune.edges.experiments import Experiments
+
+    for name in known(config):
+        with closing(open_store(for_project(config, name))) as store:
+            if Experiments(store).running():
+                return True
+    return False
 
 
 def check_keys(config: "Config", say: Console) -> str:
