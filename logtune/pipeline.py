@@ -31,6 +31,7 @@ from logtune.records import (
     Deployment,
     Derived,
     Evaluation,
+    Failure,
     Feedback,
     Gap,
     Interaction,
@@ -51,7 +52,8 @@ TRAIN = Stage(
     together=1, settings=lambda c: (c.train, c.evaluate), phases=(),
 )  # fmt: skip
 EVALUATE = Stage(
-    name="evaluate", version=f"3.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal), writes=(Evaluation,),
+    name="evaluate", version=f"3.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal),
+    writes=(Evaluation, Failure),
     together=1, settings=lambda c: (c.evaluate, c.guards), phases=(),
 )  # fmt: skip
 TRUST = Stage(
@@ -73,7 +75,7 @@ STAGES: tuple[Stage, ...] = (
     Stage(name="cluster", version="2", reads=(Interaction, Rule), writes=(Cluster,),
           settings=lambda c: (c.cluster, c.embedder), phases=(lessons.cluster,)),
     replace(TRUST, phases=(trusting.cap,)),
-    Stage(name="gap", version=f"2.{PROMPTS}", reads=(Cluster, Rule, PreferencePair), writes=(Standing, Gap),
+    Stage(name="gap", version=f"2.{PROMPTS}", reads=(Cluster, Rule, PreferencePair), writes=(Standing, Gap, Failure),
           settings=lambda c: (c.gap, c.teacher), phases=(candidates.find_known, candidates.measure_gaps)),
     replace(TRAIN, phases=(candidates.train_first,)),
     replace(EVALUATE, phases=(candidates.try_rules, candidates.try_first, candidates.try_critic_prompt)),
