@@ -5,7 +5,7 @@ Each has a real implementation in `edges/` and a fake in `logtune.testing`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,15 @@ class Chat(Protocol):
 
     async def complete(self, call: ChatCall) -> ChatReply:
         """Answer one call; raises ModelError with the reason when there is no answer."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A chat model that gives a reply it gave before without being asked again."""
+
+    async def forget(self, calls: Sequence[ChatCall]) -> None:
+        """Ask again the next time one of these calls is made: their replies were of no use."""
         ...
 
 

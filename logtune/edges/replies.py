@@ -20,6 +20,7 @@ from logtune.ports import Chat, ChatCall, ChatReply, Spent
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 KEPT = "what was done is kept; the next run goes on from there"
+CUT = frozenset({"length", "content_filter"})  # finish reasons of replies that are not whole
 
 
 class Meter:
@@ -92,6 +93,10 @@ class Replies(Protocol):
         """Keep (key, reply)*, in one transaction; the first one of a key stays."""
         ...
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """Keep the replies under these keys no longer."""
+        ...
+
 
 class ReplyMemory:
     """Replies in the store. They may hold what users said, so erasing a user clears them all."""
@@ -113,6 +118,11 @@ class ReplyMemory:
         ]
         with self._store.transaction(write=True) as db:
             insert_new(db, schema.replies, rows)
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Keep the replies under these keys no longer."""
+        with self._store.transaction(write=True) as db:
+            db.execute(schema.replies.delete().where(schema.replies.c.key.in_(list(keys))))
 
     def clear(self) -> int:
         """Forget every reply; returns how many there were."""
@@ -208,13 +218,18 @@ class RememberedChat:
             del self._under_way[key]
         return reply
 
+    async def forget(self, calls: Sequence[ChatCall]) -> None:
+        """The replies to these calls were of no use: make the calls again the next time."""
+        await asyncio.to_thread(self._replies.forget, [key_of(self._name, call) for call in calls])
+
     async def _found(self, key: str, call: ChatCall) -> ChatReply:
         known = await self._find.do(key)
         if known is not None:
             self._meter.note(call.purpose, Spent(remembered=1))
             return known
         reply = await self._chat.complete(call)
-        await self._keep.do((key, reply))
+        if call.schema is None or reply.finish_reason not in CUT:  # JSON that was cut off is none
+            await self._keep.do((key, reply))
         return reply
 
     def _keep_all(self, replies: Sequence[tuple[str, ChatReply]]) -> list[None]:

@@ -1,6 +1,7 @@
 """Chat, ChatCall -> a checked reply: JSON of one shape, asked for once more where the first reply breaks it.
 
-A reply that is still wrong is an error that stays with the item: never a score, never an empty answer.
+A reply that is still wrong is an error that stays with the item: never a score, never an empty answer. It is remembered
+by nobody, so that the next cycle asks anew.
 """
 
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from logtune.errors import ModelError
-from logtune.ports import Chat, ChatCall
+from logtune.ports import Chat, ChatCall, Remembers
 from logtune.prompts import language_of, read_object, render
 from logtune.records import Message
 
@@ -52,8 +53,14 @@ async def ask(chat: Chat, call: ChatCall, shape: type[Shape], what: str) -> Shap
         repair = Message(role="user", content=render("repair", language, problem=problem))
         # an empty turn of the assistant is refused by some chat templates
         said = Message(role="assistant", content=first.strip() or "{}")
-        second = await chat.complete(replace(call, messages=(*call.messages, said, repair)))
-        return read(second.text, shape, what)
+        again = replace(call, messages=(*call.messages, said, repair))
+        second = await chat.complete(again)
+        try:
+            return read(second.text, shape, what)
+        except ModelError:
+            if isinstance(chat, Remembers):
+                await chat.forget((call, again))
+            raise
 
 
 def read(text: str, shape: type[Shape], what: str) -> Shape:
