@@ -74,9 +74,10 @@ class SpendSettings(Settings):
     """What the teacher's calls may cost; a cycle stops before it spends more, and the next one goes on from there."""
 
     max_calls: Count = 0
-    """Calls of one run; 0 sets no limit."""
+    """Calls of one run, repeated ones too; 0 sets no limit."""
     max_cost: Annotated[float, Field(ge=0)] = 0.0
-    """Cost of one run, in the currency of the prices; 0 sets no limit."""
+    """Cost of one run, in the currency of the prices, one of which must be set; 0 sets no limit. Calls that ran out of
+    time, and replies without token counts, cost all that they can have."""
     prompt_price: Annotated[float, Field(ge=0)] = 0.0
     """Price of a million prompt tokens."""
     completion_price: Annotated[float, Field(ge=0)] = 0.0
@@ -308,9 +309,22 @@ def _built(tree: Mapping[str, Json], layers: Mapping[str, Mapping[str, Json]]) -
     preset = PRESETS.get(str(tree.get("preset", "default")), {})
     merged = _merge(cast("dict[str, Json]", {key: dict(value) for key, value in preset.items()}), tree)
     try:
-        return Config.model_validate(merged)
+        config = Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(*_explain(error, layers)) from error
+    _check_prices(config)
+    return config
+
+
+def _check_prices(config: Config) -> None:
+    """A limit of the cost needs a price, or it would stop nothing."""
+    limits = {"spend.max_cost": config.spend.max_cost, "schedule.max_cost_30d": config.schedule.max_cost_30d}
+    for name, limit in limits.items():
+        if limit and not config.spend.prompt_price and not config.spend.completion_price:
+            raise ConfigError(
+                f"{name} = {limit:g} limits nothing: spend.prompt_price and spend.completion_price are 0",
+                "set what a million tokens of the teacher cost, or limit its calls (spend.max_calls, --max-calls)",
+            )
 
 
 def _says(tree: object, path: Sequence[int | str]) -> bool:

@@ -239,7 +239,7 @@ def _teacher(config: Config, meter: "Meter", opened: Store | None) -> Chat | Non
         return None
     chat = HttpChat(
         teacher.url, teacher.model, api_key_env=teacher.api_key_env, max_concurrency=teacher.max_concurrency,
-        timeout_s=teacher.timeout_s,
+        timeout_s=teacher.timeout_s, again=meter.again,
     )  # fmt: skip
     metered = MeteredChat(chat, meter)
     name = f"{teacher.url} {teacher.model}"

@@ -13,7 +13,7 @@ from typing import Generic, Protocol, TypeVar
 from logtune.edges import schema
 from logtune.edges.database import insert_new, pairs_in
 from logtune.edges.store import Store
-from logtune.errors import BudgetSpent, LogtuneError, ModelError
+from logtune.errors import BudgetSpent, CallRejected, LogtuneError, ModelError
 from logtune.ids import digest
 from logtune.ports import Chat, ChatCall, ChatReply, Spent
 
@@ -67,12 +67,22 @@ class Meter:
         """Add to what a purpose has spent."""
         self._spent[purpose] = self._spent.get(purpose, Spent()) + spent
 
-    def of(self, reply: ChatReply) -> Spent:
-        """What a reply cost."""
+    def again(self, call: ChatCall, *, free: bool) -> None:
+        """Before a call that was begun and failed is made again; `free`: the server never took it up."""
+        self.begin(call)
+        self.end(call, self.failed(call, free=free))
+
+    def of(self, call: ChatCall, reply: ChatReply) -> Spent:
+        """What a reply cost; as much as it can have where the server counts no tokens."""
+        counted = reply.prompt_tokens or reply.completion_tokens
         return Spent(
             calls=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens,
-            cost=self._cost(reply.prompt_tokens, reply.completion_tokens),
+            cost=self._cost(reply.prompt_tokens, reply.completion_tokens) if counted else self._at_most(call),
         )  # fmt: skip
+
+    def failed(self, call: ChatCall, *, free: bool) -> Spent:
+        """What a failed call cost, at most: what was generated until then is on the bill."""
+        return Spent(calls=1, failed=1, cost=0.0 if free else self._at_most(call))
 
     def _at_most(self, call: ChatCall) -> float:
         """What a call may cost: a token has at least one byte."""
@@ -140,10 +150,13 @@ class MeteredChat:
     async def complete(self, call: ChatCall) -> ChatReply:
         """The reply; BudgetSpent instead of a call that may not be made."""
         self._meter.begin(call)
-        spent = Spent(calls=1, failed=1)
+        spent = self._meter.failed(call, free=False)
         try:
             reply = await self._chat.complete(call)
-            spent = self._meter.of(reply)
+            spent = self._meter.of(call, reply)
+        except CallRejected:
+            spent = self._meter.failed(call, free=True)
+            raise
         finally:
             self._meter.end(call, spent)
         return reply

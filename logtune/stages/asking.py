@@ -9,7 +9,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from logtune.errors import ModelError
+from logtune.errors import AnswerRefused, InvalidReply, ModelError
 from logtune.ports import Chat, ChatCall, Remembers
 from logtune.prompts import language_of, read_object, render
 from logtune.records import Message
@@ -57,9 +57,13 @@ async def ask(chat: Chat, call: ChatCall, shape: type[Shape], what: str) -> Shap
         second = await chat.complete(again)
         try:
             return read(second.text, shape, what)
-        except ModelError:
+        except ModelError as still:
             if isinstance(chat, Remembers):
                 await chat.forget((call, again))
+            if second.finish_reason == "content_filter":
+                raise AnswerRefused(
+                    f"the teacher's {what} was stopped by a filter", "leave it, or ask another"
+                ) from still
             raise
 
 
@@ -69,7 +73,7 @@ def read(text: str, shape: type[Shape], what: str) -> Shape:
         return shape.model_validate(read_object(text, what))
     except ValidationError as error:
         problem = "; ".join(_said(error))
-        raise ModelError(
+        raise InvalidReply(
             f"the teacher's reply is no valid {what} ({problem}): {text[:200]!r}", "use a larger teacher"
         ) from error
 
