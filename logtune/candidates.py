@@ -176,7 +176,14 @@ def _asked(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
     level = str(trials.settings.confidence)
     base = cycle.tools.base_fingerprint
     told = digest(dict(trials.not_tried))
-    return plan.cluster.id, plan.baseline.key, base, others, cases, level, lessons, told
+    return plan.cluster.id, plan.baseline.key, base, others, cases, level, lessons, told, *_judge(cycle, plan)
+
+
+def _judge(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
+    """Who judges, where anybody does: another judge, other verdicts. How long it may take changes none."""
+    trials, teacher = plan.trials, cycle.config.teacher
+    judged = (not case.reference and case.rules for case in (*trials.selection, *trials.confirmation, *trials.earlier))
+    return (digest([teacher.url, teacher.model]),) if cycle.tools.teacher is not None and any(judged) else ()
 
 
 def _undecided(plan: Plan, kind: AdapterKind | None, reason: str) -> Evaluation:

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,16 @@ def test_a_spent_budget_is_no_failure_of_an_item(store: Store) -> None:
     with pytest.raises(BudgetSpent):
         pipeline.run_cycle(store, tools(store, ScriptedChat(broke)), CONFIG)
     assert store.list(Failure) == []
+
+
+def test_another_judge_judges_anew_and_one_that_may_take_longer_does_not(store: Store) -> None:
+    made = replace(tools(store, ScriptedChat(teach)), student=ScriptedChat("Soon."))  # it learns nothing
+    first = pipeline.run_cycle(store, made, CONFIG)
+    assert first.stages["evaluate"]["done"] > 0
+    for changed, anew in (({"timeout_s": 61.0}, False), ({"model": "another"}, True)):
+        teacher = CONFIG.teacher.model_copy(update=changed)
+        receipt = pipeline.run_cycle(store, made, CONFIG.model_copy(update={"teacher": teacher}))
+        assert bool(receipt.stages["evaluate"]["done"]) == anew, changed
 
 
 def test_a_case_may_be_judged_several_times_as_in_the_paper(store: Store) -> None:
