@@ -42,7 +42,7 @@ def find_known(cycle: Cycle) -> Iterator[Unit]:
         item = cycle.board.get(Interaction, pair.interaction_id)
         mistaken = item.adapter is not None and not knowing.earlier(cycle, [item])
         if pairing.is_short(pair.chosen) and not mistaken:
-            yield Unit((pair.id, "known", cycle.tools.base_fingerprint), _known(cycle, pair, item))
+            yield Unit((pair.id, "known", cycle.tools.base_fingerprint, *_told(cycle)), _known(cycle, pair, item))
 
 
 def _known(cycle: Cycle, pair: PreferencePair, item: Interaction) -> Callable[[], Awaitable[Sequence[Derived]]]:
@@ -115,7 +115,9 @@ def _trained(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
         return await asyncio.to_thread(cycle.tools.executor.train, job, cycle.progress)
 
     # not on what it goes on from: once it serves, it would be asked to go on from itself
-    yield Unit((plan.cluster.id, kind, str(job.rank), *plan.lessons[kind], cycle.tools.base_fingerprint), work)
+    yield Unit(
+        (plan.cluster.id, kind, str(job.rank), *plan.lessons[kind], cycle.tools.base_fingerprint, *_told(cycle)), work
+    )
 
 
 def try_rules(cycle: Cycle) -> Iterator[Unit]:
@@ -176,14 +178,35 @@ def _asked(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
     level = str(trials.settings.confidence)
     base = cycle.tools.base_fingerprint
     told = digest(dict(trials.not_tried))
-    return plan.cluster.id, plan.baseline.key, base, others, cases, level, lessons, told, *_judge(cycle, plan)
+    return (
+        plan.cluster.id,
+        plan.baseline.key,
+        base,
+        others,
+        cases,
+        level,
+        lessons,
+        told,
+        *_judge(cycle, plan),
+        *_told(cycle),
+    )
+
+
+def _told(cycle: Cycle) -> tuple[str, ...]:
+    """What the served model's answers depend on besides itself, where anything is set."""
+    model = cycle.config.model
+    return (digest([model.template, model.extra_body]),) if model.template or model.extra_body else ()
 
 
 def _judge(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
     """Who judges, where anybody does: another judge, other verdicts. How long it may take changes none."""
     trials, teacher = plan.trials, cycle.config.teacher
     judged = (not case.reference and case.rules for case in (*trials.selection, *trials.confirmation, *trials.earlier))
-    return (digest([teacher.url, teacher.model]),) if cycle.tools.teacher is not None and any(judged) else ()
+    return (
+        (digest([teacher.url, teacher.model, teacher.extra_body]),)
+        if cycle.tools.teacher is not None and any(judged)
+        else ()
+    )
 
 
 def _undecided(plan: Plan, kind: AdapterKind | None, reason: str) -> Evaluation:

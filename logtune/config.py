@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from logtune.config_experiment import ExperimentSettings as ExperimentSettings
 from logtune.config_filter import FilterSettings as FilterSettings
@@ -53,6 +53,11 @@ class ModelSettings(Settings):
     """Longest answer when a request names no max_tokens."""
     max_batch: Positive = 16
     """Requests answered in one batch of the embedded engine."""
+    template: dict[str, JsonValue] | None = None
+    """Arguments of the base model's chat template, such as {enable_thinking = false} for Qwen3: in training, in the
+    embedded engine, and as chat_template_kwargs in what a cycle asks of a model server."""
+    extra_body: dict[str, JsonValue] | None = None
+    """Further fields of what a cycle asks of a model server; the gateway sends on what clients send."""
 
 
 class TeacherSettings(Settings):
@@ -68,6 +73,8 @@ class TeacherSettings(Settings):
     """Calls under way at once."""
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds for one call."""
+    extra_body: dict[str, JsonValue] | None = None
+    """Further fields of each call, such as {chat_template_kwargs = {enable_thinking = false}} for Qwen3 on vLLM."""
 
 
 class SpendSettings(Settings):

@@ -197,6 +197,7 @@ class TrainingJob:
     start: str = ""  # folder below out_dir of the adapter to go on from; "": a new one
     start_id: str = ""  # its id
     learned: tuple[str, ...] = ()  # ids of the pairs that it has learned
+    template: Mapping[str, Json] = field(default_factory=dict)  # arguments of the chat template
     times: int = 0  # how often in a row an adapter has gone on from another, this time too
     seed: int = 0
 

@@ -110,6 +110,15 @@ async def test_all_that_a_call_may_ask() -> None:
     }  # fmt: skip
 
 
+async def test_what_a_server_wants_besides_is_in_every_call() -> None:
+    async with serving(completion()) as server:
+        thinks_not: dict[str, Json] = {"chat_template_kwargs": {"enable_thinking": False}, "top_k": 1}
+        await server.chat(extra_body=thinks_not).complete(CALL)
+    (body,) = server.asked
+    assert (body["chat_template_kwargs"], body["top_k"]) == ({"enable_thinking": False}, 1)
+    assert body["messages"] == [{"role": "user", "content": "hi"}]
+
+
 @pytest.mark.parametrize("name", ["", "base"])
 async def test_the_base_model_has_the_servers_name(name: str) -> None:
     async with serving(completion()) as server:

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -74,6 +75,25 @@ def test_the_same_job_gives_the_same_adapter(base: Path, tmp_path: Path) -> None
     first = run(job(base, tmp_path / "a", epochs=1), lambda line: None)
     second = run(job(base, tmp_path / "b", epochs=1), lambda line: None)
     assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["expert", "critic"])
+def test_the_chat_template_has_its_arguments_in_training_too(base: Path, tmp_path: Path, kind: str) -> None:
+    thinking = Path(shutil.copytree(base, tmp_path / "base"))
+    shape = thinking / "chat_template.jinja"
+    end = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    shape.write_text(shape.read_text(encoding="utf-8") + end, encoding="utf-8")
+    of = {}
+    for name, template in (("thinks", {}), ("answers", {"enable_thinking": False})):
+        train._KEPT.clear()
+        (adapter,) = run(
+            replace(job(thinking, tmp_path / name, kind, epochs=1), template=cast("dict[str, Json]", template)),
+            lambda line: None,
+        )
+        of[name] = adapter
+    for number in ("chosen_nll_before", "first_loss"):
+        assert of["thinks"].checks[number] != of["answers"].checks[number], number
 
 
 def checksum(model: "torch.nn.Module") -> str:

@@ -51,6 +51,7 @@ class HttpChat:
     def __init__(
         self, url: str, model: str, *, api_key_env: str | None = None, max_concurrency: int = 8,
         timeout_s: float = 60.0, first_wait_s: float = FIRST_WAIT_S, again: Again | None = None,
+        extra_body: Mapping[str, Json] | None = None,
     ) -> None:  # fmt: skip
         self._url = url.rstrip("/") + "/chat/completions"
         self._model = model
@@ -59,6 +60,7 @@ class HttpChat:
         self._timeout_s = timeout_s
         self._first_wait_s = first_wait_s
         self._again = again
+        self._extra_body = dict(extra_body or {})
         self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
 
     async def complete(self, call: ChatCall) -> ChatReply:
@@ -140,7 +142,7 @@ class HttpChat:
         if call.schema is not None:
             schema: dict[str, Json] = {"name": "reply", "schema": dict(call.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body
+        return {**body, **self._extra_body}
 
 
 class _PassingError(Exception):

@@ -9,7 +9,7 @@ import copy
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -63,10 +63,11 @@ def _run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ..
             f"{len(fit.pairs)} pairs are left for {job.cluster_id}, {settings.min_pairs} are needed",
             "collect more feedback, raise train.max_prompt_tokens or lower train.min_pairs",
         )
-    before = _answer_nll(model, tokenizer, fit.pairs[:PROBED_PAIRS])
+    probed = _rows(fit.pairs[:PROBED_PAIRS], job.template)
+    before = _answer_nll(model, tokenizer, probed)
     trainer, course = _fit(job, fit.pairs, settings, model, tokenizer, progress)
     tuned = cast("PeftModel", trainer.model)
-    after = _answer_nll(cast("PreTrainedModel", tuned), tokenizer, fit.pairs[:PROBED_PAIRS])
+    after = _answer_nll(cast("PreTrainedModel", tuned), tokenizer, probed)
     first, last = course.ends()
     checks: dict[str, Json] = {
         "pairs": len(fit.pairs), "too_long": fit.too_long, "first_loss": first, "last_loss": last,
@@ -176,15 +177,15 @@ def _fit(
     course, checkpoint = _resumed(work)
     if checkpoint:
         progress(f"goes on after epoch {len(course.checkpoints)}, where an earlier run was stopped")
-    epochs = epochs_for(len(pairs), settings)
+    epochs, rows = epochs_for(len(pairs), settings), _rows(pairs, job.template)
     arguments, lora = _arguments(work, settings, job.seed, epochs), _lora(job.rank, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries warn of each other's defaults; ours are set below
         try:
             if job.kind == "expert":
-                trainer: DPOTrainer | SFTTrainer = _expert(pairs, model, tokenizer, arguments, lora, settings)
+                trainer: DPOTrainer | SFTTrainer = _expert(rows, model, tokenizer, arguments, lora, settings)
             else:
-                trainer = _critic(pairs, model, tokenizer, arguments, lora)
+                trainer = _critic(rows, model, tokenizer, arguments, lora)
         except (ImportError, OSError, TypeError, ValueError) as error:
             if not (settings.accelerate or settings.deepspeed):
                 raise
@@ -221,6 +222,7 @@ def _go_on(model: "PeftModel", folder: Path) -> None:
 def _work(job: TrainingJob) -> Path:
     """The folder of a job under way, found again by the same job."""
     settings: list[Json] = [dict(job.settings), job.rank, job.seed, job.base_fingerprint, job.start]
+    settings += [dict(job.template)] if job.template else []
     return Path(job.out_dir) / f".training-{digest([job.cluster_id, job.kind, [p.id for p in job.pairs], settings])}"
 
 
@@ -293,28 +295,33 @@ def _lora(rank: int, settings: TrainSettings) -> "LoraConfig":
     )
 
 
-def _rows(pairs: Sequence[TrainingPair]) -> list[dict[str, list[dict[str, str]]]]:
+Row = dict[str, Any]  # messages by name, as the trainers want them
+
+
+def _rows(pairs: Sequence[TrainingPair], template: Mapping[str, Json]) -> list[Row]:
     def assistant(text: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": text}]
 
+    more = {"chat_template_kwargs": dict(template)} if template else {}
     return [
         {
             "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt],
             "chosen": assistant(pair.chosen),
             "rejected": assistant(pair.rejected),
+            **more,
         }
         for pair in pairs
     ]
 
 
-def _dataset(rows: list[dict[str, list[dict[str, str]]]]) -> "Dataset":
+def _dataset(rows: Sequence[Row]) -> "Dataset":
     from datasets import Dataset
 
-    return Dataset.from_list(rows)
+    return Dataset.from_list(list(rows))
 
 
 def _expert(
-    pairs: Sequence[TrainingPair], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[Row], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     arguments: dict[str, Any], lora: "LoraConfig", settings: TrainSettings,
 ) -> "DPOTrainer":  # fmt: skip
     from trl.trainer.dpo_config import DPOConfig
@@ -336,32 +343,35 @@ def _expert(
             return super()._precompute_ref_logps(dataset, name, batch_size)
 
     return SharedPromptTrainer(
-        model=model, args=config, train_dataset=_dataset(_rows(pairs)), processing_class=tokenizer, peft_config=lora
+        model=model, args=config, train_dataset=_dataset(rows), processing_class=tokenizer, peft_config=lora
     )
 
 
 def _critic(
-    pairs: Sequence[TrainingPair], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[Row], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     arguments: dict[str, Any], lora: "LoraConfig",
 ) -> "SFTTrainer":  # fmt: skip
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in _rows(pairs)]
+    lessons = [{"completion" if name == "chosen" else name: said for name, said in row.items()} for row in rows]
+    for lesson in lessons:
+        del lesson["rejected"]
     config = SFTConfig(**arguments, completion_only_loss=True)
     return SFTTrainer(
-        model=model, args=config, train_dataset=_dataset(rows), processing_class=tokenizer, peft_config=lora
+        model=model, args=config, train_dataset=_dataset(lessons), processing_class=tokenizer, peft_config=lora
     )
 
 
-def _answer_nll(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[TrainingPair]) -> float:
+def _answer_nll(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Row]) -> float:
     """Mean negative log-likelihood of the chosen answers, nats a token."""
     import torch
 
     total, count = 0.0, 0
     model.eval()
-    for row in _rows(pairs):
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+    for row in rows:
+        told = row.get("chat_template_kwargs", {})
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False, **told)
         answer = tokenizer(row["chosen"][0]["content"], add_special_tokens=False)["input_ids"]
         if not answer:
             continue
