@@ -86,6 +86,8 @@ def gate(
             result = replace(result, guards={**result.guards, "outlook": ahead}) if ahead is not None else result
         silent = judge.silent(cases)
         result = replace(result, reason=f"{result.reason}; {silent}") if silent else result
+        sure = judge.told(cases)
+        result = replace(result, guards={**result.guards, "verdicts": sure}) if sure is not None else result
         return [_completed(result, best, _cost(ours, theirs), trials, baseline), *judge.failures.values()]
 
     return work

@@ -226,6 +226,40 @@ def test_a_trial_of_the_judge_that_fails_is_skipped(store: Store) -> None:
     assert {(f.stage, f.reason) for f in store.list(Failure)} == {("evaluate", "refused")}
 
 
+def agreed(store: Store) -> list[str]:
+    """What is known of the judge, by evaluation that had one."""
+    return [str(e.guards["judge"]) for e in store.list(Evaluation) if e.guards.get("judge")]
+
+
+def test_one_loud_user_does_not_decide_whether_the_judge_may_judge(store: Store) -> None:
+    store.add_logs([sample_log(f"x{i}", f"my letter {i} is gone", "Sorry.", "loud", 1.1e9 + i) for i in range(40)])
+    store.put_feedback(
+        [Feedback(id=f"x{i}", target=f"x{i}", at=2e9, kind="edit", correction=f"Ha ha, {'ha ' * i}") for i in range(40)]
+    )
+    corrected(store)
+
+    def no_nonsense(call: ChatCall) -> str:
+        nonsense = call.purpose == "judge" and "Ha ha" in call.messages[-1].content
+        first = "\n\nA: Ha ha" in call.messages[-1].content
+        return json.dumps({"better": "B" if first else "A"}) if nonsense else teach(call)
+
+    pipeline.run_cycle(store, tools(store, ScriptedChat(no_nonsense)), CONFIG)
+    judged = agreed(store)
+    assert judged
+    assert all("agrees with people on 12 of " in told for told in judged), judged
+    assert all(int(re.search(r"of (\d+) pairs", told)[1]) <= 24 for told in judged), judged  # type: ignore[index]
+
+
+def test_how_sure_a_judge_was_is_kept_with_the_evaluation(store: Store) -> None:
+    pipeline.run_cycle(store, tools(store, ScriptedChat(teach)), CONFIG)
+    sure = [e.guards["verdicts"] for e in store.list(Evaluation) if "verdicts" in e.guards]
+    assert sure
+    for told in sure:
+        assert isinstance(told, dict)
+        assert told["asked"] == told["given"] > 0
+        assert (told["disagreement"], told["flips"]) == (0.0, 0.0)
+
+
 def test_a_spent_budget_is_no_failure_of_an_item(store: Store) -> None:
     def broke(call: ChatCall) -> ChatReply | str | Exception:
         return BudgetSpent("spent") if call.purpose == "predict" else teach(call)
