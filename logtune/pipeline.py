@@ -114,7 +114,10 @@ def run_cycle(
     row = _open(store, tools, config)
     rebasing.retire(store, rebasing.of_cycle(row, tools.base_fingerprint), row.id, tools.clock.now())
     cycle = _cycle(store, tools, config, row, progress)
-    counts = asyncio.run(_stages(store, cycle, config, progress))
+    try:
+        counts = asyncio.run(_stages(store, cycle, config, progress))
+    finally:
+        tools.executor.close()
     receipt = _receipt(store, cycle, row, counts)
     store.close_cycle(row.id, tools.clock.now(), {**_as_json(receipt), **_kept(row, cycle)})
     return receipt

@@ -209,6 +209,10 @@ class Executor(Protocol):
         """Train and return one adapter a checkpoint; raises TrainingError with the reason."""
         ...
 
+    def close(self) -> None:
+        """No more jobs come for now: what waits for them gives its memory back."""
+        ...
+
 
 class Clock(Protocol):
     """The time."""

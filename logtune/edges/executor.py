@@ -34,7 +34,7 @@ Train = Callable[[TrainingJob, Progress], tuple[Adapter, ...]]
 STDERR_LINES = 12  # of a dead child, told in the error
 POLL_S = 0.5
 LEAVE_S = 5.0  # how long an idle child may take to end by itself
-IDLE_S = 30.0  # a child waits so long for another job, since it holds the base model
+IDLE_S = 30.0  # a child waits so long for another job, since it holds the base model; longer where memory is free
 # Training allocates and frees the same large blocks each step; glibc would give each back to the system and fault it in
 # again, which costs a third of the time on a virtual machine.
 KEEP_MEMORY = {
@@ -55,8 +55,8 @@ class SystemClock:
 class LocalExecutor:
     """Runs `trainer` in a child process and waits for it; the child never outlives this process.
 
-    A child takes one job after the other, so that what it has loaded serves them all; it is ended when it has been idle
-    for `idle_s` seconds. A job that fails takes its child along: the next one starts in a fresh child.
+    A child takes one job after the other, so that what it has loaded serves them all, also after a job that failed by
+    the trainer's own account. `close` ends it, and where memory is short `idle_s` seconds without a job do.
     """
 
     def __init__(self, trainer: str, niceness: int = 10, idle_s: float = IDLE_S) -> None:
@@ -73,13 +73,13 @@ class LocalExecutor:
             if child is None or not child.alive:
                 child = _Child(self._trainer, self._niceness)
             try:
-                adapters = child.run(job, progress)
-            except BaseException:  # it failed, died, or is not wanted any more (Ctrl-C)
-                child.end()
-                raise
-            self._child = child
-            self._end_later(child, child.jobs)
-        return adapters
+                return child.run(job, progress)
+            finally:
+                if child.busy:  # it died, or is not wanted any more (Ctrl-C)
+                    child.end()
+                else:
+                    self._child = child
+                    self._end_later(child, child.jobs)
 
     def close(self) -> None:
         """End an idle child now; its memory comes back."""
@@ -94,9 +94,12 @@ class LocalExecutor:
         timer.start()
 
     def end_idle(self, child: "_Child", jobs: int) -> None:
-        """End the child where it has been idle since it did so many jobs."""
+        """End the child where it has been idle since it did so many jobs, and others may need its memory."""
         with self._lock:
             if self._child is not child or child.jobs != jobs:
+                return
+            if memory_to_spare(child.pid):
+                self._end_later(child, jobs)
                 return
             self._child = None
         child.end()
@@ -106,6 +109,17 @@ def _end_idle(executor: "weakref.ref[LocalExecutor]", child: "weakref.ref[_Child
     owner, idle = executor(), child()
     if owner is not None and idle is not None:
         owner.end_idle(idle, jobs)
+
+
+def memory_to_spare(pid: int | None) -> bool:
+    """Whether so much as a process holds is free besides; False where this machine does not tell."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (free,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError):
+        return False
+    return 1024 * free > pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class _Child:
@@ -128,6 +142,16 @@ class _Child:
         self.end = weakref.finalize(self, _end, self._process, self._pipe, self._busy, folder)
 
     @property
+    def pid(self) -> int | None:
+        """Of the process."""
+        return self._process.pid
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job was begun whose result has not come."""
+        return self._busy.is_set()
+
+    @property
     def alive(self) -> bool:
         """Whether it can take a job; an idle one may have been killed."""
         return self._process.is_alive()
@@ -137,9 +161,12 @@ class _Child:
         self.jobs += 1
         self._busy.set()
         self._pipe.send(job)
-        adapters = _result(self._pipe, self._process, progress, job, self._stderr)
+        kind, value = _result(self._pipe, self._process, progress, job, self._stderr)
         self._busy.clear()
-        return adapters
+        if kind == "done":
+            return cast("tuple[Adapter, ...]", value)
+        what, hint = cast("tuple[str, str]", value)
+        raise TrainingError(f"{job.cluster_id}: {what}", hint)
 
 
 def _end(process: BaseProcess, pipe: Connection, busy: threading.Event, folder: str) -> None:
@@ -156,7 +183,8 @@ def _end(process: BaseProcess, pipe: Connection, busy: threading.Event, folder: 
 
 def _result(
     pipe: Connection, child: BaseProcess, progress: Progress, job: TrainingJob, stderr: Path
-) -> tuple[Adapter, ...]:
+) -> tuple[str, object]:
+    """What the child says in the end: done and its adapters, or failed and why."""
     while True:
         try:
             while not pipe.poll(POLL_S):
@@ -167,11 +195,8 @@ def _result(
             raise _death(child.exitcode or 0, job, stderr) from error
         if kind == "progress":
             progress(f"train: {value}")
-        elif kind == "done":
-            return cast("tuple[Adapter, ...]", value)
         else:
-            what, hint = cast("tuple[str, str]", value)
-            raise TrainingError(f"{job.cluster_id}: {what}", hint)
+            return kind, value
 
 
 def _death(code: int, job: TrainingJob, stderr: Path) -> TrainingError:
@@ -281,6 +306,9 @@ class RayExecutor:
         if failed:
             raise TrainingError(f"{job.cluster_id}: {failed[0]}", failed[1])
         return cast("tuple[Adapter, ...]", adapters)
+
+    def close(self) -> None:
+        """Nothing waits: a task ends with its job."""
 
 
 class _Lines:
