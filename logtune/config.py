@@ -264,6 +264,7 @@ UNO: Mapping[str, Mapping[str, Json]] = {
     "train": {
         "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "steps": 1_000_000,
         "batch": 32, "dropout": 0.05, "weight_decay": 1e-4, "max_pairs": 1_000_000,
+        "min_pairs": 1,
     },
     "evaluate": {
         "selection_share": 0.0, "confirmation_share": 0.2, "most_confirmation": 0.2,
@@ -275,13 +276,13 @@ UNO: Mapping[str, Mapping[str, Json]] = {
             "length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons", "voters",
         ],
     },
-    "ladder": {"rungs": ["expert", "critic"], "route": "strict"},
+    "ladder": {"rungs": ["expert", "critic"], "route": "strict", "worth": 0.0},
     "trust": {"enabled": False, "half_life_days": 0.0},
 }  # fmt: skip
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Json]]] = {
     "default": {},
     "uno": UNO,
-    "uno-single": {**UNO, "ladder": {"rungs": ["expert"], "route": "strict"}},
+    "uno-single": {**UNO, "ladder": {"rungs": ["expert"], "route": "strict", "worth": 0.0}},
 }
 
 

@@ -129,7 +129,7 @@ def missing(sets: Sequence[BenchSet], method: str, out: Path) -> list[Row]:
 def check(
     by_task: Mapping[str, Sequence[BenchSet]], methods: Sequence[str], out: Path, tools_of: ToolsOf, config: Config
 ) -> None:
-    """Make what cycles will learn with, before hours are spent on what does not learn; ConfigError for what it lacks."""
+    """Make what cycles will learn with before hours are spent on what does not learn; ConfigError for what it lacks."""
     for method in methods:
         if method in PRESETS and any(missing(sets, method, out) for sets in by_task.values()):
             tools_of(with_preset(config, method), True)
