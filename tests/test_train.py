@@ -96,6 +96,26 @@ def test_the_chat_template_has_its_arguments_in_training_too(base: Path, tmp_pat
         assert of["thinks"].checks[number] != of["answers"].checks[number], number
 
 
+@pytest.mark.slow  # two processes on the CPU, which speak by gloo
+@pytest.mark.parametrize("kind", ["expert", "critic"])
+def test_two_processes_train_what_one_does(base: Path, tmp_path: Path, kind: str) -> None:
+    made = {}
+    for processes in (1, 2):
+        executor = LocalExecutor("logtune.stages.train:run")
+        asked = job(base, tmp_path / str(processes), kind, processes=processes)
+        made[processes] = executor.train(asked, lambda line: None)
+        again = executor.train(replace(asked, cluster_id="clu-2", seed=1), lambda line: None)
+        executor.close()
+        assert len(again) == 2  # the same processes take the next job
+        assert not list((tmp_path / str(processes)).glob(".training-*"))
+    one, two = made[1], made[2]
+    assert [adapter.epoch for adapter in two] == [1, 2]
+    for adapter, other in zip(one, two, strict=True):
+        assert other.losses == pytest.approx(adapter.losses, rel=0.05)
+        assert other.checks["chosen_nll_after"] == pytest.approx(adapter.checks["chosen_nll_after"], rel=0.1)
+        assert (tmp_path / "2" / other.path / "adapter_model.safetensors").exists()
+
+
 def checksum(model: "torch.nn.Module") -> str:
     found = hashlib.sha256()
     for name, weight in model.state_dict().items():
