@@ -34,6 +34,10 @@ class Counted:
         self._inner, self._count = tools.executor, token_counter(tools.base_path)
         self._tokens = 0
 
+    def close(self) -> None:
+        """As the executor inside."""
+        self._inner.close()
+
     def train(self, job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
         """As the executor inside."""
         found = self._inner.train(job, progress)

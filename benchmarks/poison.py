@@ -121,6 +121,10 @@ class Watched:
         self.pairs: list[TrainingPair] = []
         self.copied = False
 
+    def close(self) -> None:
+        """As the executor inside."""
+        self.inner.close()
+
     def train(self, job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
         """As the executor inside."""
         self.pairs += job.pairs

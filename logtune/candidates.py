@@ -19,11 +19,12 @@ from logtune.records import (
     Deployment,
     Derived,
     Evaluation,
+    Failure,
     Interaction,
     PreferencePair,
     Verdict,
 )
-from logtune.runner import Cycle, Unit
+from logtune.runner import Cycle, Unit, each
 from logtune.stages import choice, deploy, distill, gap, standing
 from logtune.stages import pairs as pairing
 from logtune.stages import plan as planning
@@ -41,7 +42,7 @@ def find_known(cycle: Cycle) -> Iterator[Unit]:
         item = cycle.board.get(Interaction, pair.interaction_id)
         mistaken = item.adapter is not None and not knowing.earlier(cycle, [item])
         if pairing.is_short(pair.chosen) and not mistaken:
-            yield Unit((pair.id, "known", cycle.tools.base_fingerprint), _known(cycle, pair, item))
+            yield Unit((pair.id, "known", cycle.tools.base_fingerprint, *_told(cycle)), _known(cycle, pair, item))
 
 
 def _known(cycle: Cycle, pair: PreferencePair, item: Interaction) -> Callable[[], Awaitable[Sequence[Derived]]]:
@@ -61,8 +62,8 @@ def measure_gaps(cycle: Cycle) -> Iterator[Unit]:
         rule_ids = [r.id for member in group.interaction_ids for r in rules_of.get(member, ())]
 
         async def work(group: Cluster = group, found: Sequence[PreferencePair] = found) -> Sequence[Derived]:
-            beforehand = await known_beforehand(cycle, group)
-            return [gap.assess(group, rules_of, beforehand, found, cycle.tools.coverage, cycle.config.gap)]
+            beforehand, failed = await known_beforehand(cycle, group)
+            return [gap.assess(group, rules_of, beforehand, found, cycle.tools.coverage, cycle.config.gap), *failed]
 
         asked = [cycle.tools.base_fingerprint] if knowing.earlier(cycle, _members(cycle, group)) else []
         inputs = (group.id, cycle.tools.coverage.fingerprint, *asked, *rule_ids, *(p.id for p in found))
@@ -73,18 +74,22 @@ def _members(cycle: Cycle, group: Cluster) -> list[Interaction]:
     return [cycle.board.get(Interaction, member) for member in group.interaction_ids]
 
 
-async def known_beforehand(cycle: Cycle, group: Cluster) -> dict[str, list[str]]:
+async def known_beforehand(cycle: Cycle, group: Cluster) -> tuple[dict[str, list[str]], list[Failure]]:
     """Interaction id -> what the model knew beforehand: the teacher's predictions, else the answer it gave.
 
-    Where another base model gave that, this one is asked.
+    Where another base model gave that, this one is asked. Of failed predictions the failures: nothing is known there.
     """
     items = _members(cycle, group)
     teacher, count = cycle.tools.teacher, cycle.config.distill.predict
     if teacher is None or not count:
         now = await knowing.answers(cycle, knowing.earlier(cycle, items))
-        return {item.id: [text] if (text := now.get(item.id, item.answer)) else [] for item in items}
-    predicted = await asyncio.gather(*(distill.predict(item.query, teacher, count) for item in items))
-    return {item.id: rules for item, rules in zip(items, predicted, strict=True)}
+        return {item.id: [text] if (text := now.get(item.id, item.answer)) else [] for item in items}, []
+    asked = {item.id: distill.predict(item.query, teacher, count) for item in items}
+    predicted, failed = await each(cycle, "gap", asked)
+    if failed:
+        count_of = f"{len(failed)} of {len(items)} logs are left out, for want of a prediction"
+        cycle.progress(f"gap: {group.name}: {count_of}; first: {failed[0].reason.splitlines()[0]}")
+    return predicted, failed
 
 
 def train_first(cycle: Cycle) -> Iterator[Unit]:
@@ -110,7 +115,9 @@ def _trained(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
         return await asyncio.to_thread(cycle.tools.executor.train, job, cycle.progress)
 
     # not on what it goes on from: once it serves, it would be asked to go on from itself
-    yield Unit((plan.cluster.id, kind, str(job.rank), *plan.lessons[kind], cycle.tools.base_fingerprint), work)
+    yield Unit(
+        (plan.cluster.id, kind, str(job.rank), *plan.lessons[kind], cycle.tools.base_fingerprint, *_told(cycle)), work
+    )
 
 
 def try_rules(cycle: Cycle) -> Iterator[Unit]:
@@ -171,7 +178,35 @@ def _asked(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
     level = str(trials.settings.confidence)
     base = cycle.tools.base_fingerprint
     told = digest(dict(trials.not_tried))
-    return plan.cluster.id, plan.baseline.key, base, others, cases, level, lessons, told
+    return (
+        plan.cluster.id,
+        plan.baseline.key,
+        base,
+        others,
+        cases,
+        level,
+        lessons,
+        told,
+        *_judge(cycle, plan),
+        *_told(cycle),
+    )
+
+
+def _told(cycle: Cycle) -> tuple[str, ...]:
+    """What the served model's answers depend on besides itself, where anything is set."""
+    model = cycle.config.model
+    return (digest([model.template, model.extra_body]),) if model.template or model.extra_body else ()
+
+
+def _judge(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
+    """Who judges, where anybody does: another judge, other verdicts. How long it may take changes none."""
+    trials, teacher = plan.trials, cycle.config.teacher
+    judged = (not case.reference and case.rules for case in (*trials.selection, *trials.confirmation, *trials.earlier))
+    return (
+        (digest([teacher.url, teacher.model, teacher.extra_body]),)
+        if cycle.tools.teacher is not None and any(judged)
+        else ()
+    )
 
 
 def _undecided(plan: Plan, kind: AdapterKind | None, reason: str) -> Evaluation:

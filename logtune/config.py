@@ -10,7 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Literal, cast
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from logtune.config_experiment import ExperimentSettings as ExperimentSettings
 from logtune.config_filter import FilterSettings as FilterSettings
@@ -53,6 +53,11 @@ class ModelSettings(Settings):
     """Longest answer when a request names no max_tokens."""
     max_batch: Positive = 16
     """Requests answered in one batch of the embedded engine."""
+    template: dict[str, JsonValue] | None = None
+    """Arguments of the base model's chat template, such as {enable_thinking = false} for Qwen3: in training, in the
+    embedded engine, and as chat_template_kwargs in what a cycle asks of a model server."""
+    extra_body: dict[str, JsonValue] | None = None
+    """Further fields of what a cycle asks of a model server; the gateway sends on what clients send."""
 
 
 class TeacherSettings(Settings):
@@ -68,15 +73,18 @@ class TeacherSettings(Settings):
     """Calls under way at once."""
     timeout_s: Annotated[float, Field(gt=0)] = 60.0
     """Seconds for one call."""
+    extra_body: dict[str, JsonValue] | None = None
+    """Further fields of each call, such as {chat_template_kwargs = {enable_thinking = false}} for Qwen3 on vLLM."""
 
 
 class SpendSettings(Settings):
     """What the teacher's calls may cost; a cycle stops before it spends more, and the next one goes on from there."""
 
     max_calls: Count = 0
-    """Calls of one run; 0 sets no limit."""
+    """Calls of one run, repeated ones too; 0 sets no limit."""
     max_cost: Annotated[float, Field(ge=0)] = 0.0
-    """Cost of one run, in the currency of the prices; 0 sets no limit."""
+    """Cost of one run, in the currency of the prices, one of which must be set; 0 sets no limit. Calls that ran out of
+    time, and replies without token counts, cost all that they can have."""
     prompt_price: Annotated[float, Field(ge=0)] = 0.0
     """Price of a million prompt tokens."""
     completion_price: Annotated[float, Field(ge=0)] = 0.0
@@ -262,6 +270,7 @@ UNO: Mapping[str, Mapping[str, Json]] = {
     "train": {
         "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "steps": 1_000_000,
         "batch": 32, "dropout": 0.05, "weight_decay": 1e-4, "max_pairs": 1_000_000,
+        "min_pairs": 1,
     },
     "evaluate": {
         "selection_share": 0.0, "confirmation_share": 0.2, "most_confirmation": 0.2,
@@ -273,13 +282,13 @@ UNO: Mapping[str, Mapping[str, Json]] = {
             "length", "degeneration", "refusals", "sycophancy", "safety", "format", "retention", "lessons", "voters",
         ],
     },
-    "ladder": {"rungs": ["expert", "critic"], "route": "strict"},
+    "ladder": {"rungs": ["expert", "critic"], "route": "strict", "worth": 0.0},
     "trust": {"enabled": False, "half_life_days": 0.0},
 }  # fmt: skip
 PRESETS: Mapping[str, Mapping[str, Mapping[str, Json]]] = {
     "default": {},
     "uno": UNO,
-    "uno-single": {**UNO, "ladder": {"rungs": ["expert"], "route": "strict"}},
+    "uno-single": {**UNO, "ladder": {"rungs": ["expert"], "route": "strict", "worth": 0.0}},
 }
 
 
@@ -314,9 +323,22 @@ def _built(tree: Mapping[str, Json], layers: Mapping[str, Mapping[str, Json]]) -
     preset = PRESETS.get(str(tree.get("preset", "default")), {})
     merged = _merge(cast("dict[str, Json]", {key: dict(value) for key, value in preset.items()}), tree)
     try:
-        return Config.model_validate(merged)
+        config = Config.model_validate(merged)
     except ValidationError as error:
         raise ConfigError(*_explain(error, layers)) from error
+    _check_prices(config)
+    return config
+
+
+def _check_prices(config: Config) -> None:
+    """A limit of the cost needs a price, or it would stop nothing."""
+    limits = {"spend.max_cost": config.spend.max_cost, "schedule.max_cost_30d": config.schedule.max_cost_30d}
+    for name, limit in limits.items():
+        if limit and not config.spend.prompt_price and not config.spend.completion_price:
+            raise ConfigError(
+                f"{name} = {limit:g} limits nothing: spend.prompt_price and spend.completion_price are 0",
+                "set what a million tokens of the teacher cost, or limit its calls (spend.max_calls, --max-calls)",
+            )
 
 
 def _says(tree: object, path: Sequence[int | str]) -> bool:

@@ -53,6 +53,8 @@ class TrainSettings(Settings):
     """So often in a row at most."""
     seed: int = 0
     """Seed of shuffling and initial weights."""
+    processes: Positive = 1
+    """Processes that share a training, a GPU each; `batch` is divided among them, rounded up."""
     gradient_checkpointing: bool = False
     """True: less memory for more time; for large models on a GPU."""
     accelerate: str | dict[str, JsonValue] | None = None

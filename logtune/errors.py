@@ -7,6 +7,10 @@
     ├── StoreError               the store cannot be opened, is newer than this code, or is full
     │   └── RecordRefused        the store works, and refuses a record for what is in it
     ├── ModelError               a model, embedder or adapter cannot be loaded or does not answer
+    │   ├── NoAnswer             a call that may have been taken up timed out or broke off
+    │   ├── CallRejected         a call was not taken up: nobody listens, the server is busy, or answers with an error
+    │   ├── AnswerRefused        the model, or a filter behind it, will not answer
+    │   └── InvalidReply         an answer that is not what was asked for, after its repair too
     ├── MissingExtra             an optional package is not installed
     ├── TrainingError            a run that learned nothing: loss, weights or output did not move
     ├── TooManyFailures          a stage failed on more items than the configured share
@@ -65,6 +69,22 @@ class RecordRefused(StoreError):
 
 class ModelError(LogtuneError):
     """A model, embedder or adapter cannot be loaded or does not answer."""
+
+
+class NoAnswer(ModelError):
+    """A call that may have been taken up timed out or broke off."""
+
+
+class CallRejected(ModelError):
+    """A call was not taken up: nobody listens, the server is busy, or answers with an error."""
+
+
+class AnswerRefused(ModelError):
+    """The model, or a filter behind it, will not answer."""
+
+
+class InvalidReply(ModelError):
+    """An answer that is not what was asked for, after its repair too."""
 
 
 class MissingExtra(LogtuneError):

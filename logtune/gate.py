@@ -3,8 +3,8 @@
 trials, contenders, baseline -> Evaluation
 
 Users' own words come first. Where an interaction has rules and no right answer, a judge compares both answers under the
-rules; how far it agrees with this deployment's users is measured on what they did correct, and a judge that agrees no
-better than chance judges nothing.
+rules (`judging`); how far it agrees with this deployment's users is measured on what they did correct, and a judge that
+agrees no better than chance judges nothing.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from logtune.config import EvaluateSettings
 from logtune.guarding import Ask, Side, evidence
 from logtune.ids import identified
 from logtune.incumbents import Contender as Contender
+from logtune.judging import Bench, bench
 from logtune.ports import Chat, ChatCall, ChatReply
 from logtune.records import (
     Cluster,
@@ -27,16 +28,10 @@ from logtune.records import (
     Interaction,
     Json,
     Message,
-    PreferencePair,
 )
 from logtune.runner import Cycle
-from logtune.stages import answer, evaluate, gate_guards, judge
-from logtune.stages.distill import ANSWER
-from logtune.stages.pairs import USERS_OWN
+from logtune.stages import answer, evaluate, gate_guards
 from logtune.views import max_tokens
-
-CALIBRATED_ON = 40  # corrections of users that a judge is tried on: 80 calls, and an interval of about 15 points
-FEWEST_TRIALS = 6  # fewer can't tell any judge from a coin
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,29 +68,33 @@ def gate(
     """The work of one evaluation; `contenders`: one, or the checkpoints of one adapter, of which the best is tried."""
 
     async def work() -> Sequence[Derived]:
-        found = await _calibrated(cycle, (*trials.selection, *trials.confirmation))
-        best = await _chosen(cycle, trials, contenders, baseline, found)
+        judge = await bench(cycle, (*trials.selection, *trials.confirmation))
+        best = await _chosen(cycle, trials, contenders, baseline, judge)
         theirs = await _served(cycle, trials, trials.confirmation, baseline)
         ours = await _answers(cycle, trials.confirmation, best)
-        cases = await _judged(cycle, _filled(trials.confirmation, theirs, ours), found, checked=True)
-        result = _compared(trials, cases, best, baseline, found)
+        cases = await judge.judged(_filled(trials.confirmation, theirs, ours), checked=True)
+        result = _compared(trials, cases, best, baseline, judge)
         if result.outcome == "passed":  # guards cost answers, so what fails anyway is spared them
             before = replace(_side(cycle, baseline), taught=_by_request(cycle))
             seen = await evidence(cycle, trials.cluster, cases, _side(cycle, best), before)
-            seen = replace(seen, voters=await _earlier(cycle, trials, best, baseline, found))
+            seen = replace(seen, voters=await _earlier(cycle, trials, best, baseline, judge))
             kept = gate_guards.checked(seen, cycle.config.guards)
-            result = _compared(trials, cases, best, baseline, found, kept)
+            result = _compared(trials, cases, best, baseline, judge, kept)
             over = await _over_base(cycle, trials, cases, ours, best)
             result = replace(result, guards={**result.guards, "over_base": over}) if over is not None else result
             ahead = forecast.outlook(cycle, trials.cluster, cases)
             result = replace(result, guards={**result.guards, "outlook": ahead}) if ahead is not None else result
-        return [_completed(result, best, _cost(ours, theirs), trials, baseline)]
+        silent = judge.silent(cases)
+        result = replace(result, reason=f"{result.reason}; {silent}") if silent else result
+        sure = judge.told(cases)
+        result = replace(result, guards={**result.guards, "verdicts": sure}) if sure is not None else result
+        return [_completed(result, best, _cost(ours, theirs), trials, baseline), *judge.failures.values()]
 
     return work
 
 
 async def _earlier(
-    cycle: Cycle, trials: Trials, best: Contender, baseline: Contender, found: judge.Calibration | None
+    cycle: Cycle, trials: Trials, best: Contender, baseline: Contender, judge: Bench
 ) -> Sequence[gate_guards.Bad]:
     """Votes of those who confirmed what serves, on their newest requests: (lost, won) each."""
     if "voters" in cycle.config.guards.skip:
@@ -103,7 +102,7 @@ async def _earlier(
     newest = sorted(trials.earlier, key=lambda case: cycle.board.get(Interaction, case.interaction_id).at, reverse=True)
     told = newest[: cycle.config.guards.lesson_checks]
     theirs, ours = await _served(cycle, trials, told, baseline), await _answers(cycle, told, best)
-    votes = evaluate.tally(await _judged(cycle, _filled(told, theirs, ours), found), trials.settings)
+    votes = evaluate.tally(await judge.judged(_filled(told, theirs, ours)), trials.settings)
     return [(True, False)] * votes.losses + [(False, True)] * votes.wins + [(False, False)] * votes.ties
 
 
@@ -128,8 +127,9 @@ async def _over_base(
 
 def _compared(
     trials: Trials, cases: Sequence[evaluate.Case], best: Contender, baseline: Contender,
-    found: judge.Calibration | None, kept: Sequence[gate_guards.Guard] = (),
+    judge: Bench | None, kept: Sequence[gate_guards.Guard] = (),
 ) -> Evaluation:  # fmt: skip
+    found = judge.found if judge else None
     return evaluate.compare(
         cases,
         cluster_id=trials.cluster.id,
@@ -180,7 +180,7 @@ def _tokens(reply: answer.Answered) -> int:
 
 async def _chosen(
     cycle: Cycle, trials: Trials, contenders: Sequence[Contender], baseline: Contender,
-    found: judge.Calibration | None,
+    judge: Bench,
 ) -> Contender:  # fmt: skip
     """The last checkpoint that no other beats on the selection side."""
     if len(contenders) == 1:
@@ -192,7 +192,7 @@ async def _chosen(
     for contender in contenders:
         ours = await _answers(cycle, cases, contender)
         filled = _filled(cases, theirs or [NO_ANSWER] * len(cases), ours)
-        grades.append(evaluate.selection_grades(await _judged(cycle, filled, found), trials.settings))
+        grades.append(evaluate.selection_grades(await judge.judged(filled), trials.settings))
         score = evaluate.selection_score(grades[-1])
         path = contender.adapter.path if contender.adapter else contender.kind
         cycle.progress(f"evaluate: {path} scores {_told(score)} on the selection side")
@@ -275,64 +275,3 @@ def _filled(
         replace(case, baseline_answer=theirs.text, candidate_answer=ours.text)
         for case, theirs, ours in zip(cases, baseline, candidate, strict=True)
     ]
-
-
-# --- the judge ---
-
-
-async def _judged(
-    cycle: Cycle, cases: Sequence[evaluate.Case], found: judge.Calibration | None, *, checked: bool = False
-) -> list[evaluate.Case]:
-    """The cases with the judge's preference where no user gave the right answer, and the judge may be asked.
-
-    `checked`: it is then asked about the others too, without the users' answers, so that its errors can be known.
-    """
-    teacher = cycle.tools.teacher
-    if teacher is None or (found is not None and not found.usable):
-        return list(cases)
-    asked = [case for case in cases if not case.reference and case.rules]
-    if asked and checked:
-        asked = [case for case in cases if case.reference or case.rules]
-    questions = (
-        judge.Question(
-            query=case.prompt[-1].content, rules=_worded(case), first=case.candidate_answer, second=case.baseline_answer
-        )
-        for case in asked
-    )
-    samples = cycle.config.evaluate.judge_samples
-    verdicts = await asyncio.gather(*(judge.pairwise(teacher, question, samples) for question in questions))
-    shares = {case.interaction_id: verdict.share for case, verdict in zip(asked, verdicts, strict=True)}
-    return [replace(case, judged=shares.get(case.interaction_id)) for case in cases]
-
-
-def _worded(case: evaluate.Case) -> str:
-    """The rules a judge goes by; the right answer to just this request would tell it what the user said."""
-    lines = case.rules.splitlines()
-    return "\n".join(lines) if not case.reference else "\n".join(line for line in lines if not _gives_away(line))
-
-
-def _gives_away(line: str) -> bool:
-    return line.removeprefix("- ").casefold().startswith(ANSWER.casefold())
-
-
-async def _calibrated(cycle: Cycle, cases: Sequence[evaluate.Case]) -> judge.Calibration | None:
-    """How far the judge agrees with this deployment's users; None where it judges nothing, or nobody corrected enough.
-
-    On corrections: the user has preferred their own answer to the one they got.
-    """
-    teacher = cycle.tools.teacher
-    if teacher is None or all(case.reference for case in cases):
-        return None
-    own = [pair for pair in cycle.board.all(PreferencePair) if pair.origin in USERS_OWN][:CALIBRATED_ON]
-    if len(own) < FEWEST_TRIALS:
-        return None
-    questions = [
-        judge.Question(query=pair.prompt[-1].content, rules="", first=pair.chosen, second=pair.rejected) for pair in own
-    ]
-    verdicts = await asyncio.gather(*(judge.pairwise(teacher, question) for question in questions))
-    return judge.calibrate(
-        [
-            judge.Trial(human=1.0, judged=verdict, lengths=(len(pair.chosen), len(pair.rejected)))
-            for pair, verdict in zip(own, verdicts, strict=True)
-        ]
-    )

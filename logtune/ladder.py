@@ -264,6 +264,7 @@ def _job(cycle: Cycle, group: Cluster, kind: AdapterKind, pairs: tuple[TrainingP
         cluster_id=group.id, name=group.name, kind=kind, base_path=tools.base_path,
         base_fingerprint=tools.base_fingerprint, pairs=pairs, out_dir=tools.adapters_dir,
         rank=rank, seed=settings.seed, settings=cast("Mapping[str, Json]", settings.model_dump(mode="json")),
+        template=cycle.config.model.template or {},
     )  # fmt: skip
 
 

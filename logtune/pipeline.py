@@ -32,6 +32,7 @@ from logtune.records import (
     Deployment,
     Derived,
     Evaluation,
+    Failure,
     Feedback,
     Gap,
     Interaction,
@@ -52,7 +53,8 @@ TRAIN = Stage(
     together=1, settings=lambda c: (c.train, c.evaluate), phases=(),
 )  # fmt: skip
 EVALUATE = Stage(
-    name="evaluate", version=f"3.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal), writes=(Evaluation,),
+    name="evaluate", version=f"3.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal),
+    writes=(Evaluation, Failure),
     together=1, settings=lambda c: (c.evaluate, c.guards), phases=(),
 )  # fmt: skip
 PAIRS = Stage(
@@ -78,7 +80,7 @@ STAGES: tuple[Stage, ...] = (
           settings=lambda c: (c.cluster, c.embedder), phases=(lessons.cluster,)),
     replace(PAIRS, reads=(*PAIRS.reads, Cluster, Standing), phases=(borrowing.borrow,)),
     replace(TRUST, phases=(trusting.cap,)),
-    Stage(name="gap", version=f"2.{PROMPTS}", reads=(Cluster, Rule, PreferencePair), writes=(Standing, Gap),
+    Stage(name="gap", version=f"2.{PROMPTS}", reads=(Cluster, Rule, PreferencePair), writes=(Standing, Gap, Failure),
           settings=lambda c: (c.gap, c.teacher), phases=(candidates.find_known, candidates.measure_gaps)),
     replace(TRAIN, phases=(candidates.train_first,)),
     replace(EVALUATE, phases=(candidates.try_rules, candidates.try_first, candidates.try_critic_prompt)),
@@ -117,7 +119,10 @@ def run_cycle(
     row = _open(store, tools, config)
     rebasing.retire(store, rebasing.of_cycle(row, tools.base_fingerprint), row.id, tools.clock.now())
     cycle = _cycle(store, tools, config, row, progress)
-    counts = asyncio.run(_stages(store, cycle, config, progress))
+    try:
+        counts = asyncio.run(_stages(store, cycle, config, progress))
+    finally:
+        tools.executor.close()
     receipt = _receipt(store, cycle, row, counts)
     store.close_cycle(row.id, tools.clock.now(), {**_as_json(receipt), **_kept(row, cycle)})
     return receipt

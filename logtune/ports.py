@@ -5,7 +5,7 @@ Each has a real implementation in `edges/` and a fake in `logtune.testing`.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -56,6 +56,15 @@ class Chat(Protocol):
 
     async def complete(self, call: ChatCall) -> ChatReply:
         """Answer one call; raises ModelError with the reason when there is no answer."""
+        ...
+
+
+@runtime_checkable
+class Remembers(Protocol):
+    """A chat model that gives a reply it gave before without being asked again."""
+
+    async def forget(self, calls: Sequence[ChatCall]) -> None:
+        """Ask again the next time one of these calls is made: their replies were of no use."""
         ...
 
 
@@ -188,6 +197,7 @@ class TrainingJob:
     start: str = ""  # folder below out_dir of the adapter to go on from; "": a new one
     start_id: str = ""  # its id
     learned: tuple[str, ...] = ()  # ids of the pairs that it has learned
+    template: Mapping[str, Json] = field(default_factory=dict)  # arguments of the chat template
     times: int = 0  # how often in a row an adapter has gone on from another, this time too
     seed: int = 0
 
@@ -197,6 +207,10 @@ class Executor(Protocol):
 
     def train(self, job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
         """Train and return one adapter a checkpoint; raises TrainingError with the reason."""
+        ...
+
+    def close(self) -> None:
+        """No more jobs come for now: what waits for them gives its memory back."""
         ...
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Literal, cast
 
-from logtune.errors import ConfigError, ModelError
+from logtune.errors import ConfigError, InvalidReply
 from logtune.ids import digest
 from logtune.records import Json
 
@@ -221,6 +221,6 @@ def read_object(reply: str, what: str) -> dict[str, Json]:
         raise not_valid(reply, what) from error
 
 
-def not_valid(reply: str, what: str) -> ModelError:
+def not_valid(reply: str, what: str) -> InvalidReply:
     """The error for a reply that is no valid `what`."""
-    return ModelError(f"the teacher's reply is no valid {what}: {reply[:200]!r}", "use a larger teacher")
+    return InvalidReply(f"the teacher's reply is no valid {what}: {reply[:200]!r}", "use a larger teacher")

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from logtune.config import Config
 from logtune.config_gateway import Settings
-from logtune.errors import BudgetSpent, LogtuneError, TooManyFailures
+from logtune.errors import BudgetSpent, LogtuneError, ModelError, TooManyFailures
 from logtune.ids import digest, identified
 from logtune.ports import ChatCall, ChatReply, Tools
 from logtune.records import (
@@ -31,6 +31,7 @@ from logtune.records import (
 )
 
 R = TypeVar("R", bound=Derived)
+Given = TypeVar("Given")
 BATCH = 64  # units committed in one transaction, and calls of a model under way at once
 FEW = 5  # a stage with fewer items is not stopped for its failure rate
 
@@ -226,10 +227,34 @@ async def _attempt(stage: Stage, unit: Unit) -> Result | BudgetSpent:
     except BudgetSpent as spent:
         return spent  # no failure of the item
     except LogtuneError as error:
-        item = unit.inputs[0] if unit.inputs else stage.name
-        return identified(
-            Failure(id="", record_id=item, stage=stage.name, error=type(error).__name__, reason=str(error))
-        )
+        return _failure(unit.inputs[0] if unit.inputs else stage.name, stage.name, error)
+
+
+def _failure(record_id: str, stage: str, error: LogtuneError) -> Failure:
+    return identified(Failure(id="", record_id=record_id, stage=stage, error=type(error).__name__, reason=str(error)))
+
+
+async def each(
+    cycle: Cycle, stage: str, asked: Mapping[str, Awaitable[Given]]
+) -> tuple[dict[str, Given], list[Failure]]:
+    """What a model gives for each item of one unit, by id, and a Failure for each that it fails on.
+
+    ModelError, the first one, where it fails on so many that a stage would stop: then the unit is tried again later.
+    """
+
+    async def one(work: Awaitable[Given]) -> Given | ModelError:
+        try:
+            return await work
+        except ModelError as error:
+            return error
+
+    replies = dict(zip(asked, await asyncio.gather(*map(one, asked.values())), strict=True))
+    errors = {name: reply for name, reply in replies.items() if isinstance(reply, ModelError)}
+    rate = len(errors) / len(replies) if replies else 0.0
+    if errors and (rate == 1 or (len(replies) >= FEW and rate > cycle.config.cycle.max_failure_rate)):
+        raise next(iter(errors.values()))
+    given = {name: reply for name, reply in replies.items() if not isinstance(reply, ModelError)}
+    return given, [_failure(name, stage, error) for name, error in errors.items()]
 
 
 def _check(stage: Stage, config: Config, counts: Counts) -> None:

@@ -182,6 +182,9 @@ class FakeExecutor:
             progress(f"epoch {adapter.epoch}: loss {adapter.losses[-1]:.3f}")
         return tuple(made)
 
+    def close(self) -> None:
+        """Nothing waits."""
+
     def _adapter(self, job: TrainingJob, epoch: int) -> Adapter:
         pairs = [pair.id for pair in job.pairs]
         name = f"{job.kind}-{digest([job.cluster_id, pairs, job.rank, job.seed, job.start])}-{epoch}"

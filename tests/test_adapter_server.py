@@ -11,7 +11,7 @@ from aiohttp.test_utils import TestServer
 from logtune.edges.adapter_server import HttpAdapterServer, ours
 from logtune.edges.weights import fingerprint_of
 from logtune.errors import ModelError
-from logtune.records import Message
+from logtune.records import Json, Message
 
 PROMPT = (Message(role="user", content="where is my parcel"),)
 
@@ -225,6 +225,22 @@ async def test_noise_of_the_server_is_no_change(
     app.router.add_post("/v1/chat/completions", chat)
     async with TestServer(app) as noisy:
         assert await HttpAdapterServer(str(noisy.make_url("/v1"))).changes("late@1", PROMPT, "") is changes
+
+
+async def test_a_probe_asks_as_the_adapter_was_trained() -> None:
+    asked: list[dict[str, Json]] = []
+
+    async def chat(request: web.Request) -> web.Response:
+        asked.append(await request.json())
+        return web.Response(text=json.dumps({"choices": [{"message": {"content": "late"}}]}))
+
+    app = web.Application()
+    app.router.add_post("/v1/chat/completions", chat)
+    thinks_not: dict[str, Json] = {"chat_template_kwargs": {"enable_thinking": False}}
+    async with TestServer(app) as server:
+        await HttpAdapterServer(str(server.make_url("/v1")), extra_body=thinks_not).changes("late@1", PROMPT, "")
+    assert len(asked) == 3
+    assert all(body["chat_template_kwargs"] == {"enable_thinking": False} for body in asked)
 
 
 async def test_a_probe_without_an_answer_is_an_error(vllm: tuple[Vllm, str]) -> None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from logtune.errors import ModelError
-from logtune.ports import ChatCall
+from logtune.errors import AnswerRefused, InvalidReply, ModelError
+from logtune.ports import ChatCall, ChatReply
 from logtune.records import Message
 from logtune.stages.asking import Better, Rules, ask, read
 from logtune.testing import ScriptedChat
@@ -42,6 +42,14 @@ async def test_a_reply_that_is_wrong_twice_is_an_error_that_says_what_is_wrong()
     with pytest.raises(ModelError, match=r"no valid verdict \(better: .*'maybe'|no valid verdict"):
         await ask(chat, CALL, Better, "verdict")
     assert len(chat.calls) == 2
+
+
+async def test_what_went_wrong_has_a_name() -> None:
+    with pytest.raises(InvalidReply):
+        await ask(ScriptedChat("no"), CALL, Better, "verdict")
+    filtered = ScriptedChat(lambda _: ChatReply(text="", finish_reason="content_filter"))
+    with pytest.raises(AnswerRefused, match="stopped by a filter"):
+        await ask(filtered, CALL, Better, "verdict")
 
 
 async def test_the_repair_is_in_the_language_of_the_request() -> None:

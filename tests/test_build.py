@@ -2,11 +2,14 @@
 
 import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from logtune.app import build
 from logtune.config import build as settings
+from logtune.edges.replies import RememberedChat
+from logtune.edges.store import Store
 from logtune.errors import ConfigError
 from logtune.records import Json
 from logtune.testing import tiny_model
@@ -50,6 +53,19 @@ def test_a_server_without_a_url_is_told(tmp_path: Path) -> None:
 def test_a_reranker_without_a_name_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"gap\.reranker is empty"):
         build.tools(settings(tree(tmp_path, gap={"method": "reranker"})))
+
+
+def test_what_calls_have_besides_is_a_setting_and_part_of_the_memory(tmp_path: Path) -> None:
+    url, thinks_not = "http://127.0.0.1:9/v1", {"chat_template_kwargs": {"enable_thinking": False}}
+    of_model = {"engine": "openai", "url": url, "template": {"enable_thinking": False}, "extra_body": {"top_k": 1}}
+    made = settings({"model": of_model, "teacher": {"url": url, "extra_body": thinks_not}})
+    assert build._extra_body(made) == {**thinks_not, "top_k": 1}
+    store = Store(f"sqlite:///{tmp_path / 's.db'}")
+    plain = settings({"teacher": {"url": url}})
+    names = [cast("RememberedChat", build.teacher(each, store))._name for each in (plain, made)]
+    assert names[0] == f"{url} teacher"  # what was remembered before holds
+    assert names[1] != names[0]
+    store.close()
 
 
 def test_versions_name_what_a_result_depends_on() -> None:

@@ -10,8 +10,9 @@ import pytest
 from aiohttp import web
 
 from logtune.edges.chat import LONGEST_WAIT_S, TRIES, HttpChat, _PassingError
-from logtune.errors import ConfigError, ModelError
-from logtune.ports import ChatCall, ChatReply
+from logtune.edges.replies import Meter, MeteredChat
+from logtune.errors import AnswerRefused, BudgetSpent, CallRejected, ConfigError, ModelError, NoAnswer
+from logtune.ports import ChatCall, ChatReply, Spent
 from logtune.records import Json, Message
 
 CALL = ChatCall(messages=(Message(role="user", content="hi"),))
@@ -107,6 +108,15 @@ async def test_all_that_a_call_may_ask() -> None:
     assert body["response_format"] == {
         "type": "json_schema", "json_schema": {"name": "reply", "schema": schema, "strict": True},
     }  # fmt: skip
+
+
+async def test_what_a_server_wants_besides_is_in_every_call() -> None:
+    async with serving(completion()) as server:
+        thinks_not: dict[str, Json] = {"chat_template_kwargs": {"enable_thinking": False}, "top_k": 1}
+        await server.chat(extra_body=thinks_not).complete(CALL)
+    (body,) = server.asked
+    assert (body["chat_template_kwargs"], body["top_k"]) == ({"enable_thinking": False}, 1)
+    assert body["messages"] == [{"role": "user", "content": "hi"}]
 
 
 @pytest.mark.parametrize("name", ["", "base"])
@@ -233,6 +243,70 @@ async def test_a_url_that_is_none_is_not_tried_again(url: str) -> None:
     with pytest.raises(ModelError, match="is no URL") as found:
         await HttpChat(url, "teacher", first_wait_s=3600.0).complete(CALL)
     assert "/v1" in found.value.hint
+
+
+# what failures are, and cost
+
+
+async def test_what_a_model_will_not_answer_is_a_refusal() -> None:
+    reply = completion(None)
+    reply["choices"][0]["message"]["refusal"] = "I can't help with that."  # type: ignore[index,call-overload]
+    async with serving(reply) as server:
+        with pytest.raises(AnswerRefused, match="refused to answer: I can't help with that"):
+            await server.chat().complete(CALL)
+
+
+def metered(server: Server, meter: Meter, **fields: float) -> MeteredChat:
+    return MeteredChat(server.chat(again=meter.again, **fields), meter)
+
+
+PRICES = {"prompt_price": 1e6, "completion_price": 1e6}  # one a token: CALL costs 2 + 256 at most
+
+
+async def test_every_try_counts_and_what_was_not_taken_up_is_free() -> None:
+    meter = Meter(**PRICES)
+    async with serving(status(503), status(429), completion()) as server:
+        await metered(server, meter).complete(CALL)
+    assert meter.total == Spent(calls=3, failed=2, prompt_tokens=3, completion_tokens=2, cost=5)
+
+
+async def test_tries_stop_at_the_budget() -> None:
+    meter = Meter(max_calls=2)
+    async with serving(status(503)) as server:
+        with pytest.raises(BudgetSpent):
+            await metered(server, meter).complete(CALL)
+    assert len(server.asked) == meter.total.calls == 2
+
+
+async def test_a_call_that_ran_out_of_time_may_have_cost_all_that_it_could() -> None:
+    async def silent(request: web.Request) -> web.StreamResponse:
+        await asyncio.sleep(60)
+        return web.Response()
+
+    meter = Meter(**PRICES)
+    async with serving(silent) as server:
+        with pytest.raises(NoAnswer):
+            await metered(server, meter, timeout_s=0.05).complete(CALL)
+    assert meter.total == Spent(calls=TRIES, failed=TRIES, cost=TRIES * (2 + 256))
+
+
+@pytest.mark.parametrize("code", [401, 503])
+async def test_a_call_that_was_rejected_costs_nothing(code: int) -> None:
+    meter = Meter(**PRICES)
+    async with serving(status(code)) as server:
+        with pytest.raises(CallRejected):
+            await metered(server, meter).complete(CALL)
+    assert meter.total.cost == 0
+
+
+async def test_a_server_that_counts_no_tokens_is_charged_for_all_that_it_may_have_made() -> None:
+    meter = Meter(**PRICES, max_cost=600)
+    async with serving(completion(usage=None)) as server:
+        for _ in range(2):
+            await metered(server, meter).complete(CALL)
+        with pytest.raises(BudgetSpent):
+            await metered(server, meter).complete(CALL)
+    assert meter.total.cost == 2 * (2 + 256)
 
 
 async def test_an_answer_that_breaks_off_is_asked_for_again() -> None:

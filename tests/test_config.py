@@ -138,6 +138,20 @@ def test_an_impossible_value_names_key_value_and_what_is_allowed(key: str, value
     assert limit in str(caught.value)
 
 
+@pytest.mark.parametrize("preset", ["uno", "uno-single"])
+def test_the_papers_presets_train_whatever_there_is_and_the_better_one_serves(preset: str) -> None:
+    made = build({"preset": preset})
+    assert (made.train.min_pairs, made.ladder.worth) == (1, 0.0)
+
+
+@pytest.mark.parametrize("key", ["spend.max_cost", "schedule.max_cost_30d"])
+def test_a_limit_of_the_cost_needs_a_price(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key} = 0\.01 limits nothing") as caught:
+        load(overrides={key: 0.01})
+    assert "--max-calls" in caught.value.hint
+    assert load(overrides={key: 0.01, "spend.completion_price": 2.0}).spend.completion_price == 2.0
+
+
 def test_a_section_that_is_no_table_is_refused() -> None:
     assert "train = 3 is not allowed" in refused({"train": 3})
 

@@ -2,21 +2,23 @@
 
 import contextlib
 import gc
+import json
 import os
 import select
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from logtune.edges.executor import LocalExecutor, RayExecutor, SystemClock
+from logtune.edges.executor import LocalExecutor, RayExecutor, SystemClock, memory_to_spare
 from logtune.errors import MissingExtra, TrainingError
 from logtune.ports import TrainingJob, TrainingPair
-from logtune.records import Message
+from logtune.records import Json, Message
 from logtune.testing import FakeExecutor
 
 TESTS = Path(__file__).parent
@@ -123,7 +125,7 @@ def ended(pid: int) -> bool:
     return False
 
 
-def test_one_child_does_job_after_job_until_one_fails_or_dies(job: TrainingJob) -> None:
+def test_one_child_does_job_after_job_until_it_dies(job: TrainingJob) -> None:
     executor = LocalExecutor("training_children:by_id")
     pids: list[int] = []
 
@@ -139,11 +141,9 @@ def test_one_child_does_job_after_job_until_one_fails_or_dies(job: TrainingJob) 
         run("dies")
     run("fourth")
     first, second, fails, third, dies, fourth = pids
-    assert first == second == fails
-    assert third == dies
-    assert len({first, third, fourth}) == 3
+    assert first == second == fails == third == dies  # what it has loaded is as good as before
+    assert fourth != first
     assert ended(first)
-    assert ended(third)
     assert not ended(fourth)
     executor.close()
     assert ended(fourth)
@@ -151,6 +151,56 @@ def test_one_child_does_job_after_job_until_one_fails_or_dies(job: TrainingJob) 
     assert pids[-1] != fourth
     executor.close()
     executor.close()
+
+
+def told(job: TrainingJob, tmp_path: Path, **settings: Json) -> list[dict[str, str | None]]:
+    """What each process of a training finds in its environment."""
+    executor = LocalExecutor("training_children:surroundings")
+    executor.train(replace(job, settings=settings), lambda line: None)
+    executor.close()
+    return [json.loads(file.read_text()) for file in sorted(tmp_path.glob("process-*"))]
+
+
+@pytest.mark.parametrize(("seen", "given"), [(None, "0"), ("2,3", "2"), ("", "")])
+def test_one_process_trains_on_one_gpu(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seen: str | None, given: str
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if seen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", seen)
+    (found,) = told(job, tmp_path)
+    assert (found["CUDA_VISIBLE_DEVICES"], found["WORLD_SIZE"]) == (given, None)
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == seen
+
+
+def test_several_processes_know_of_each_other_and_see_all_gpus(
+    job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    first, second = told(job, tmp_path, processes=2)
+    assert [(each["RANK"], each["LOCAL_RANK"], each["WORLD_SIZE"]) for each in (first, second)] == [
+        ("0", "0", "2"), ("1", "1", "2")
+    ]  # fmt: skip
+    assert first["CUDA_VISIBLE_DEVICES"] == second["CUDA_VISIBLE_DEVICES"] == "0,1"
+    assert first["MASTER_PORT"] == second["MASTER_PORT"] is not None
+    assert "RANK" not in os.environ
+
+
+def test_where_one_of_several_dies_none_is_left(job: TrainingJob) -> None:
+    with pytest.raises(TrainingError, match="was ended by SIGKILL"):
+        LocalExecutor("training_children:second_dies").train(replace(job, settings={"processes": 2}), lambda line: None)
+    assert ended(int(Path(job.out_dir, "pid").read_text()))
+
+
+def test_where_one_of_several_fails_the_others_are_not_waited_for(
+    job: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logtune.edges.executor.OTHERS_S", 0.1)
+    with pytest.raises(TrainingError, match="clu-1: the second failed"):
+        LocalExecutor("training_children:second_fails").train(
+            replace(job, settings={"processes": 2}), lambda line: None
+        )
+    assert ended(int(Path(job.out_dir, "pid").read_text()))
 
 
 def test_a_child_killed_while_idle_is_replaced(job: TrainingJob) -> None:
@@ -167,7 +217,8 @@ def test_a_child_killed_while_idle_is_replaced(job: TrainingJob) -> None:
 
 
 @pytest.mark.parametrize("how", ["idle", "forgotten"])
-def test_an_idle_child_ends_by_itself(job: TrainingJob, how: str) -> None:
+def test_an_idle_child_ends_by_itself(job: TrainingJob, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("logtune.edges.executor.memory_to_spare", lambda pids: False)
     executor, pids = LocalExecutor("training_children:by_id", idle_s=0.0 if how == "idle" else 1e6), list[str]()
     executor.train(job, pids.append)
     with contextlib.suppress(ProcessLookupError):
@@ -178,6 +229,28 @@ def test_an_idle_child_ends_by_itself(job: TrainingJob, how: str) -> None:
         ready, _, _ = select.select([descriptor], [], [], 60)
         os.close(descriptor)
         assert ready, "it still runs"
+
+
+def test_an_idle_child_waits_while_nobody_needs_its_memory(job: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, spare = threading.Semaphore(0), [True, True, True, False]
+
+    def free(pids: object) -> bool:
+        asked.release()
+        return spare.pop(0)
+
+    monkeypatch.setattr("logtune.edges.executor.memory_to_spare", free)
+    executor, pids = LocalExecutor("training_children:by_id", idle_s=0.01), list[str]()
+    executor.train(job, pids.append)
+    descriptor = os.pidfd_open(int(pids[0].removeprefix("train: ")))
+    for _ in range(4):
+        assert asked.acquire(timeout=60)
+    assert select.select([descriptor], [], [], 60)[0], "it still runs"
+    os.close(descriptor)
+
+
+def test_what_a_small_process_holds_can_be_spared() -> None:
+    assert memory_to_spare([os.getpid()])
+    assert not memory_to_spare([None])
 
 
 def test_the_clock_tells_seconds() -> None:

@@ -91,8 +91,8 @@ def test_an_answer_stated_in_words_is_a_users_own() -> None:
 def test_the_same_rule_and_answer_is_measured_once_and_nothing_known_covers_nothing() -> None:
     rules = {name: [rule("r1")] for name in "abc"}
     table = Table({"r1": 1.0})
-    found = assess(CLUSTER, rules, {"a": ["k"], "b": ["k"]}, (), table, GapSettings())
-    assert found.novelty == pytest.approx(1 / 3, abs=1e-4)  # 0, 0 and 1 for c, of which nothing is known
+    found = assess(CLUSTER, rules, {"a": ["k"], "b": ["k"], "c": []}, (), table, GapSettings())
+    assert found.novelty == pytest.approx(1 / 3, abs=1e-4)  # 0, 0 and 1 for c, before which nothing was known
     assert table.asked == [("r1", ("k",)), ("r1", ())]
     assert found.rule_ids == ("rule-r1",)
 
@@ -115,3 +115,9 @@ def test_a_measure_on_answers_reads_each_logs_better_answer_and_leaves_out_the_o
     assert found.novelty == pytest.approx(0.1)  # of a alone: b has no pair
     assert [rule for rule, _ in table.asked] == ["r1", "r2"]
     assert assess(CLUSTER, RULES, KNOWN, (), table, GapSettings()).novelty is None
+
+
+def test_a_log_whose_prediction_failed_is_left_out() -> None:
+    found = assess(CLUSTER, RULES, {"a": ["k"]}, (), Table({"r1": 0.8, "r2": 0.2, "r3": 0.3}), GapSettings())
+    assert found.novelty == pytest.approx(0.2)  # of a alone
+    assert found.rule_ids == ("rule-r1", "rule-r2", "rule-r3")

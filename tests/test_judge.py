@@ -60,6 +60,10 @@ async def test_a_judge_that_likes_what_comes_first_decides_nothing() -> None:
     assert found.disagreement == 1
 
 
+async def test_a_judge_that_calls_everything_a_tie_is_of_one_mind() -> None:
+    assert (await pairwise(judge(lambda a, b: "tie"), QUESTION, samples=2)).disagreement == 0
+
+
 async def test_the_first_sample_is_greedy_and_the_others_differ() -> None:
     chat = judge(lambda a, b: "tie")
     await pairwise(chat, QUESTION, samples=3)
@@ -111,6 +115,12 @@ def test_a_judge_no_better_than_chance_is_not(trials: list[Trial]) -> None:
     found = calibrate(trials)
     assert not found.usable
     assert "chance" in found.told or "none of 0" in found.told
+
+
+def test_where_people_always_say_the_same_there_is_no_kappa() -> None:
+    for judged in ([1.0] * 9, [1.0] * 5 + [0.0] * 4):
+        assert calibrate([trial(1, each) for each in judged]).kappa is None
+    assert calibrate([trial(1, 1), trial(0, 0)] * 5).kappa == 1.0
 
 
 def test_a_love_of_length_shows_beside_that_of_people() -> None:

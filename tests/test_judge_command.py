@@ -98,7 +98,9 @@ def test_without_a_file_the_users_corrections_are_the_yardstick(
     store.commit_units([UnitResult(stage="pairs", key="k", outputs=pairs, cycle_id="c", config_hash="h", at=1.0)])
     store.close()
     assert cli.main(["judge", "calibrate", "--json", "--limit", "8"]) == 0
-    assert json.loads(capsys.readouterr().out)["decided"] == 8  # not those that a model wrote
+    found = json.loads(capsys.readouterr().out)
+    assert found["decided"] == 8  # not those that a model wrote
+    assert (found["agreement"], found["kappa"]) == (1.0, 1.0)  # each other correction stands second
 
 
 def test_nothing_to_compare_with_and_no_judge_are_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,6 +111,18 @@ async def test_prompts_of_different_lengths_in_one_batch_get_what_transformers_g
     assert all(reply.completion_tokens <= 12 and reply.prompt_tokens > 20 for reply in replies)
 
 
+async def test_the_chat_template_has_its_arguments(folder: ModelFolder, model: LocalModel, tmp_path: Path) -> None:
+    path = tiny_model(tmp_path / "thinking")
+    shape = path / "chat_template.jinja"
+    end = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    shape.write_text(shape.read_text(encoding="utf-8") + end, encoding="utf-8")
+    for template, more in (({}, 0), ({"enable_thinking": False}, len("<think></think>"))):
+        made = LocalModel(base_model(str(path)), dtype="float32", template=template)
+        said = await made.complete(ask(QUERIES[0]))
+        assert said.prompt_tokens == (await model.complete(ask(QUERIES[0]))).prompt_tokens + more
+        made.close()
+
+
 def of_family(name: str, path: Path) -> ModelFolder:
     """The tiny model's tokenizer with random weights of another family."""
     import transformers

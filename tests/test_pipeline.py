@@ -211,6 +211,22 @@ def test_training_that_fails_is_told_and_kept(store: Store) -> None:
     assert store.count(Adapter) == 0
 
 
+def test_a_cycle_gives_back_what_training_holds_however_it_ends(store: Store) -> None:
+    class Closed(FakeExecutor):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    executor = Closed()
+    pipeline.run_cycle(store, tools(executor=executor), CONFIG)
+    assert (executor.closed, bool(executor.jobs)) == (1, True)
+    broken = replace(tools(executor=executor), teacher=ScriptedChat("nonsense"))
+    with pytest.raises(TooManyFailures):
+        pipeline.run_cycle(store, broken, build({"filter": {"off_topic": "off"}, "distill": {"max_words": 39}}))
+    assert executor.closed == 2
+
+
 def test_a_teacher_that_answers_nonsense_stops_the_cycle(store: Store) -> None:
     made = tools()
     broken = Tools(**{name: getattr(made, name) for name in Tools.__slots__} | {"teacher": ScriptedChat("no json")})

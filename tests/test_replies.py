@@ -12,7 +12,8 @@ from logtune.edges.replies import Gathered, Meter, MeteredChat, RememberedChat, 
 from logtune.edges.store import Store
 from logtune.errors import BudgetSpent, ModelError
 from logtune.ports import Chat, ChatCall, ChatReply, Spent
-from logtune.records import Message
+from logtune.records import Json, Message
+from logtune.stages.asking import Better, ask
 from logtune.testing import ScriptedChat
 
 
@@ -148,6 +149,34 @@ def test_forgetting_empties_the_memory(memory: ReplyMemory) -> None:
     ]  # fmt: skip
     assert memory.clear() == 2
     assert memory.find(["k"]) == [None]
+
+
+async def test_a_reply_that_is_wrong_twice_is_asked_for_again_the_next_time(memory: ReplyMemory) -> None:
+    chat = ScriptedChat(["garbage", "more garbage", '{"better": "A"}'])
+    remembered = remembered_by(memory, chat, Meter())
+    with pytest.raises(ModelError, match="no valid verdict"):
+        await ask(remembered, call(), Better, "verdict")
+    assert (await ask(remembered, call(), Better, "verdict")).better == "A"
+    assert len(chat.calls) == 3
+    assert (await ask(remembered, call(), Better, "verdict")).better == "A"
+    assert len(chat.calls) == 3  # a good one is remembered
+
+
+async def test_a_repaired_reply_is_remembered_with_what_it_repaired(memory: ReplyMemory) -> None:
+    chat = ScriptedChat(["garbage", '{"better": "A"}'])
+    remembered = remembered_by(memory, chat, Meter())
+    for _ in range(2):
+        assert (await ask(remembered, call(), Better, "verdict")).better == "A"
+    assert len(chat.calls) == 2
+
+
+@pytest.mark.parametrize(("schema", "asked"), [({"type": "object"}, 2), (None, 1)])
+async def test_json_that_was_cut_off_is_not_kept(memory: ReplyMemory, schema: dict[str, Json], asked: int) -> None:
+    chat = ScriptedChat(lambda _: ChatReply(text='{"ru', finish_reason="length"))
+    remembered = remembered_by(memory, chat, Meter())
+    for _ in range(2):
+        await remembered.complete(call(schema=schema))
+    assert len(chat.calls) == asked
 
 
 async def test_what_is_asked_for_meanwhile_is_done_in_one_go() -> None:

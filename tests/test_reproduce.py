@@ -14,7 +14,7 @@ from logtune.app.reproduce import ToolsOf, with_preset
 from logtune.config import Config, build
 from logtune.edges import memorybench as bench
 from logtune.edges.memorybench import BenchSet, Row
-from logtune.errors import InputError, ModelError
+from logtune.errors import ConfigError, InputError, ModelError
 from logtune.ports import ChatCall, Tools
 from logtune.testing import ScriptedChat, tools
 
@@ -152,6 +152,19 @@ def test_a_request_without_an_answer_is_told_and_tried_again(
     run(console(), SETS, CONFIG, tmp_path, ["vanilla"], (), None, fakes(calls))
     assert len(calls) == 1
     assert len(bench.read_answers(tmp_path / "task/Short-Short/vanilla")) == 6
+
+
+def test_what_learning_lacks_is_told_before_anything_is_answered(tmp_path: Path) -> None:
+    def lacks(config: Config, learns: bool) -> Tools:
+        if learns:
+            raise ConfigError("gap.method is 'reranker' and gap.reranker is empty")
+        return tools(ScriptedChat(VAGUE))
+
+    with pytest.raises(ConfigError, match="reranker is empty"):
+        run(Console(False, None), SETS, CONFIG, tmp_path, METHODS, (), None, lacks)
+    assert not list(tmp_path.rglob("predict.json"))
+    run(Console(False, None), SETS, CONFIG, tmp_path, ("vanilla",), (), None, lacks)
+    assert len(list(tmp_path.rglob("predict.json"))) == 1
 
 
 def test_presets_lie_below_what_was_set_by_hand() -> None:

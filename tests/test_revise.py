@@ -109,7 +109,14 @@ async def test_of_equals_the_revised_answer_is_taken_and_the_same_text_judged_on
 
 
 @pytest.mark.parametrize(
-    "text", ["given", " given\n", "", ChatReply(text="cut off in the mid", finish_reason="length")]
+    "text",
+    [
+        "given",
+        " given\n",
+        "",
+        ChatReply(text="cut off in the mid", finish_reason="length"),
+        ChatReply(text="stopped by a fil", finish_reason="content_filter"),
+    ],
 )
 async def test_unchanged_empty_and_cut_answers_are_no_candidates(text: str | ChatReply) -> None:
     teacher = Teacher(revised=text, afresh=text)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,9 @@ from logtune import pipeline
 from logtune.config import build
 from logtune.edges.replies import Meter, MeteredChat, RememberedChat, ReplyMemory
 from logtune.edges.store import Store
-from logtune.errors import BudgetSpent
-from logtune.ports import ChatCall, Tools
-from logtune.records import Evaluation, Failure, Feedback, PreferencePair, Rule
+from logtune.errors import BudgetSpent, ModelError
+from logtune.ports import ChatCall, ChatReply, Tools
+from logtune.records import Evaluation, Failure, Feedback, Gap, Interaction, PreferencePair, Rule
 from logtune.testing import (
     FakeExecutor,
     FixedClock,
@@ -144,6 +145,138 @@ def test_an_item_whose_call_fails_is_kept_with_its_reason(store: Store) -> None:
     assert failure.stage == "distill"
     assert "no valid rules JSON" in failure.reason
     assert failure.record_id.startswith("int-")
+
+
+def corrected(store: Store, count: int = 12) -> None:
+    """Corrections of so many users, which a judge is tried on."""
+    store.add_logs(
+        [sample_log(f"e{i}", f"my parcel {i} is late", "Sorry.", f"editor-{i}", 1.5e9 + i) for i in range(count)]
+    )
+    edit = "The parcel comes on the 5th, as your tracking link says."
+    store.put_feedback(
+        [Feedback(id=f"e{i}", target=f"e{i}", at=2e9, kind="edit", correction=edit) for i in range(count)]
+    )
+
+
+def test_a_prediction_that_fails_costs_one_log_and_not_its_cluster(store: Store) -> None:
+    def sometimes(call: ChatCall) -> str | ModelError:
+        broken = call.purpose == "predict" and "refund number 7\n" in call.messages[0].content
+        return ModelError("the server gave no answer in 4 tries") if broken else teach(call)
+
+    receipt = pipeline.run_cycle(store, tools(store, ScriptedChat(sometimes)), CONFIG)
+    (failure,) = store.list(Failure)
+    item = next(item for item in store.list(Interaction, limit=1000) if item.query == "where is my refund number 7")
+    assert (failure.stage, failure.record_id, failure.error) == ("gap", item.id, "ModelError")
+    assert failure.reason == "the server gave no answer in 4 tries"
+    (measured,) = store.list(Gap)
+    assert measured.novelty == 0.0  # not the 1.0 of a log of which nothing is known
+    assert receipt.deployed
+    again = pipeline.run_cycle(store, tools(store, ScriptedChat(sometimes)), CONFIG)
+    assert again.stages["gap"]["done"] == 0
+
+
+def test_a_gap_of_which_too_little_is_known_is_not_measured(store: Store) -> None:
+    def never(call: ChatCall) -> str | ModelError:
+        return ModelError("no answer") if call.purpose == "predict" else teach(call)
+
+    receipt = pipeline.run_cycle(store, tools(store, ScriptedChat(never)), CONFIG)
+    assert receipt.stages["gap"]["failed"] == 1
+    assert store.list(Gap) == []
+    assert pipeline.run_cycle(store, tools(store, ScriptedChat(teach)), CONFIG).deployed  # it was tried again
+
+
+def test_a_verdict_that_fails_costs_one_case_and_not_the_evaluation(store: Store) -> None:
+    failed: list[str] = []
+
+    def sometimes(call: ChatCall) -> str | ModelError:
+        asked = call.messages[-1].content
+        at_the_gate = call.purpose == "judge" and "\n\nB: Soon." in asked and bool(trained.jobs)
+        if at_the_gate and (not failed or failed[0] == asked):
+            failed.append(asked)
+            return ModelError("the server gave no answer in 4 tries")
+        return teach(call)
+
+    chat = ScriptedChat(sometimes)
+    made = tools(store, chat)
+    assert isinstance(made.executor, FakeExecutor)
+    trained = made.executor
+    receipt = pipeline.run_cycle(store, made, CONFIG)
+    assert receipt.deployed
+    (failure,) = store.list(Failure)
+    assert (failure.stage, failure.reason) == ("evaluate", "the server gave no answer in 4 tries")
+    told = [e for e in store.list(Evaluation) if "no verdict on 1 of" in e.reason]
+    assert told
+    for evaluation in told:
+        assert failure.record_id in evaluation.interaction_ids
+        assert evaluation.reason.endswith("cases (first: the server gave no answer in 4 tries)")
+        assert evaluation.cases == len(evaluation.interaction_ids) - 1
+
+
+def test_a_trial_of_the_judge_that_fails_is_skipped(store: Store) -> None:
+    corrected(store)
+
+    def sometimes(call: ChatCall) -> str | ModelError:
+        broken = call.purpose == "judge" and "my parcel 3 is late" in call.messages[-1].content
+        return ModelError("refused") if broken and "Rules:" not in call.messages[-1].content else teach(call)
+
+    pipeline.run_cycle(store, tools(store, ScriptedChat(sometimes)), CONFIG)
+    judged = [e for e in store.list(Evaluation) if e.guards.get("judge")]
+    assert judged
+    assert all("agrees with people on 11 of 11 pairs" in str(e.guards["judge"]) for e in judged)
+    assert {(f.stage, f.reason) for f in store.list(Failure)} == {("evaluate", "refused")}
+
+
+def agreed(store: Store) -> list[str]:
+    """What is known of the judge, by evaluation that had one."""
+    return [str(e.guards["judge"]) for e in store.list(Evaluation) if e.guards.get("judge")]
+
+
+def test_one_loud_user_does_not_decide_whether_the_judge_may_judge(store: Store) -> None:
+    store.add_logs([sample_log(f"x{i}", f"my letter {i} is gone", "Sorry.", "loud", 1.1e9 + i) for i in range(40)])
+    store.put_feedback(
+        [Feedback(id=f"x{i}", target=f"x{i}", at=2e9, kind="edit", correction=f"Ha ha, {'ha ' * i}") for i in range(40)]
+    )
+    corrected(store)
+
+    def no_nonsense(call: ChatCall) -> str:
+        nonsense = call.purpose == "judge" and "Ha ha" in call.messages[-1].content
+        first = "\n\nA: Ha ha" in call.messages[-1].content
+        return json.dumps({"better": "B" if first else "A"}) if nonsense else teach(call)
+
+    pipeline.run_cycle(store, tools(store, ScriptedChat(no_nonsense)), CONFIG)
+    judged = agreed(store)
+    assert judged
+    assert all("agrees with people on 12 of " in told for told in judged), judged
+    assert all(int(re.search(r"of (\d+) pairs", told)[1]) <= 24 for told in judged), judged  # type: ignore[index]
+
+
+def test_how_sure_a_judge_was_is_kept_with_the_evaluation(store: Store) -> None:
+    pipeline.run_cycle(store, tools(store, ScriptedChat(teach)), CONFIG)
+    sure = [e.guards["verdicts"] for e in store.list(Evaluation) if "verdicts" in e.guards]
+    assert sure
+    for told in sure:
+        assert isinstance(told, dict)
+        assert told["asked"] == told["given"] > 0
+        assert (told["disagreement"], told["flips"]) == (0.0, 0.0)
+
+
+def test_a_spent_budget_is_no_failure_of_an_item(store: Store) -> None:
+    def broke(call: ChatCall) -> ChatReply | str | Exception:
+        return BudgetSpent("spent") if call.purpose == "predict" else teach(call)
+
+    with pytest.raises(BudgetSpent):
+        pipeline.run_cycle(store, tools(store, ScriptedChat(broke)), CONFIG)
+    assert store.list(Failure) == []
+
+
+def test_another_judge_judges_anew_and_one_that_may_take_longer_does_not(store: Store) -> None:
+    made = replace(tools(store, ScriptedChat(teach)), student=ScriptedChat("Soon."))  # it learns nothing
+    first = pipeline.run_cycle(store, made, CONFIG)
+    assert first.stages["evaluate"]["done"] > 0
+    for changed, anew in (({"timeout_s": 61.0}, False), ({"model": "another"}, True)):
+        teacher = CONFIG.teacher.model_copy(update=changed)
+        receipt = pipeline.run_cycle(store, made, CONFIG.model_copy(update={"teacher": teacher}))
+        assert bool(receipt.stages["evaluate"]["done"]) == anew, changed
 
 
 def test_a_case_may_be_judged_several_times_as_in_the_paper(store: Store) -> None:

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
+import shutil
 import tomllib
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
@@ -74,6 +75,45 @@ def test_the_same_job_gives_the_same_adapter(base: Path, tmp_path: Path) -> None
     first = run(job(base, tmp_path / "a", epochs=1), lambda line: None)
     second = run(job(base, tmp_path / "b", epochs=1), lambda line: None)
     assert first == second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["expert", "critic"])
+def test_the_chat_template_has_its_arguments_in_training_too(base: Path, tmp_path: Path, kind: str) -> None:
+    thinking = Path(shutil.copytree(base, tmp_path / "base"))
+    shape = thinking / "chat_template.jinja"
+    end = "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
+    shape.write_text(shape.read_text(encoding="utf-8") + end, encoding="utf-8")
+    of = {}
+    for name, template in (("thinks", {}), ("answers", {"enable_thinking": False})):
+        train._KEPT.clear()
+        (adapter,) = run(
+            replace(job(thinking, tmp_path / name, kind, epochs=1), template=cast("dict[str, Json]", template)),
+            lambda line: None,
+        )
+        of[name] = adapter
+    for number in ("chosen_nll_before", "first_loss"):
+        assert of["thinks"].checks[number] != of["answers"].checks[number], number
+
+
+@pytest.mark.slow  # two processes on the CPU, which speak by gloo
+@pytest.mark.parametrize("kind", ["expert", "critic"])
+def test_two_processes_train_what_one_does(base: Path, tmp_path: Path, kind: str) -> None:
+    made = {}
+    for processes in (1, 2):
+        executor = LocalExecutor("logtune.stages.train:run")
+        asked = job(base, tmp_path / str(processes), kind, processes=processes)
+        made[processes] = executor.train(asked, lambda line: None)
+        again = executor.train(replace(asked, cluster_id="clu-2", seed=1), lambda line: None)
+        executor.close()
+        assert len(again) == 2  # the same processes take the next job
+        assert not list((tmp_path / str(processes)).glob(".training-*"))
+    one, two = made[1], made[2]
+    assert [adapter.epoch for adapter in two] == [1, 2]
+    for adapter, other in zip(one, two, strict=True):
+        assert other.losses == pytest.approx(adapter.losses, rel=0.05)
+        assert other.checks["chosen_nll_after"] == pytest.approx(adapter.checks["chosen_nll_after"], rel=0.1)
+        assert (tmp_path / "2" / other.path / "adapter_model.safetensors").exists()
 
 
 def checksum(model: "torch.nn.Module") -> str:

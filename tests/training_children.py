@@ -1,5 +1,6 @@
 """Trainers that tests run in a child process, by dotted name; nothing here is heavy."""
 
+import json
 import os
 import signal
 import sys
@@ -50,6 +51,37 @@ def is_killed(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
     sys.stderr.write("about to die\n")
     os.kill(os.getpid(), signal.SIGKILL)
     return ()
+
+
+def surroundings(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+    """Writes down what its environment says."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "CUDA_VISIBLE_DEVICES")
+    found = {name: os.environ.get(name) for name in names}
+    Path(job.out_dir, f"process-{found['RANK'] or 0}").write_text(json.dumps(found))
+    return ()
+
+
+def second_dies(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+    """The first waits for the second for ever."""
+    _second_waits_for_first(job)
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ()
+
+
+def second_fails(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
+    """The same, where the second says why."""
+    _second_waits_for_first(job)
+    raise TrainingError("the second failed")
+
+
+def _second_waits_for_first(job: TrainingJob) -> None:
+    first = Path(job.out_dir, "pid")
+    if os.environ["RANK"] == "0":
+        first.with_suffix(".new").write_text(str(os.getpid()))
+        first.with_suffix(".new").rename(first)
+        time.sleep(600)
+    while not first.exists():
+        time.sleep(0.01)
 
 
 def runs_for_ever(job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:

@@ -10,6 +10,7 @@ from logtune.app.projects import open_store, project_of
 from logtune.config import Config
 from logtune.edges.store import Store
 from logtune.errors import ConfigError
+from logtune.ids import digest
 from logtune.ports import AdapterServer, Chat, Coverage, Detector, Embedder, Likelihood, Tools
 from logtune.records import Json
 
@@ -50,15 +51,13 @@ class Serving:
 
 def serving(config: Config, progress: Said = silent) -> Serving:
     """What serves, with the embedded engine or an OpenAI-compatible server; beside a server no weights are read."""
-    from logtune.edges.adapter_server import HttpAdapterServer
     from logtune.edges.vectors import LateEmbedder
 
     if config.model.engine == "embedded":
         local = engine(config, progress)
         return Serving(backend=_engine_backend(local, config), embedder=embedder(config, progress), adapters=local)
     vectors = LateEmbedder(lambda: embedder(config, progress))
-    model = config.model
-    adapters = HttpAdapterServer(_url(config), model.api_key_env, base=model.served_name, model=model.base)
+    adapters = _adapter_server(config)
     return Serving(backend=_http_backend(config), embedder=vectors, adapters=adapters)
 
 
@@ -111,6 +110,7 @@ def engine(config: Config, progress: Said = silent) -> "LocalModel":
     return LocalModel(
         base_model(model.base, progress=progress), dtype=model.dtype, max_batch=model.max_batch,
         batch_wait_ms=config.serve.batch_wait_ms, max_new_tokens=model.max_new_tokens,
+        template=model.template,
     )  # fmt: skip
 
 
@@ -199,7 +199,6 @@ def _embedded(config: Config, progress: Said) -> _Served:
 
 
 def _remote(config: Config, progress: Said) -> _Served:
-    from logtune.edges.adapter_server import HttpAdapterServer
     from logtune.edges.chat import HttpChat
     from logtune.edges.lora import folder_rank_1_sizes
     from logtune.edges.project_scope import ScopedAdapters, ScopedChat
@@ -207,12 +206,27 @@ def _remote(config: Config, progress: Said) -> _Served:
 
     url, model, project = _url(config), config.model, project_of(config)
     folder = base_model(model.base, progress=progress)
-    chat = HttpChat(url, model.served_name, api_key_env=model.api_key_env)
-    adapters = HttpAdapterServer(url, model.api_key_env, base=model.served_name, model=model.base)
+    chat = HttpChat(url, model.served_name, api_key_env=model.api_key_env, extra_body=_extra_body(config))
     return _Served(
-        student=ScopedChat(chat, project), likelihood=None, adapters=ScopedAdapters(adapters, project), folder=folder,
-        lora_sizes=folder_rank_1_sizes(folder.path),
+        student=ScopedChat(chat, project), likelihood=None, folder=folder,
+        adapters=ScopedAdapters(_adapter_server(config), project), lora_sizes=folder_rank_1_sizes(folder.path),
     )  # fmt: skip
+
+
+def _adapter_server(config: Config) -> AdapterServer:
+    from logtune.edges.adapter_server import HttpAdapterServer
+
+    model = config.model
+    return HttpAdapterServer(
+        _url(config), model.api_key_env, base=model.served_name, model=model.base, extra_body=_extra_body(config)
+    )
+
+
+def _extra_body(config: Config) -> dict[str, Json]:
+    """What calls of the served model's server have besides."""
+    model = config.model
+    told: dict[str, Json] = {"chat_template_kwargs": model.template} if model.template else {}
+    return {**told, **(model.extra_body or {})}
 
 
 def _url(config: Config) -> str:
@@ -239,10 +253,11 @@ def _teacher(config: Config, meter: "Meter", opened: Store | None) -> Chat | Non
         return None
     chat = HttpChat(
         teacher.url, teacher.model, api_key_env=teacher.api_key_env, max_concurrency=teacher.max_concurrency,
-        timeout_s=teacher.timeout_s,
+        timeout_s=teacher.timeout_s, again=meter.again, extra_body=teacher.extra_body,
     )  # fmt: skip
     metered = MeteredChat(chat, meter)
-    name = f"{teacher.url} {teacher.model}"
+    more = f" {digest(teacher.extra_body)}" if teacher.extra_body else ""
+    name = f"{teacher.url} {teacher.model}{more}"
     return metered if opened is None else RememberedChat(metered, name, ReplyMemory(opened), meter)
 
 

@@ -79,7 +79,8 @@ def _board(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
 async def _measured(
     cycle: Cycle, group: Cluster, methods: Mapping[str, Coverage], evaluations: Sequence[Evaluation]
 ) -> Measured:
-    known, rules_of, pairs = await known_beforehand(cycle, group), rules_by_interaction(cycle), pairs_of(cycle, group)
+    known, _ = await known_beforehand(cycle, group)
+    rules_of, pairs = rules_by_interaction(cycle), pairs_of(cycle, group)
     gaps = {
         method: assess(group, rules_of, known, pairs, coverage, cycle.config.gap).novelty
         for method, coverage in methods.items()

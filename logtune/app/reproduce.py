@@ -120,21 +120,39 @@ def _log(name: str, asked: Sequence[Message], said: str, user: str, at: float) -
 # --- methods ---
 
 
+def missing(sets: Sequence[BenchSet], method: str, out: Path) -> list[Row]:
+    """The test requests of one task that a method has not answered yet, below `out`."""
+    known = bench.read_answers(_folder(sets, method, out))  # of an earlier run, which may have been stopped
+    return [row for item in sets for row in item.test if (row.dataset, row.test_idx) not in known]
+
+
+def check(
+    by_task: Mapping[str, Sequence[BenchSet]], methods: Sequence[str], out: Path, tools_of: ToolsOf, config: Config
+) -> None:
+    """Make what cycles will learn with before hours are spent on what does not learn; ConfigError for what it lacks."""
+    for method in methods:
+        if method in PRESETS and any(missing(sets, method, out) for sets in by_task.values()):
+            tools_of(with_preset(config, method), True)
+
+
+def _folder(sets: Sequence[BenchSet], method: str, out: Path) -> Path:
+    return out / "task" / sets[0].task / method
+
+
 def answer_all(
     sets: Sequence[BenchSet], method: str, out: Path, tools_of: ToolsOf, config: Config, progress: Said
 ) -> Answered:
     """The answers of one method to the test requests of one task, written below `out`."""
     task = sets[0].task
-    folder = out / "task" / task / method
+    folder = _folder(sets, method, out)
     rows = [row for item in sets for row in item.test]
-    known = bench.read_answers(folder)  # of an earlier run, which may have been stopped
-    missing = [row for row in rows if (row.dataset, row.test_idx) not in known]
+    todo = missing(sets, method, out)
     failed: tuple[str, ...] = ()
     learned: Mapping[str, Json] = {}
-    if missing:
-        progress(f"{task}, {method}: {len(missing)} requests")
-        made, failed, learned = _answer(sets, missing, method, out / "work" / task, tools_of, config, progress)
-        known |= {(row.dataset, row.test_idx): text for row, text in made}
+    if todo:
+        progress(f"{task}, {method}: {len(todo)} requests")
+        made, failed, learned = _answer(sets, todo, method, out / "work" / task, tools_of, config, progress)
+        known = bench.read_answers(folder) | {(row.dataset, row.test_idx): text for row, text in made}
         done = [(row, known[row.dataset, row.test_idx]) for row in rows if (row.dataset, row.test_idx) in known]
         bench.write_answers(folder, done)
         config = with_preset(config, _preset(method))

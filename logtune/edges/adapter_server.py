@@ -53,18 +53,20 @@ class HttpAdapterServer:
     """Runtime LoRA over HTTP: /v1/load_lora_adapter, /v1/unload_lora_adapter, /v1/models.
 
     `url` ends in /v1; SGLang has the first two paths beside /v1, and they are found there. `base` is the base model's
-    name, `model` what `model.base` says of it. The server reads adapter folders from its own disk, so it must see the
-    same paths.
+    name, `model` what `model.base` says of it, `extra_body` what a probe asks besides. The server reads adapter folders
+    from its own disk, so it must see the same paths.
     """
 
     def __init__(
-        self, url: str, api_key_env: str | None = None, timeout_s: float = 120.0, base: str = "base", model: str = ""
+        self, url: str, api_key_env: str | None = None, timeout_s: float = 120.0, base: str = "base", model: str = "",
+        extra_body: Mapping[str, Json] | None = None,
     ) -> None:  # fmt: skip
         self._url = url.rstrip("/")
         self._key_env = api_key_env
         self._timeout_s = timeout_s
         self._base = base
         self._model = model
+        self._extra_body = dict(extra_body or {})
 
     async def load(self, name: str, path: str) -> None:
         """Load a folder under `name`; a listed name again does nothing. ModelError with the server's words.
@@ -116,6 +118,7 @@ class HttpAdapterServer:
         messages: list[Json] = [{"role": message.role, "content": message.content} for message in prompt]
         asked: dict[str, Json] = {
             "model": model, "messages": messages, "max_tokens": PROBE_TOKENS, "temperature": 0, "seed": 0,
+            **self._extra_body,
         }  # fmt: skip
         url = f"{self._url}/chat/completions"
         status, body = await self._call("POST", url, {**asked, "logprobs": True, "top_logprobs": TOP}, PROBE_S)

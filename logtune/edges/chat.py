@@ -5,10 +5,10 @@ import json
 import os
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from logtune.edges.pacing import Pace, RepeatBudget
-from logtune.errors import ConfigError, ModelError
+from logtune.errors import AnswerRefused, CallRejected, ConfigError, ModelError, NoAnswer
 from logtune.ports import ChatCall, ChatReply
 from logtune.records import Json
 
@@ -27,6 +27,14 @@ HINTS = {
 }
 
 
+class Again(Protocol):
+    """Asked before a failed call is made again; may raise, and then it is not."""
+
+    def __call__(self, call: ChatCall, *, free: bool) -> None:
+        """`free`: the server never took it up."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class _Line:
     """What calls of one event loop share."""
@@ -42,7 +50,8 @@ class HttpChat:
 
     def __init__(
         self, url: str, model: str, *, api_key_env: str | None = None, max_concurrency: int = 8,
-        timeout_s: float = 60.0, first_wait_s: float = FIRST_WAIT_S,
+        timeout_s: float = 60.0, first_wait_s: float = FIRST_WAIT_S, again: Again | None = None,
+        extra_body: Mapping[str, Json] | None = None,
     ) -> None:  # fmt: skip
         self._url = url.rstrip("/") + "/chat/completions"
         self._model = model
@@ -50,6 +59,8 @@ class HttpChat:
         self._max_concurrency = max_concurrency
         self._timeout_s = timeout_s
         self._first_wait_s = first_wait_s
+        self._again = again
+        self._extra_body = dict(extra_body or {})
         self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
 
     async def complete(self, call: ChatCall) -> ChatReply:
@@ -63,12 +74,14 @@ class HttpChat:
                 async with line.pace.place() as since:
                     reply = await self._once(line.session, body)
             except aiohttp.InvalidURL as error:
-                raise ModelError(f"{self._url} is no URL", "set the url to http://HOST:PORT/v1") from error
+                raise CallRejected(f"{self._url} is no URL", "set the url to http://HOST:PORT/v1") from error
             except (aiohttp.ClientError, TimeoutError, _PassingError) as error:
                 if isinstance(error, _PassingError) and error.status in BUSY:
                     line.pace.busy(since)
                 if tried == TRIES or not line.repeats.take():
                     raise self._gave_up(error, tried) from error
+                if self._again is not None:
+                    self._again(call, free=_free(error))
                 await asyncio.sleep(self._wait_s(tried, error))
             else:
                 line.pace.answered()
@@ -102,7 +115,7 @@ class HttpChat:
                 said = f"status {response.status}: {text[:200]}"
                 raise _PassingError(said, response.status, response.headers.get("Retry-After"))
             if response.status != 200:
-                raise ModelError(
+                raise CallRejected(
                     f"{self._url} refused the call with status {response.status}: {text[:300]}",
                     HINTS.get(response.status, "check the model's name and its context length"),
                 )
@@ -111,9 +124,8 @@ class HttpChat:
     def _gave_up(self, error: Exception, tried: int) -> ModelError:
         said = f"{type(error).__name__.lstrip('_')} {error}".strip()
         counted = f"{tried} tries" if tried == TRIES else f"{tried} tries, and too many others failed to try it again"
-        return ModelError(
-            f"{self._url} gave no answer in {counted}: {said}", "check that the server runs, and its timeout_s"
-        )
+        kind = CallRejected if _free(error) else NoAnswer
+        return kind(f"{self._url} gave no answer in {counted}: {said}", "check that the server runs, and its timeout_s")
 
     def _wait_s(self, tried: int, error: Exception) -> float:
         asked = error.wait_s if isinstance(error, _PassingError) else 0.0
@@ -130,7 +142,7 @@ class HttpChat:
         if call.schema is not None:
             schema: dict[str, Json] = {"name": "reply", "schema": dict(call.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
-        return body
+        return {**body, **self._extra_body}
 
 
 class _PassingError(Exception):
@@ -141,6 +153,13 @@ class _PassingError(Exception):
         self.status = status
         number = (retry_after or "").strip()
         self.wait_s = float(number) if number.replace(".", "", 1).isdecimal() else 0.0  # a date is not read
+
+
+def _free(error: Exception) -> bool:
+    """Whether the server never took the call up, so that nothing is on the bill."""
+    import aiohttp
+
+    return isinstance(error, _PassingError | aiohttp.ClientConnectorError)
 
 
 async def _held_session(headers: Mapping[str, str]) -> AsyncGenerator["aiohttp.ClientSession", None]:
@@ -171,6 +190,10 @@ def _reply(text: str) -> ChatReply:
         raise ModelError(
             f"the reply is no chat completion: {text[:200]}", "check that the url ends with /v1"
         ) from error
+    if not isinstance(content, str) and isinstance(choice["message"].get("refusal"), str):
+        raise AnswerRefused(
+            f"the model refused to answer: {choice['message']['refusal'][:200]}", "leave it, or ask another"
+        )
     if not isinstance(content, str):
         raise ModelError(f"the reply has no text: {text[:200]}", "check the model's settings")
     usage = body.get("usage")

@@ -1,27 +1,19 @@
-"""Where heavy work runs: a child process of this machine, niced, so that serving never stops for training; or Ray.
+"""Where heavy work runs: child processes of this machine, niced, so that serving never stops for training; or Ray.
 
 What to run is told by a dotted name ("module:function"), since edges don't import stages.
 """
 
-import importlib
-import multiprocessing
 import os
-import shutil
-import signal
-import sys
-import tempfile
+import socket
 import threading
 import time
 import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from collections.abc import Sequence
+from multiprocessing.connection import wait
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, cast
 
+from logtune.edges.training_process import Child, Progress, trainer_of
 from logtune.errors import LogtuneError, MissingExtra, TrainingError
 from logtune.ports import TrainingJob
 from logtune.records import Adapter
@@ -29,19 +21,11 @@ from logtune.records import Adapter
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-Progress = Callable[[str], None]
-Train = Callable[[TrainingJob, Progress], tuple[Adapter, ...]]
-STDERR_LINES = 12  # of a dead child, told in the error
 POLL_S = 0.5
-LEAVE_S = 5.0  # how long an idle child may take to end by itself
-IDLE_S = 30.0  # a child waits so long for another job, since it holds the base model
-# Training allocates and frees the same large blocks each step; glibc would give each back to the system and fault it in
-# again, which costs a third of the time on a virtual machine.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_THRESHOLD_": str(2**32),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**28),
-}
+OTHERS_S = (
+    30.0  # processes of one training fail together; one that has not done so by then waits for the others in vain
+)
+IDLE_S = 30.0  # a child waits so long for another job, since it holds the base model; longer where memory is free
 
 
 class SystemClock:
@@ -53,10 +37,10 @@ class SystemClock:
 
 
 class LocalExecutor:
-    """Runs `trainer` in a child process and waits for it; the child never outlives this process.
+    """Runs `trainer` in child processes, `processes` of the job's settings, and waits for them; none outlives this one.
 
-    A child takes one job after the other, so that what it has loaded serves them all; it is ended when it has been idle
-    for `idle_s` seconds. A job that fails takes its child along: the next one starts in a fresh child.
+    A child takes one job after the other, so that what it has loaded serves them all, also after a job that failed by
+    the trainer's own account. `close` ends it, and where memory is short `idle_s` seconds without a job do.
     """
 
     def __init__(self, trainer: str, niceness: int = 10, idle_s: float = IDLE_S) -> None:
@@ -64,184 +48,132 @@ class LocalExecutor:
         self._niceness = niceness
         self._idle_s = idle_s
         self._lock = threading.Lock()
-        self._child: _Child | None = None  # idle
+        self._crew: _Crew | None = None  # idle
 
     def train(self, job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
         """The adapters; TrainingError with the trainer's own words, or with how the child died and its last words."""
         with self._lock:
-            child, self._child = self._child, None
-            if child is None or not child.alive:
-                child = _Child(self._trainer, self._niceness)
+            crew, self._crew = self._crew, None
+            wanted = job.settings.get("processes")
+            size = wanted if isinstance(wanted, int) else 1
+            if crew is not None and (not crew.alive or crew.size != size):
+                crew.end()
+                crew = None
+            crew = crew or _Crew(self._trainer, self._niceness, size)
             try:
-                adapters = child.run(job, progress)
-            except BaseException:  # it failed, died, or is not wanted any more (Ctrl-C)
-                child.end()
-                raise
-            self._child = child
-            self._end_later(child, child.jobs)
-        return adapters
+                return crew.run(job, progress)
+            finally:
+                if crew.busy:  # one died, or none is wanted any more (Ctrl-C)
+                    crew.end()
+                else:
+                    self._crew = crew
+                    self._end_later(crew, crew.jobs)
 
     def close(self) -> None:
-        """End an idle child now; its memory comes back."""
+        """End idle children now; their memory comes back."""
         with self._lock:
-            child, self._child = self._child, None
-        if child is not None:
-            child.end()
+            crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.end()
 
-    def _end_later(self, child: "_Child", jobs: int) -> None:
-        timer = threading.Timer(self._idle_s, _end_idle, (weakref.ref(self), weakref.ref(child), jobs))
+    def _end_later(self, crew: "_Crew", jobs: int) -> None:
+        timer = threading.Timer(self._idle_s, _end_idle, (weakref.ref(self), weakref.ref(crew), jobs))
         timer.daemon = True
         timer.start()
 
-    def end_idle(self, child: "_Child", jobs: int) -> None:
-        """End the child where it has been idle since it did so many jobs."""
+    def end_idle(self, crew: "_Crew", jobs: int) -> None:
+        """End the children where they have been idle since they did so many jobs, and others may need their memory."""
         with self._lock:
-            if self._child is not child or child.jobs != jobs:
+            if self._crew is not crew or crew.jobs != jobs:
                 return
-            self._child = None
-        child.end()
+            if memory_to_spare(crew.pids):
+                self._end_later(crew, jobs)
+                return
+            self._crew = None
+        crew.end()
 
 
-def _end_idle(executor: "weakref.ref[LocalExecutor]", child: "weakref.ref[_Child]", jobs: int) -> None:
-    owner, idle = executor(), child()
+def _end_idle(executor: "weakref.ref[LocalExecutor]", crew: "weakref.ref[_Crew]", jobs: int) -> None:
+    owner, idle = executor(), crew()
     if owner is not None and idle is not None:
         owner.end_idle(idle, jobs)
 
 
-class _Child:
-    """A training process."""
+def memory_to_spare(pids: Sequence[int | None]) -> bool:
+    """Whether so much as these processes hold is free besides; False where this machine does not tell."""
+    try:
+        pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        (free,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, ValueError, IndexError):
+        return False
+    return 1024 * free > pages * os.sysconf("SC_PAGE_SIZE")
 
-    def __init__(self, trainer: str, niceness: int) -> None:
-        context = multiprocessing.get_context("spawn")
-        self._pipe, theirs = context.Pipe()
-        folder = tempfile.mkdtemp(prefix="logtune-train-")
-        self._stderr = Path(folder) / "stderr"
-        self._process = context.Process(
-            target=_serve_jobs, args=(trainer, niceness, theirs, str(self._stderr)), daemon=True
-        )
-        with _environment(KEEP_MEMORY), _plain_main():
-            self._process.start()
-        theirs.close()
+
+class _Crew:
+    """The processes of one training: one, on one GPU where there are any; or several, which know of each other by the
+    variables that torchrun sets. The first tells progress and gives the adapters.
+    """
+
+    def __init__(self, trainer: str, niceness: int, size: int) -> None:
+        self.size = size
         self.jobs = 0
-        self._busy = threading.Event()
-        # also when forgotten, and at exit
-        self.end = weakref.finalize(self, _end, self._process, self._pipe, self._busy, folder)
+        self._children = [Child(trainer, niceness, variables) for variables in _variables(size)]
+
+    @property
+    def pids(self) -> list[int | None]:
+        """Of the processes."""
+        return [child.pid for child in self._children]
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job was begun that is not over everywhere."""
+        return any(child.busy for child in self._children)
 
     @property
     def alive(self) -> bool:
-        """Whether it can take a job; an idle one may have been killed."""
-        return self._process.is_alive()
+        """Whether they can take a job; an idle one may have been killed."""
+        return all(child.alive for child in self._children)
 
     def run(self, job: TrainingJob, progress: Progress) -> tuple[Adapter, ...]:
         """As LocalExecutor.train."""
         self.jobs += 1
-        self._busy.set()
-        self._pipe.send(job)
-        adapters = _result(self._pipe, self._process, progress, job, self._stderr)
-        self._busy.clear()
+        for child in self._children:
+            child.begin(job)
+        adapters: tuple[Adapter, ...] = ()
+        failed: tuple[str, str] | None = None
+        patience = float("inf")
+        while (busy := [child for child in self._children if child.busy]) and time.monotonic() < patience:
+            ready = wait([child.pipe for child in busy], POLL_S)
+            for child in (child for child in busy if child.pipe in ready):
+                kind, value = child.said(job)
+                if kind == "progress" and child is self._children[0]:
+                    progress(f"train: {value}")
+                elif kind == "done" and child is self._children[0]:
+                    adapters = cast("tuple[Adapter, ...]", value)
+                elif kind == "failed":
+                    failed = failed or cast("tuple[str, str]", value)
+                    patience = min(patience, time.monotonic() + OTHERS_S)
+        if failed is not None:
+            raise TrainingError(f"{job.cluster_id}: {failed[0]}", failed[1])
         return adapters
 
-
-def _end(process: BaseProcess, pipe: Connection, busy: threading.Event, folder: str) -> None:
-    """An idle child is told to go and cleans up after itself; one that works, or does not go, is killed."""
-    if not busy.is_set() and process.is_alive():
-        with suppress(OSError):
-            pipe.send(None)
-            process.join(LEAVE_S)
-    pipe.close()
-    process.kill()
-    process.join()
-    shutil.rmtree(folder, ignore_errors=True)
+    def end(self) -> None:
+        """End them all."""
+        for child in self._children:
+            child.end()
 
 
-def _result(
-    pipe: Connection, child: BaseProcess, progress: Progress, job: TrainingJob, stderr: Path
-) -> tuple[Adapter, ...]:
-    while True:
-        try:
-            while not pipe.poll(POLL_S):
-                pass
-            kind, value = cast("tuple[str, object]", pipe.recv())
-        except (EOFError, OSError) as error:
-            child.join()
-            raise _death(child.exitcode or 0, job, stderr) from error
-        if kind == "progress":
-            progress(f"train: {value}")
-        elif kind == "done":
-            return cast("tuple[Adapter, ...]", value)
-        else:
-            what, hint = cast("tuple[str, str]", value)
-            raise TrainingError(f"{job.cluster_id}: {what}", hint)
-
-
-def _death(code: int, job: TrainingJob, stderr: Path) -> TrainingError:
-    """How the child ended, with the end of what it wrote."""
-    name = signal.Signals(-code).name if -code in list(signal.Signals) else ""
-    how = f"was ended by {name}" if name else f"ended with code {code}"
-    hint = "SIGKILL often means too little memory: lower train.batch" if name == "SIGKILL" else "run it again"
-    words = deque(stderr.read_text(errors="replace").splitlines() if stderr.exists() else [], STDERR_LINES)
-    said = "".join(f"\n    {line}" for line in words)
-    return TrainingError(f"the training process of {job.cluster_id} {how} and gave no result{said}", hint)
-
-
-def _serve_jobs(trainer: str, niceness: int, pipe: Connection, stderr: str) -> None:
-    """The child: jobs one after the other, until the parent has had enough."""
-    os.nice(niceness)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C at a terminal reaches the child too: end without a traceback
-    with Path(stderr).open("w", buffering=1) as file:
-        for stream in (1, 2):
-            os.dup2(file.fileno(), stream)
-    jobs: SimpleQueue[TrainingJob | None] = SimpleQueue()
-    threading.Thread(target=_receive, args=(pipe, jobs), daemon=True).start()
-    while (job := jobs.get()) is not None:
-        Path(stderr).write_text("")  # the last words are to be those of this job
-        os.lseek(1, 0, os.SEEK_SET)
-        try:
-            pipe.send(("done", _trainer(trainer)(job, lambda line: pipe.send(("progress", line)))))
-        except LogtuneError as error:
-            pipe.send(("failed", (error.what, error.hint)))
-
-
-def _receive(pipe: Connection, jobs: "SimpleQueue[TrainingJob | None]") -> None:
-    """A parent that was killed closes the pipe: an orphan would write adapters beside those of the next run."""
-    try:
-        while (job := cast("TrainingJob | None", pipe.recv())) is not None:
-            jobs.put(job)
-        jobs.put(None)
-    except (EOFError, OSError):
-        os._exit(1)
-
-
-def _trainer(name: str) -> Train:
-    module, _, function = name.partition(":")
-    return cast("Train", getattr(importlib.import_module(module), function))
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """Variables set for a child started inside, unless the user set them; its loader reads them at the start."""
-    added = {name: value for name, value in values.items() if name not in os.environ}
-    os.environ.update(added)
-    try:
-        yield
-    finally:
-        for name in added:
-            os.environ.pop(name, None)
-
-
-@contextmanager
-def _plain_main() -> Iterator[None]:
-    """A spawned child runs the parent's main script again, unless that looks like none: it needs nothing of it."""
-    main = sys.modules["__main__"]
-    names = ("__file__", "__spec__")
-    kept = {name: getattr(main, name) for name in names if hasattr(main, name)}
-    try:
-        for name in kept:
-            setattr(main, name, None)
-        yield
-    finally:
-        for name, value in kept.items():
-            setattr(main, name, value)
+def _variables(size: int) -> list[dict[str, str]]:
+    """What each process of a training finds in its environment."""
+    if size == 1:  # with several in sight the trainer would copy the model to all of them, and run it on copies
+        seen = os.environ.get("CUDA_VISIBLE_DEVICES", "0")
+        return [{"CUDA_VISIBLE_DEVICES": seen.split(",")[0]}]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+    world = {**meeting, "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size)}
+    return [{**world, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(size)]
 
 
 class RayExecutor:
@@ -282,6 +214,9 @@ class RayExecutor:
             raise TrainingError(f"{job.cluster_id}: {failed[0]}", failed[1])
         return cast("tuple[Adapter, ...]", adapters)
 
+    def close(self) -> None:
+        """Nothing waits: a task ends with its job."""
+
 
 class _Lines:
     """Progress lines of one task."""
@@ -312,6 +247,6 @@ def _ray_task(
     import ray
 
     try:
-        return _trainer(trainer)(job, lambda line: ray.get(lines.add.remote(line))), None
+        return trainer_of(trainer)(job, lambda line: ray.get(lines.add.remote(line))), None
     except LogtuneError as error:
         return (), (error.what, error.hint)

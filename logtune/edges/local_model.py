@@ -6,8 +6,8 @@ batch: batching.py; likelihoods: scoring.py.
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, Sequence
-from typing import cast
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from typing import Any, cast
 
 import jinja2
 import torch
@@ -23,7 +23,7 @@ from logtune.edges.scoring import Score
 from logtune.edges.weights import ModelFolder
 from logtune.errors import LogtuneError, ModelError, RequestError
 from logtune.ports import ChatCall, ChatReply, StreamPiece
-from logtune.records import Message
+from logtune.records import Json, Message
 
 LEAST_CHANGE = 1e-3  # nats a token: rounding alone stays below, an adapter that learned anything does not
 
@@ -39,12 +39,13 @@ class LocalModel:
 
     def __init__(
         self, folder: ModelFolder, *, dtype: str = "auto", max_batch: int = 16, batch_wait_ms: float = 5.0,
-        max_new_tokens: int = 256,
+        max_new_tokens: int = 256, template: Mapping[str, Json] | None = None,
     ) -> None:  # fmt: skip
         self.folder = folder
         self.dtype, self.dtype_reason = pick_dtype(dtype)
         self.max_new_tokens = max_new_tokens  # of a call with max_tokens below 1
         self._model, self._tokenizer = _load(folder, self.dtype)
+        self._template: dict[str, Any] = dict(template or {})  # arguments of the chat template
         self._tokenizing = threading.Lock()  # a fast tokenizer refuses a second thread
         self._loras = LoraLayers(self._model)
         self._passes = Passes(self._model, self._loras)
@@ -121,7 +122,9 @@ class LocalModel:
         turns = [{"role": message.role, "content": message.content} for message in messages]
         try:
             with self._tokenizing:
-                tokens = self._tokenizer.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
+                tokens = self._tokenizer.apply_chat_template(
+                    turns, add_generation_prompt=True, return_dict=False, **self._template
+                )
         except (jinja2.TemplateError, ValueError, TypeError) as error:
             raise RequestError(f"the chat template refuses the messages: {error}", param="messages") from error
         return cast("list[int]", tokens)

@@ -13,13 +13,14 @@ from typing import Generic, Protocol, TypeVar
 from logtune.edges import schema
 from logtune.edges.database import insert_new, pairs_in
 from logtune.edges.store import Store
-from logtune.errors import BudgetSpent, LogtuneError, ModelError
+from logtune.errors import BudgetSpent, CallRejected, LogtuneError, ModelError
 from logtune.ids import digest
 from logtune.ports import Chat, ChatCall, ChatReply, Spent
 
 Item = TypeVar("Item")
 Made = TypeVar("Made")
 KEPT = "what was done is kept; the next run goes on from there"
+CUT = frozenset({"length", "content_filter"})  # finish reasons of replies that are not whole
 
 
 class Meter:
@@ -66,12 +67,22 @@ class Meter:
         """Add to what a purpose has spent."""
         self._spent[purpose] = self._spent.get(purpose, Spent()) + spent
 
-    def of(self, reply: ChatReply) -> Spent:
-        """What a reply cost."""
+    def again(self, call: ChatCall, *, free: bool) -> None:
+        """Before a call that was begun and failed is made again; `free`: the server never took it up."""
+        self.begin(call)
+        self.end(call, self.failed(call, free=free))
+
+    def of(self, call: ChatCall, reply: ChatReply) -> Spent:
+        """What a reply cost; as much as it can have where the server counts no tokens."""
+        counted = reply.prompt_tokens or reply.completion_tokens
         return Spent(
             calls=1, prompt_tokens=reply.prompt_tokens, completion_tokens=reply.completion_tokens,
-            cost=self._cost(reply.prompt_tokens, reply.completion_tokens),
+            cost=self._cost(reply.prompt_tokens, reply.completion_tokens) if counted else self._at_most(call),
         )  # fmt: skip
+
+    def failed(self, call: ChatCall, *, free: bool) -> Spent:
+        """What a failed call cost, at most: what was generated until then is on the bill."""
+        return Spent(calls=1, failed=1, cost=0.0 if free else self._at_most(call))
 
     def _at_most(self, call: ChatCall) -> float:
         """What a call may cost: a token has at least one byte."""
@@ -90,6 +101,10 @@ class Replies(Protocol):
 
     def keep(self, replies: Sequence[tuple[str, ChatReply]]) -> None:
         """Keep (key, reply)*, in one transaction; the first one of a key stays."""
+        ...
+
+    def forget(self, keys: Sequence[str]) -> None:
+        """Keep the replies under these keys no longer."""
         ...
 
 
@@ -114,6 +129,11 @@ class ReplyMemory:
         with self._store.transaction(write=True) as db:
             insert_new(db, schema.replies, rows)
 
+    def forget(self, keys: Sequence[str]) -> None:
+        """Keep the replies under these keys no longer."""
+        with self._store.transaction(write=True) as db:
+            db.execute(schema.replies.delete().where(schema.replies.c.key.in_(list(keys))))
+
     def clear(self) -> int:
         """Forget every reply; returns how many there were."""
         with self._store.transaction(write=True) as db:
@@ -130,10 +150,13 @@ class MeteredChat:
     async def complete(self, call: ChatCall) -> ChatReply:
         """The reply; BudgetSpent instead of a call that may not be made."""
         self._meter.begin(call)
-        spent = Spent(calls=1, failed=1)
+        spent = self._meter.failed(call, free=False)
         try:
             reply = await self._chat.complete(call)
-            spent = self._meter.of(reply)
+            spent = self._meter.of(call, reply)
+        except CallRejected:
+            spent = self._meter.failed(call, free=True)
+            raise
         finally:
             self._meter.end(call, spent)
         return reply
@@ -208,13 +231,18 @@ class RememberedChat:
             del self._under_way[key]
         return reply
 
+    async def forget(self, calls: Sequence[ChatCall]) -> None:
+        """The replies to these calls were of no use: make the calls again the next time."""
+        await asyncio.to_thread(self._replies.forget, [key_of(self._name, call) for call in calls])
+
     async def _found(self, key: str, call: ChatCall) -> ChatReply:
         known = await self._find.do(key)
         if known is not None:
             self._meter.note(call.purpose, Spent(remembered=1))
             return known
         reply = await self._chat.complete(call)
-        await self._keep.do((key, reply))
+        if call.schema is None or reply.finish_reason not in CUT:  # JSON that was cut off is none
+            await self._keep.do((key, reply))
         return reply
 
     def _keep_all(self, replies: Sequence[tuple[str, ChatReply]]) -> list[None]:

@@ -1,6 +1,7 @@
 """Chat, ChatCall -> a checked reply: JSON of one shape, asked for once more where the first reply breaks it.
 
-A reply that is still wrong is an error that stays with the item: never a score, never an empty answer.
+A reply that is still wrong is an error that stays with the item: never a score, never an empty answer. It is remembered
+by nobody, so that the next cycle asks anew.
 """
 
 from dataclasses import replace
@@ -8,8 +9,8 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from logtune.errors import ModelError
-from logtune.ports import Chat, ChatCall
+from logtune.errors import AnswerRefused, InvalidReply, ModelError
+from logtune.ports import Chat, ChatCall, Remembers
 from logtune.prompts import language_of, read_object, render
 from logtune.records import Message
 
@@ -52,8 +53,18 @@ async def ask(chat: Chat, call: ChatCall, shape: type[Shape], what: str) -> Shap
         repair = Message(role="user", content=render("repair", language, problem=problem))
         # an empty turn of the assistant is refused by some chat templates
         said = Message(role="assistant", content=first.strip() or "{}")
-        second = await chat.complete(replace(call, messages=(*call.messages, said, repair)))
-        return read(second.text, shape, what)
+        again = replace(call, messages=(*call.messages, said, repair))
+        second = await chat.complete(again)
+        try:
+            return read(second.text, shape, what)
+        except ModelError as still:
+            if isinstance(chat, Remembers):
+                await chat.forget((call, again))
+            if second.finish_reason == "content_filter":
+                raise AnswerRefused(
+                    f"the teacher's {what} was stopped by a filter", "leave it, or ask another"
+                ) from still
+            raise
 
 
 def read(text: str, shape: type[Shape], what: str) -> Shape:
@@ -62,7 +73,7 @@ def read(text: str, shape: type[Shape], what: str) -> Shape:
         return shape.model_validate(read_object(text, what))
     except ValidationError as error:
         problem = "; ".join(_said(error))
-        raise ModelError(
+        raise InvalidReply(
             f"the teacher's reply is no valid {what} ({problem}): {text[:200]!r}", "use a larger teacher"
         ) from error
 

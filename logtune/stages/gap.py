@@ -21,7 +21,10 @@ def assess(
     cluster: Cluster, rules_of: Mapping[str, Sequence[Rule]], known_of: Mapping[str, Sequence[str]],
     pairs: Sequence[PreferencePair], coverage: Coverage, settings: GapSettings,
 ) -> Gap:  # fmt: skip
-    """`rules_of`, `known_of`: interaction id -> its rules, what the model knew; `pairs`: those of the cluster."""
+    """`rules_of`, `known_of`: interaction id -> its rules, what the model knew; `pairs`: those of the cluster.
+
+    A log of which it is not known what the model knew says nothing about the gap.
+    """
     examples = {pair.interaction_id: Example(prompt=pair.prompt, better=pair.chosen) for pair in pairs}
 
     @cache  # many logs share a rule and an answer, and each measure is a pass of a model
@@ -30,11 +33,11 @@ def assess(
 
     gaps = [
         min(
-            gap_of(rule.text, tuple(known_of.get(member, ())), examples[member] if coverage.on_answers else None)
+            gap_of(rule.text, tuple(known_of[member]), examples[member] if coverage.on_answers else None)
             for rule in rules_of[member]
         )
         for member in cluster.interaction_ids
-        if rules_of.get(member) and (member in examples or not coverage.on_answers)
+        if rules_of.get(member) and member in known_of and (member in examples or not coverage.on_answers)
     ]
     novelty = round(fmean(gaps), 4) if gaps else None
     route, reason = _route(novelty, pairs, settings)

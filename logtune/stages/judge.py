@@ -61,7 +61,7 @@ class Preference:
     @property
     def disagreement(self) -> float:
         """0 all votes alike .. 1 half against half."""
-        return 1 - abs(2 * self.share - 1)
+        return 0.0 if len(set(self.votes)) == 1 else 1 - abs(2 * self.share - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,8 +206,11 @@ def _preferred(calls: Sequence[float], side: Sequence[float]) -> float | None:
 
 
 def _kappa(trials: Sequence[Trial]) -> float | None:
-    """Cohen's kappa (1960) of the verdicts first, tie, second; None where chance alone agrees always."""
-    if not trials:
+    """Cohen's kappa (1960) of the verdicts first, tie, second.
+
+    None where people always say the same: whatever the judge says then, it agrees no more often than chance.
+    """
+    if len(set(_human(trials))) < 2:
         return None
     pairs = list(zip(_human(trials), _judged(trials), strict=True))
     observed = fmean(human == judged for human, judged in pairs)
@@ -215,7 +218,7 @@ def _kappa(trials: Sequence[Trial]) -> float | None:
         fmean(human == value for human, _ in pairs) * fmean(judged == value for _, judged in pairs)
         for value in (0.0, 0.5, 1.0)
     )
-    return None if math.isclose(chance, 1) else (observed - chance) / (1 - chance)
+    return (observed - chance) / (1 - chance)
 
 
 def _mean(values: Sequence[float]) -> float | None:

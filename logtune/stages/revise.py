@@ -17,6 +17,7 @@ from logtune.stages.judge import Preference, Question, Score, by_scores, pairwis
 from logtune.stages.pairs import build
 
 ANSWER_TOKENS = 512  # of the replies
+WHOLE = frozenset({"stop", "eos_token", "stop_sequence"})  # the last two are what Text Generation Inference says
 TEMPERATURE, TOP_P = 1.0, 0.9  # of the samples where several are asked for (paper, section 4)
 
 
@@ -71,7 +72,7 @@ async def _candidates(
     found: dict[str, _Candidate] = {}
     for (origin, _), reply in zip(asked, replies, strict=True):
         text = reply.text.strip()
-        if text and text != interaction.answer.strip() and reply.finish_reason != "length":
+        if text and text != interaction.answer.strip() and reply.finish_reason in WHOLE:
             found.setdefault(text, _Candidate(origin, text))
     return list(found.values())
 

@@ -7,9 +7,11 @@ whose output does not change is a TrainingError. Runs in a process of its own: `
 
 import copy
 import json
+import math
+import os
 import shutil
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +25,7 @@ from logtune.ports import TrainingJob, TrainingPair
 from logtune.records import Adapter, Json
 from logtune.stages.amount import epochs_for, fitting
 from logtune.stages.trained import describe
+from logtune.stages.trained import verify as verify
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +35,6 @@ if TYPE_CHECKING:
     from trl.trainer.dpo_trainer import DPOTrainer
     from trl.trainer.sft_trainer import SFTTrainer
 
-LEAST_OUTPUT_CHANGE = 1e-3  # nats a token on the training pairs; bf16 rounding alone stays below
 PROBED_PAIRS = 8
 RESUME = "resume.json"  # which checkpoint of a job under way is whole
 LOADS = "loads the base model"  # told once for all jobs of a process
@@ -41,15 +43,26 @@ LOADS = "loads the base model"  # told once for all jobs of a process
 def run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
     """Train one adapter and return its checkpoints, one an epoch; raises TrainingError with the reason.
 
-    A job that was killed goes on after its last whole epoch, to the same result.
+    A job that was killed goes on after its last whole epoch, to the same result. Of several processes that share a job,
+    as their environment says, the first writes, and returns them.
     """
     try:
         adapters = _run(job, progress)
     except TrainingError:  # the same again would fail the same way
-        shutil.rmtree(_work(job), ignore_errors=True)
+        _clear(_work(job))
         raise
-    shutil.rmtree(_work(job), ignore_errors=True)
+    _clear(_work(job))
     return adapters
+
+
+def _ranks() -> tuple[int, int]:
+    """Which of how many processes this is."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _clear(work: Path) -> None:
+    if _ranks()[0] == 0:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 def _run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
@@ -63,10 +76,11 @@ def _run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ..
             f"{len(fit.pairs)} pairs are left for {job.cluster_id}, {settings.min_pairs} are needed",
             "collect more feedback, raise train.max_prompt_tokens or lower train.min_pairs",
         )
-    before = _answer_nll(model, tokenizer, fit.pairs[:PROBED_PAIRS])
+    probed = _rows(fit.pairs[:PROBED_PAIRS], job.template)
+    before = _answer_nll(model, tokenizer, probed)
     trainer, course = _fit(job, fit.pairs, settings, model, tokenizer, progress)
     tuned = cast("PeftModel", trainer.model)
-    after = _answer_nll(cast("PreTrainedModel", tuned), tokenizer, fit.pairs[:PROBED_PAIRS])
+    after = _answer_nll(cast("PreTrainedModel", tuned), tokenizer, probed)
     first, last = course.ends()
     checks: dict[str, Json] = {
         "pairs": len(fit.pairs), "too_long": fit.too_long, "first_loss": first, "last_loss": last,
@@ -75,23 +89,12 @@ def _run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ..
     }  # fmt: skip
     verify(checks)
     losses = course.of_epochs()
+    if _ranks()[0]:
+        return ()
     return tuple(
         describe(job, fit.pairs, folder, losses[:epoch], checks)
         for epoch, (folder, _) in enumerate(course.checkpoints, start=1)
     )
-
-
-def verify(checks: dict[str, Json]) -> None:
-    """Refuse a run that learned nothing: every number is compared with what a real run cannot give."""
-    first, last = cast("float", checks["first_loss"]), cast("float", checks["last_loss"])
-    before, after = cast("float", checks["chosen_nll_before"]), cast("float", checks["chosen_nll_after"])
-    hint = "look at the pairs (logtune pairs list), or change train.learning_rate or train.epochs"
-    if not last < first and not checks.get("went_on"):  # what knows most of its pairs already may have little to gain
-        raise TrainingError(f"the loss did not fall: {first:.4f} in the first steps, {last:.4f} at the end", hint)
-    if not cast("float", checks["weight_norm"]) > 0:
-        raise TrainingError("the adapter's weights did not move: every lora_B is still zero", hint)
-    if abs(before - after) < LEAST_OUTPUT_CHANGE:
-        raise TrainingError(f"the output does not change: {before:.4f} nats a token before and after", hint)
 
 
 _KEPT: "dict[tuple[str, str], tuple[PreTrainedModel, PreTrainedTokenizerBase]]" = {}  # one base, for the next job
@@ -176,15 +179,15 @@ def _fit(
     course, checkpoint = _resumed(work)
     if checkpoint:
         progress(f"goes on after epoch {len(course.checkpoints)}, where an earlier run was stopped")
-    epochs = epochs_for(len(pairs), settings)
+    epochs, rows = epochs_for(len(pairs), settings), _rows(pairs, job.template)
     arguments, lora = _arguments(work, settings, job.seed, epochs), _lora(job.rank, settings)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the libraries warn of each other's defaults; ours are set below
         try:
             if job.kind == "expert":
-                trainer: DPOTrainer | SFTTrainer = _expert(pairs, model, tokenizer, arguments, lora, settings)
+                trainer: DPOTrainer | SFTTrainer = _expert(rows, model, tokenizer, arguments, lora, settings)
             else:
-                trainer = _critic(pairs, model, tokenizer, arguments, lora)
+                trainer = _critic(rows, model, tokenizer, arguments, lora)
         except (ImportError, OSError, TypeError, ValueError) as error:
             if not (settings.accelerate or settings.deepspeed):
                 raise
@@ -221,6 +224,7 @@ def _go_on(model: "PeftModel", folder: Path) -> None:
 def _work(job: TrainingJob) -> Path:
     """The folder of a job under way, found again by the same job."""
     settings: list[Json] = [dict(job.settings), job.rank, job.seed, job.base_fingerprint, job.start]
+    settings += [dict(job.template)] if job.template else []
     return Path(job.out_dir) / f".training-{digest([job.cluster_id, job.kind, [p.id for p in job.pairs], settings])}"
 
 
@@ -228,7 +232,7 @@ def _resumed(work: Path) -> tuple[_Course, str | None]:
     """The course of a run that was stopped, and its last whole checkpoint; an empty folder where there is none."""
     note = work / RESUME
     if not note.exists():
-        shutil.rmtree(work, ignore_errors=True)
+        _clear(work)
         return _Course(), None
     kept = json.loads(note.read_text(encoding="utf-8"))
     folders = [(work / f"epoch-{number}", step) for number, step in enumerate(kept["steps"], start=1)]
@@ -250,10 +254,13 @@ def _recorder(course: _Course, work: Path, progress: Callable[[str], None]) -> "
 
         def on_epoch_end(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
             folder = work / f"epoch-{len(course.checkpoints) + 1}"
-            cast("PeftModel", kwargs["model"]).save_pretrained(str(folder), safe_serialization=True)
+            if state.is_world_process_zero:
+                cast("PeftModel", kwargs["model"]).save_pretrained(str(folder), safe_serialization=True)
             course.checkpoints.append((folder, len(course.losses)))
 
         def on_save(self, args: object, state: TrainerState, control: TrainerControl, **kwargs: object) -> None:
+            if not state.is_world_process_zero:
+                return
             # the note comes last and at once, so what it names is whole whenever the process is killed
             steps = [step for _, step in course.checkpoints]
             note = {"checkpoint": f"checkpoint-{state.global_step}", "losses": course.losses, "steps": steps}
@@ -269,8 +276,9 @@ def _arguments(
 ) -> dict[str, Any]:  # three libraries share it
     import torch
 
+    each = math.ceil(settings.batch / _ranks()[1])
     return {
-        "output_dir": str(work), "num_train_epochs": epochs, "per_device_train_batch_size": settings.batch,
+        "output_dir": str(work), "num_train_epochs": epochs, "per_device_train_batch_size": each,
         "learning_rate": settings.learning_rate, "lr_scheduler_type": settings.schedule, "warmup_steps": 0,
         "weight_decay": settings.weight_decay, "max_grad_norm": 1.0, "adam_beta1": 0.9, "adam_beta2": 0.98,
         "save_strategy": "epoch", "save_total_limit": 2, "logging_steps": 1, "report_to": "none",
@@ -293,28 +301,33 @@ def _lora(rank: int, settings: TrainSettings) -> "LoraConfig":
     )
 
 
-def _rows(pairs: Sequence[TrainingPair]) -> list[dict[str, list[dict[str, str]]]]:
+Row = dict[str, Any]  # messages by name, as the trainers want them
+
+
+def _rows(pairs: Sequence[TrainingPair], template: Mapping[str, Json]) -> list[Row]:
     def assistant(text: str) -> list[dict[str, str]]:
         return [{"role": "assistant", "content": text}]
 
+    more = {"chat_template_kwargs": dict(template)} if template else {}
     return [
         {
             "prompt": [{"role": m.role, "content": m.content} for m in pair.prompt],
             "chosen": assistant(pair.chosen),
             "rejected": assistant(pair.rejected),
+            **more,
         }
         for pair in pairs
     ]
 
 
-def _dataset(rows: list[dict[str, list[dict[str, str]]]]) -> "Dataset":
+def _dataset(rows: Sequence[Row]) -> "Dataset":
     from datasets import Dataset
 
-    return Dataset.from_list(rows)
+    return Dataset.from_list(list(rows))
 
 
 def _expert(
-    pairs: Sequence[TrainingPair], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[Row], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     arguments: dict[str, Any], lora: "LoraConfig", settings: TrainSettings,
 ) -> "DPOTrainer":  # fmt: skip
     from trl.trainer.dpo_config import DPOConfig
@@ -333,35 +346,42 @@ def _expert(
         def _precompute_ref_logps(self, dataset: "Dataset", name: str, batch_size: int) -> "Dataset":
             base = cast("PreTrainedModel", cast("PeftModel", self.model).get_base_model())
             share_prompts(base, checkpointed=settings.gradient_checkpointing)
+            if _ranks()[1] > 1:  # what the first writes all read, and temporary folders are each process's own
+                shared = Path(str(self.args.output_dir))
+                shared.mkdir(parents=True, exist_ok=True)
+                vars(dataset)["_get_cache_file_path"] = lambda fingerprint: str(shared / f"{name}-{fingerprint}.arrow")
             return super()._precompute_ref_logps(dataset, name, batch_size)
 
     return SharedPromptTrainer(
-        model=model, args=config, train_dataset=_dataset(_rows(pairs)), processing_class=tokenizer, peft_config=lora
+        model=model, args=config, train_dataset=_dataset(rows), processing_class=tokenizer, peft_config=lora
     )
 
 
 def _critic(
-    pairs: Sequence[TrainingPair], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
+    rows: Sequence[Row], model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase",
     arguments: dict[str, Any], lora: "LoraConfig",
 ) -> "SFTTrainer":  # fmt: skip
     from trl.trainer.sft_config import SFTConfig
     from trl.trainer.sft_trainer import SFTTrainer
 
-    rows = [{"prompt": row["prompt"], "completion": row["chosen"]} for row in _rows(pairs)]
+    lessons = [{"completion" if name == "chosen" else name: said for name, said in row.items()} for row in rows]
+    for lesson in lessons:
+        del lesson["rejected"]
     config = SFTConfig(**arguments, completion_only_loss=True)
     return SFTTrainer(
-        model=model, args=config, train_dataset=_dataset(rows), processing_class=tokenizer, peft_config=lora
+        model=model, args=config, train_dataset=_dataset(lessons), processing_class=tokenizer, peft_config=lora
     )
 
 
-def _answer_nll(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", pairs: Sequence[TrainingPair]) -> float:
+def _answer_nll(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", rows: Sequence[Row]) -> float:
     """Mean negative log-likelihood of the chosen answers, nats a token."""
     import torch
 
     total, count = 0.0, 0
     model.eval()
-    for row in _rows(pairs):
-        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+    for row in rows:
+        told = row.get("chat_template_kwargs", {})
+        prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False, **told)
         answer = tokenizer(row["chosen"][0]["content"], add_special_tokens=False)["input_ids"]
         if not answer:
             continue

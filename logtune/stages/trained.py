@@ -1,4 +1,4 @@
-"""A checkpoint of a training -> Adapter: its folder under an immutable name, with its model card."""
+"""What a training gave: whether it learned anything; a checkpoint -> Adapter, its folder under an immutable name."""
 
 import hashlib
 import json
@@ -7,9 +7,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
+from logtune.errors import TrainingError
 from logtune.ids import identified
 from logtune.ports import TrainingJob, TrainingPair
 from logtune.records import Adapter, AdapterKind, Json
+
+LEAST_OUTPUT_CHANGE = 1e-3  # nats a token on the training pairs; bf16 rounding alone stays below
+
+
+def verify(checks: dict[str, Json]) -> None:
+    """Refuse a run that learned nothing: every number is compared with what a real run cannot give."""
+    first, last = cast("float", checks["first_loss"]), cast("float", checks["last_loss"])
+    before, after = cast("float", checks["chosen_nll_before"]), cast("float", checks["chosen_nll_after"])
+    hint = "look at the pairs (logtune pairs list), or change train.learning_rate or train.epochs"
+    if not last < first and not checks.get("went_on"):  # what knows most of its pairs already may have little to gain
+        raise TrainingError(f"the loss did not fall: {first:.4f} in the first steps, {last:.4f} at the end", hint)
+    if not cast("float", checks["weight_norm"]) > 0:
+        raise TrainingError("the adapter's weights did not move: every lora_B is still zero", hint)
+    if abs(before - after) < LEAST_OUTPUT_CHANGE:
+        raise TrainingError(f"the output does not change: {before:.4f} nats a token before and after", hint)
 
 
 def describe(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -48,8 +49,10 @@ def calibrate(say: Console, files: Sequence[Path], limit: int, samples: int) -> 
         chat = teacher(config, store)
         if chat is None:
             raise ConfigError("there is no judge: teacher.url is empty", "set teacher.url and teacher.model")
-        own = corrections(store, config.model.served_name)
-        choices = _spread([choice for path in files for choice in _read(path)] if files else own, limit)
+        if files:
+            choices = _spread([choice for path in files for choice in _read(path)], limit)
+        else:
+            choices = _alternating(_spread(corrections(store, config.model.served_name), limit))
         if not choices:
             raise InputError(
                 "nothing to compare the judge with: nobody has corrected an answer in this store",
@@ -71,6 +74,16 @@ def _spread(choices: "Sequence[HumanChoice]", limit: int) -> "list[HumanChoice]"
     """At most `limit` of them, evenly over the whole."""
     step = max(1.0, len(choices) / limit)
     return [choices[int(number * step)] for number in range(min(limit, len(choices)))]
+
+
+def _alternating(choices: "Sequence[HumanChoice]") -> "list[HumanChoice]":
+    """Every other one with its answers swapped: a judge that prefers a side must not look like one that agrees."""
+    return [
+        replace(each, first=each.second, second=each.first, preferred=1 - each.preferred, writers=each.writers[::-1])
+        if number % 2
+        else each
+        for number, each in enumerate(choices)
+    ]
 
 
 def corrections(store: "Store", served: str = "") -> "list[HumanChoice]":

@@ -62,7 +62,7 @@ def run(
     wanted: Sequence[str], constants: Path | None, tools_of: "ToolsOf | None" = None,
 ) -> "list[TaskSummary]":  # fmt: skip
     """Every task by every method, and its summary; `tools_of`: None for the real models."""
-    from logtune.app.reproduce import answer_all
+    from logtune.app.reproduce import answer_all, check
     from logtune.app.reproduce import tasks as tasks_of
     from logtune.app.reproduce_summary import read_constants, summary_of
 
@@ -77,6 +77,7 @@ def run(
         )
     made = []
     with _tools(say, config, out, tools_of) as use:
+        check({task: by_task[task] for task in wanted or by_task}, methods, out, use, config)
         for task in wanted or sorted(by_task):
             known = read_constants(constants, task) if constants else None
             done = [answer_all(by_task[task], method, out, use, config, say.progress) for method in methods]
