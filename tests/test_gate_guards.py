@@ -107,6 +107,17 @@ def test_a_right_answer_is_never_degenerate_whatever_it_looks_like() -> None:
     assert found(Evidence(held_out=exchanges(loop, 40, reference=loop)), "degeneration").passed
 
 
+@pytest.mark.parametrize(
+    ("lost", "voters", "passed", "by"),
+    [(1, 17, True, "estimate"), (3, 17, True, "estimate"), (4, 17, False, "estimate"), (3, 40, True, "bound"),
+     (5, 40, False, "bound")],
+)  # fmt: skip
+def test_one_earlier_voter_of_few_cannot_stop_a_candidate(lost: int, voters: int, passed: bool, by: str) -> None:
+    guard = found(Evidence(voters=[(True, False)] * lost + [(False, False)] * (voters - lost)), "voters")
+    assert guard.passed is passed
+    assert ("the estimate decides" in guard.reason) is (by == "estimate")
+
+
 def test_too_few_answers_show_nothing_and_it_is_said() -> None:
     few = noninferior("refusals", "refusals", [(False, False)] * 8, SETTINGS)
     assert few.passed
