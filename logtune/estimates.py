@@ -8,7 +8,7 @@ nothing was ever routed to has the gate's estimate of that.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -160,5 +160,4 @@ def _outlook(
     if measured or not told:
         return None
     found = offpolicy.Outlook(**cast("dict[str, float]", dict(told)))  # type: ignore[arg-type]
-    possible = found.possible and (found.days or 0.0) <= settings.max_days and (found.users or 0) <= settings.max_users
-    return replace(found, possible=possible)
+    return offpolicy.within(found, settings.max_days, settings.max_users)

@@ -188,6 +188,19 @@ def test_a_time_limit_of_the_settings_holds(store: Store, tmp_path: Path) -> Non
     found = estimates.of(store, proven(store, tmp_path, told(0.1)), "late", config.experiment, NOW)
     assert found.outlook is not None
     assert not found.outlook.possible
+    assert found.outlook.reason == (
+        "expected gain +10.0 points (+5.0 to +20.0): not enough to prove this within 5 days and 20,000 users "
+        "(about 400 users, 9 days)"
+    )
+    assert estimates.unprovable(found).startswith(found.outlook.reason)
+
+
+def test_more_time_than_the_gate_thought_of_makes_a_test_possible(store: Store, tmp_path: Path) -> None:
+    slow = proven(store, tmp_path, told(0.1, users=400, days=80.0))
+    found = estimates.of(store, slow, "late", settings(tmp_path, max_days=90).experiment, NOW)
+    assert found.outlook is not None
+    assert found.outlook.possible
+    assert found.reason.endswith("a live test needs about 400 users, 80 days")
 
 
 def test_the_command(store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
