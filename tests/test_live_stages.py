@@ -11,6 +11,7 @@ from logtune.stages import live
 from logtune.stages.live_guards import guard
 from logtune.stages.lots import chance_at, compared, lot, next_share, step_at
 from logtune.stages.outcomes import Asked, Unit, units
+from logtune.stages.shadow import shadowed
 from logtune.stages.split import Split, looked, mismatched, no_looks
 
 HOUR = 3600.0
@@ -185,6 +186,47 @@ def test_errors_add_up_to_what_was_asked():
 ])  # fmt: skip
 def test_waits_double_with_each_loss_in_a_row(outcomes, days):
     assert live.backoff_days(outcomes, ExperimentSettings()) == days
+
+
+# the shadow
+
+
+def shadow_logs(pairs: int, seed: int, base: float, ours: float, **more) -> list[LogRecord]:
+    """Requests that fail with these chances, and the candidate's unseen answers to the same."""
+    drawn, logs = np.random.default_rng(seed), []
+    for number in range(pairs):
+        for side, chance in (("base", base), ("shadow", ours)):
+            failed = drawn.random() < chance
+            logs.append(request(
+                number, float(number), arm=side, answer=None if failed else "It comes tomorrow.",
+                error="down" if failed else None, **(
+                    {"id": f"hidden-{number}", "source": "shadow", "traces": (f"log-{number}",), "user": None,
+                     "latency_ms": 100.0, **more}
+                    if side == "shadow" else {"latency_ms": 100.0}
+                ),
+            ))  # fmt: skip
+    return logs
+
+
+def test_a_shadow_at_its_margin_is_rarely_stopped_however_often_one_looks():
+    rules, runs = ExperimentSettings(), 200
+    at_margin = [
+        shadowed(shadow_logs(200, seed, 0.2, 0.2 + rules.max_error_rate), "exp-1", rules, 1).guards["errors"]
+        for seed in range(runs)
+    ]
+    assert sum(guard.broken for guard in at_margin) <= 2  # the capital is the largest of all moments
+    assert max(guard.capital for guard in at_margin) > 1
+
+
+def test_a_shadow_that_fails_is_stopped_soon_and_what_comes_later_takes_nothing_back():
+    rules, logs = ExperimentSettings(), shadow_logs(60, 1, 0.0, 0.9)
+    guards = [shadowed(logs[: 2 * count], "exp-1", rules, 1).guards["errors"] for count in range(61)]
+    assert not guards[8].broken
+    assert guards[30].broken
+    assert [guard.capital for guard in guards[1:]] == sorted(guard.capital for guard in guards[1:])
+    slow = shadowed(shadow_logs(120, 2, 0.0, 0.0, latency_ms=900.0), "exp-1", rules, 1)
+    assert [name for name, guard in slow.guards.items() if guard.broken] == ["slow"]
+    assert slow.ruling(rules, 1.0) == ("stop", "guard")
 
 
 # the split
