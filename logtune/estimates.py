@@ -7,6 +7,7 @@ The gain comes from real users where a test has drawn some for this very candida
 nothing was ever routed to has the gate's estimate of that.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from logtune.edges.store import Store
 
 LOOKED_BACK_S = 28 * DAY_S
+BUSY_S = 7 * DAY_S  # a week has its quiet days
 ALMOST_ALL = 0.99  # a share of content users of 1 leaves nothing to gain, and comes from few users
 
 
@@ -60,6 +62,20 @@ def of(store: "Store", evaluation: Evaluation, cluster: str, settings: Experimen
         outlook=outlook,
         reason=outlook.reason if outlook else "no held-out user corrected an answer, so nothing tells the gain" + why,
     )  # fmt: skip
+
+
+def busiest(store: "Store", cluster: str, settings: ExperimentSettings, now: float) -> int:
+    """Units that came to the cluster within one window, the most of the last week.
+
+    A cluster that nothing was routed to then gets no more than what came to all of them.
+    """
+    window = _window(settings)
+    logs = list(store.logs(now - max(window, BUSY_S)))
+    mine = [log for log in logs if log.cluster == cluster] or logs
+    came: dict[int, set[str]] = defaultdict(set)
+    for log in mine:
+        came[int((now - log.at) // window)].add(unit_of(log.user, log.session, log.id))
+    return max(map(len, came.values()), default=0)
 
 
 def unprovable(measured: Estimated) -> str:

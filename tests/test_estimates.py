@@ -139,7 +139,10 @@ def ramped(seed: int, users: int = 600) -> list[Unit]:
             good=float(drawn.random() < (0.9 if back else 0.4)),
         )  # fmt: skip
         arms = frozenset("candidate" if ours else "base" for ours in seen)
-        found.append(Unit(lot=lot, share=share, first_at=float(number), arms=arms, asked=(asked,), early=(asked,)))
+        found.append(Unit(
+            lot=lot, share=share, first_at=float(number), last_at=float(number), arms=arms, asked=(asked,),
+            early=(asked,),
+        ))  # fmt: skip
     return found
 
 
