@@ -26,6 +26,7 @@ class Measured:
 
     value: float | Mapping[str, float] | None
     details: Mapping[str, Json]
+    void: str = ""  # why the figure does not count, however good it is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +72,13 @@ def main() -> None:
             continue
         began = time.monotonic()
         measured = row.measure(chosen.quick)
+        void: dict[str, Json] = {"void": measured.void} if measured.void else {}
         found[row.key] = {
             "value": cast("Json", measured.value), row.side.replace(" ", "_"): row.aim, "what": row.what,
-            "reached": reached(row, measured.value), "seconds": round(time.monotonic() - began, 1),
-            "quick": chosen.quick, "details": dict(measured.details),
+            "reached": False if void else reached(row, measured.value), "seconds": round(time.monotonic() - began, 1),
+            "quick": chosen.quick, "details": {**measured.details, **void},
         }  # fmt: skip
-        print(f"{row.key}: {json.dumps(measured.value)} ({row.side} {row.aim:g})", flush=True)
+        print(f"{row.key}: {json.dumps(measured.value)} ({row.side} {row.aim:g}) {measured.void}".rstrip(), flush=True)
         if chosen.json:
             chosen.json.parent.mkdir(parents=True, exist_ok=True)
             chosen.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -1,13 +1,14 @@
 """Rows of `proof.py` on the gate: how often chance passes it, what its corrected interval covers, what its guards stop.
 
 `hacks_stopped` trains four small adapters for real and asks them some hundred questions: minutes of both cores. They
-are kept in the folder PROOF_HOME (else one of the system's temporary ones), and gone on with where it was stopped.
+are kept in the folder PROOF_HOME (else one of the system's temporary ones), and gone on with where it was stopped; what
+the gate says of them is kept for the very code that said it.
 """
 
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -21,7 +22,7 @@ from logtune.records import Interaction, Json
 from logtune.sides import corrected
 from logtune.stages import corrected as correction
 from logtune.stages import evaluate, held_out
-from logtune.statistics import Floats
+from logtune.statistics import Estimate, Floats, win_rate_interval
 
 RUNS, QUICK = 10_000, 20
 SIZES = (20, 40, 100, 200)  # held-out logs, one a user
@@ -134,13 +135,20 @@ def coverage(quick: bool) -> Measured:
         f"{alone} alone, win rate {rate}, ties {ties}": _through(drawn, alone, rate, ties, runs)
         for alone, rate, ties in product((20, 100), (0.5, 0.6, 0.8), (0.0, 0.2))
     }
+    together = {
+        f"{told} told, {alone} alone, win rate {rate}": _through(drawn, alone, rate, 0.0, runs, told)
+        for told, alone, rate in product((2, 8), (20, 100), (0.5, 0.6, 0.8))
+    }
     raw = _powered(drawn, (30, 100), 0.8, 0.0, runs, corrected_=False)
     details: dict[str, Json] = {
         "judge_right": RIGHT, "runs": runs, "prediction_powered": cast("Json", powered),
-        "through_agreement": cast("Json", through), "uncorrected_at_80_percent": raw,
-        "mean": round(float(np.mean([*powered.values(), *through.values()])), 4),
+        "through_agreement": cast("Json", through), "pooled": cast("Json", together), "uncorrected_at_80_percent": raw,
+        "mean": round(float(np.mean([*powered.values(), *through.values(), *together.values()])), 4),
     }  # fmt: skip
-    worst = {"prediction_powered": min(powered.values()), "through_agreement": min(through.values())}
+    worst = {
+        "prediction_powered": min(powered.values()), "through_agreement": min(through.values()),
+        "pooled": min(together.values()),
+    }  # fmt: skip
     return Measured(value=worst, details=details)
 
 
@@ -160,18 +168,29 @@ def _powered(
     return round(held / runs, 4)
 
 
-def _through(drawn: np.random.Generator, alone: int, rate: float, ties: float, runs: int) -> float:
-    """With 40 corrections elsewhere; where the judge agrees no better than chance nothing is corrected, nor counted."""
-    held = told = 0
+def _through(drawn: np.random.Generator, alone: int, rate: float, ties: float, runs: int, said: int = 0) -> float:
+    """With 40 corrections elsewhere; where the judge agrees no better than chance nothing is corrected, nor counted.
+
+    `said`: votes of users beside those of the judge, pooled with them as the gate does.
+    """
+    held, told, level = 0, 0, 0.975 if said else 0.95
     for _ in range(max(50, runs // 5)):  # its bounds are searched, which takes longer
         votes = list(_verdicts(drawn, _outcomes(drawn, alone, rate, ties)))
         same = int(drawn.binomial(40, RIGHT))
-        counts = votes.count(1.0), votes.count(0.5), votes.count(0.0)
-        found = correction.through_agreement(counts, (same, 0, 40 - same))
+        found = correction.through_agreement(_counts(votes), (same, 0, 40 - same), level)
+        if found is not None and said:
+            users = list(_outcomes(drawn, said, rate, ties))
+            exact = win_rate_interval(*_counts(users), level)
+            theirs = Estimate(float(np.mean(users)), exact.low, exact.high)
+            found = correction.pooled([(found, alone), (theirs, said)])
         if found is not None:
             told += 1
             held += found.low <= rate <= found.high
     return round(held / max(1, told), 4)
+
+
+def _counts(votes: Sequence[float]) -> tuple[int, int, int]:
+    return votes.count(1.0), votes.count(0.5), votes.count(0.0)
 
 
 def _outcomes(drawn: np.random.Generator, count: int, rate: float, ties: float) -> Floats:
@@ -197,7 +216,13 @@ def hacks_stopped(quick: bool) -> Measured:
     found = proof_hacks.gated(home, lambda line: print(f"  {line}", file=sys.stderr, flush=True))
     stopped = {kind: float(_stopped(found[kind], guard)) for kind, guard in GUARD_OF.items()}
     details: dict[str, Json] = {kind: _told(evaluation) for kind, evaluation in found.items()}
-    return Measured(value=stopped, details=details)
+    return Measured(value=stopped, details=details, void=_strict(found))
+
+
+def _strict(found: Mapping[str, Mapping[str, Json]]) -> str:
+    """Why stopping the hacks proves nothing; "": the honest adapter passed."""
+    honest = found["honest"]["outcome"]
+    return "" if honest == "passed" else f"the honest adapter was not let through either: {honest}"
 
 
 def _stopped(found: Mapping[str, Json], guard: str) -> bool:

@@ -34,6 +34,7 @@ from logtune.records import Adapter, Cluster, Evaluation, Experiment, Json
 from logtune.stages.trials import standing, step_of
 
 USERS, RATE = 1500, 60.0  # who come, and requests a second
+MOST_LOST = 0.05  # of the requests of users who go on asking while the gateway is started again
 BREACHES = 3
 LOADED_TRIES = 30  # seconds until the candidate is loaded
 RAMP = [0.05, 0.2, 0.5]
@@ -57,7 +58,9 @@ class Traffic:
     def __init__(self, port: int, texts: list[str]) -> None:
         self.port = port  # of the gateway now; another one after a restart
         self.seen: list[Answered] = []
-        self.lost = 0  # requests without an answer, as while the gateway is started again
+        self.lost = 0  # requests without an answer, as those under way when the gateway is stopped
+        self.open = asyncio.Event()  # cleared while the gateway is started again: clients wait
+        self.open.set()
         self._texts = texts
         self._random = random.Random(0)
 
@@ -66,6 +69,8 @@ class Traffic:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=20)) as session:
             due, tasks = time.perf_counter(), set[asyncio.Task[None]]()
             while not until.is_set():
+                await self.open.wait()
+                due = max(due, time.perf_counter() - 1.0)  # who waited does not come all at once
                 task = asyncio.create_task(self._ask(session))
                 tasks.add(task)
                 task.add_done_callback(tasks.discard)
@@ -91,33 +96,53 @@ def mixed_users(quick: bool) -> Measured:
     """Users with records in both arms who were not moved by the ramp: two workers, three restarts, a ramp."""
     with _serving(workers=2) as (serving, texts):
         test = _begin(serving, 0)
-        seen, lost = asyncio.run(_climb(serving, texts, test, 4.0 if quick else 12.0))
+        climbed = asyncio.run(_climb(serving, texts, test, 4.0 if quick else 12.0))
         arms, moved, mixed = _arms_of_users(serving, test)
         state = _state(serving)
     details: dict[str, Json] = {
-        "users": len(arms), "requests": seen, "requests_while_restarting_lost": lost, "workers": 2, "restarts": 3,
-        "ramp": list(RAMP), "saw_two_arms": sum(len(found) > 1 for found in arms.values()),
-        "moved_by_the_ramp": moved, "compared": state["units_compared"], "mixed_among_the_compared": state["mixed"],
+        "users": len(arms), "requests": climbed.answered, "requests_lost": climbed.lost, "workers": 2,
+        "restarts": climbed.restarts, "ramp": list(RAMP),
+        "saw_two_arms": sum(len(found) > 1 for found in arms.values()), "moved_by_the_ramp": moved,
+        "compared": state["units_compared"], "mixed_among_the_compared": state["mixed"],
     }  # fmt: skip
-    return Measured(value=mixed, details=details)
+    return Measured(value=mixed, details=details, void=_void(climbed))
 
 
-async def _climb(serving: parts.Serving, texts: list[str], test: Experiment, pause_s: float) -> tuple[int, int]:
+@dataclass(frozen=True, slots=True)
+class Climbed:
+    """What became of the requests while the ramp climbed."""
+
+    answered: int
+    lost: int
+    restarts: int
+
+
+def _void(climbed: Climbed) -> str:
+    """Why nothing can be said of users' arms; "": it can."""
+    asked = climbed.answered + climbed.lost
+    if not asked or climbed.lost > MOST_LOST * asked:
+        return f"{climbed.lost} of {asked} requests were lost: who saw what is not known"
+    return ""
+
+
+async def _climb(serving: parts.Serving, texts: list[str], test: Experiment, pause_s: float) -> Climbed:
     """Users ask all the time; the ramp climbs twice, and each time the gateway is started again."""
     traffic, over = Traffic(serving.port, texts), asyncio.Event()
-    asking = asyncio.create_task(traffic.run(over, RATE / 2))
+    asking, restarts = asyncio.create_task(traffic.run(over, RATE / 2)), 0
     for share in (*RAMP[1:], None):
         await asyncio.sleep(pause_s)
+        traffic.open.clear()
         await asyncio.to_thread(serving.stop)
         await asyncio.to_thread(serving.start)
-        traffic.port = serving.port
+        traffic.port, restarts = serving.port, restarts + 1
+        traffic.open.set()
         if share is not None:
             await asyncio.sleep(pause_s / 2)
             await asyncio.to_thread(_ramp, serving, test, share)
     await asyncio.sleep(pause_s)
     over.set()
     await asking
-    return len(traffic.seen), traffic.lost
+    return Climbed(answered=len(traffic.seen), lost=traffic.lost, restarts=restarts)
 
 
 def _ramp(serving: parts.Serving, test: Experiment, share: float) -> None:
@@ -270,6 +295,7 @@ def _begin(serving: parts.Serving, number: int, share: float = RAMP[0]) -> Exper
     ramp = ExperimentSettings(
         mode="ab",
         backoff_days=0,
+        max_waiting=1_000_000,  # the shares are those of the benchmark, whatever the traffic
         ramp=tuple(step for step in RAMP if step >= share),
         ramp_users=(20, 80)[-sum(step > share for step in RAMP) :] if share < RAMP[-1] else (),
     )

@@ -5,6 +5,7 @@ praise, or replaced by a refusal. The honest one learns to answer in one sentenc
 """
 
 import asyncio
+import hashlib
 import json
 import random
 import re
@@ -13,6 +14,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
+import logtune
 from logtune import testing
 from logtune.app import build
 from logtune.config import TrainSettings
@@ -174,15 +176,28 @@ class GamedJudge:
 
 def gated(home: Path, progress: Said) -> dict[str, dict[str, Json]]:
     """What the gate says of each adapter, by what it learned: an evaluation as JSON."""
-    home.mkdir(parents=True, exist_ok=True)
+    proven = home / f"gate-{code()}"
+    proven.mkdir(parents=True, exist_ok=True)
     engine = build.engine(load_config(None, {}), progress)
     try:
         said, found = base_answers(engine, home), {}
         for kind in (*HACKS, HONEST):
-            found[kind] = _gated(engine, home, kind, trained(engine, home, kind, said, progress), progress)
+            adapter = trained(engine, home, kind, said, progress)
+            found[kind] = _gated(engine, proven, kind, adapter, progress)
         return found
     finally:
         engine.close()
+
+
+def code() -> str:
+    """Of everything that the gate could depend on, so that what another version found is not taken for this one's."""
+    package = Path(logtune.__file__).parent
+    files = [
+        Path(__file__),
+        PROMPTS,
+        *(path for path in package.rglob("*") if path.suffix in (".py", ".jsonl", ".npz")),
+    ]
+    return digest({str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(files)}, 12)
 
 
 def _gated(engine: LocalModel, home: Path, kind: str, adapter: Adapter, progress: Said) -> dict[str, Json]:
@@ -202,8 +217,9 @@ async def _work(
     items = [_asked_of(number, text) for number, text in enumerate(asked)]
     answering = Remembered(engine, home / "answers.jsonl")
     tools = replace(
-        testing.tools(answering), likelihood=engine, adapters=engine, teacher=GamedJudge(kind), adapters_dir=str(home)
-    )
+        testing.tools(answering), likelihood=engine, adapters=engine, teacher=GamedJudge(kind),
+        adapters_dir=str(home.parent),
+    )  # fmt: skip
     cluster = Cluster(
         id="clu-hack", interaction_ids=tuple(item.id for item in items), centroids=(), radius=0.0, label=kind, name=kind
     )

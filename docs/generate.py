@@ -413,8 +413,10 @@ def _proofs(rows: Mapping[str, Json]) -> Iterator[str]:
             worst = max(values) if side == "most" else min(values)
             limit = cast("float", row[f"at_{side}"])
             aim = f"at {side} {_written(key, limit)}" if limit else "0"
+            void = cast("dict[str, Json]", row.get("details") or {}).get("void")
+            figure = f"does not count: {void}" if void else _written(key, worst)
             several = f" (worst of {len(values)})" if len(values) > 1 and "worst" not in str(row["what"]) else ""
-            yield f"| {row['what']}{several} | {_written(key, worst)} | {aim} |"
+            yield f"| {row['what']}{several} | {figure} | {aim} |"
 
 
 def _written(key: str, value: float) -> str:

@@ -26,11 +26,15 @@ class ExperimentSettings(Settings):
     ramp: tuple[Share, ...] = (0.05, 0.2, 0.5)
     """Shares of the users who get the candidate, one step after the other."""
     ramp_users: tuple[Positive, ...] = (20, 80)
-    """Users who must have had the candidate before each step but the first."""
+    """Users who must have had the candidate, and whose windows must be over, before each step but the first."""
+    max_waiting: Positive = 60
+    """Users who may have the candidate while their outcomes are not known: where more would come within a window, the
+    share is smaller. It doubles with the users whose outcomes are known, as long as these tell nothing against it."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """A candidate that is as good as what serves is promoted or rolled back with at most the rest of this chance."""
     max_users: Positive = 20_000
-    """Users after whom a test that has decided nothing ends, and what served serves on."""
+    """Users after whom a test that has decided nothing ends, and what served serves on; counted as of even arms: who
+    comes while the share is small tells less and counts for less."""
     max_days: Days = 56.0
     """Days after which it ends so."""
     begin_unprovable: bool = False

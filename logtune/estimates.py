@@ -7,15 +7,20 @@ The gain comes from real users where a test has drawn some for this very candida
 nothing was ever routed to has the gate's estimate of that.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
 from logtune.config_experiment import ExperimentSettings
-from logtune.edges.experiments import Experiments
+from logtune.edges.experiments import ENDS, Experiments, Led
 from logtune.errors import InputError
 from logtune.records import DAY_S, Evaluation, Experiment, Feedback, Json, LogRecord
 from logtune.stages import offpolicy
+from logtune.stages.live import telling
+from logtune.stages.lots import chance_at
 from logtune.stages.outcomes import Unit, history, units
 from logtune.statistics import Estimate, unit_of
 
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
     from logtune.edges.store import Store
 
 LOOKED_BACK_S = 28 * DAY_S
+BUSY_S = 7 * DAY_S  # a week has its quiet days
 ALMOST_ALL = 0.99  # a share of content users of 1 leaves nothing to gain, and comes from few users
 
 
@@ -45,7 +51,7 @@ class Estimated:
 def of(store: "Store", evaluation: Evaluation, cluster: str, settings: ExperimentSettings, now: float) -> Estimated:
     """The estimate for a candidate that has passed its gate."""
     logs, feedback = list(store.logs(now - LOOKED_BACK_S)), list(store.feedback())
-    found, lifts, why = _lifted(store, evaluation, cluster, settings, (logs, feedback))
+    found, lifts, why = _lifted(store, evaluation, cluster, settings, (logs, feedback, now))
     gain, source = (lifts[-1].estimate, "outcomes") if lifts else (_of_gate(evaluation), "gate")
     traffic = _traffic(logs, feedback, cluster, settings, now)
     outlook = _outlook(gain, traffic, evaluation, settings, measured=bool(lifts))
@@ -56,6 +62,20 @@ def of(store: "Store", evaluation: Evaluation, cluster: str, settings: Experimen
         outlook=outlook,
         reason=outlook.reason if outlook else "no held-out user corrected an answer, so nothing tells the gain" + why,
     )  # fmt: skip
+
+
+def busiest(store: "Store", cluster: str, settings: ExperimentSettings, now: float) -> int:
+    """Units that came to the cluster within one window, the most of the last week.
+
+    A cluster that nothing was routed to then gets no more than what came to all of them.
+    """
+    window = _window(settings)
+    logs = list(store.logs(now - max(window, BUSY_S)))
+    mine = [log for log in logs if log.cluster == cluster] or logs
+    came: dict[int, set[str]] = defaultdict(set)
+    for log in mine:
+        came[int((now - log.at) // window)].add(unit_of(log.user, log.session, log.id))
+    return max(map(len, came.values()), default=0)
 
 
 def unprovable(measured: Estimated) -> str:
@@ -69,15 +89,15 @@ def unprovable(measured: Estimated) -> str:
     return f'{outlook.reason}; experiment.mode = "off" serves without one'
 
 
+Read = tuple[Sequence[LogRecord], Sequence[Feedback], float]  # and the present
+
+
 def _lifted(
-    store: "Store", evaluation: Evaluation, cluster: str, settings: ExperimentSettings,
-    read: tuple[Sequence[LogRecord], Sequence[Feedback]],
-) -> tuple[list[offpolicy.Logged], list[offpolicy.Lift], str]:  # fmt: skip
+    store: "Store", evaluation: Evaluation, cluster: str, settings: ExperimentSettings, read: Read
+) -> tuple[list[offpolicy.Logged], list[offpolicy.Lift], str]:
     """By all three estimators, from every test of this candidate; nothing and why where its units are too few."""
-    tests = [test for test, _ in Experiments(store).of_cluster(cluster) if _same(test, evaluation)]
-    found = [
-        unit for test in tests for unit in logged(units(*read, test.id, test.at, settings.metric, _window(settings)))
-    ]
+    tests = [led for led in Experiments(store).of_cluster(cluster) if _same(led[0], evaluation)]
+    found = [unit for led in tests for unit in _drawn(led, settings, read)]
     if not found:
         return [], [], ""
     try:
@@ -86,12 +106,27 @@ def _lifted(
         return found, [], f"; {error.what}"
 
 
-def logged(found: Sequence[Unit]) -> list[offpolicy.Logged]:
-    """The units that say something and could have been in either arm."""
+def _drawn(led: Led, settings: ExperimentSettings, read: Read) -> list[offpolicy.Logged]:
+    """The units of a test until it was decided: from then on everybody has the same, or nearly everybody."""
+    (test, steps), (logs, feedback, now) = led, read
+    over = min([now, *(step.since for step in steps if step.action in ("promote", *ENDS))])
+    mine = [log for log in logs if log.at <= over]
+    found = units(mine, feedback, test.id, test.at, settings.metric, _window(settings))
+    return logged(found, settings, over, ExperimentSettings.model_validate(test.plan).ramp[-1])
+
+
+def logged(found: Sequence[Unit], settings: ExperimentSettings, now: float, last: float) -> list[offpolicy.Logged]:
+    """The units that the test itself compares, with their chance among these; `last`: the share its ramp ends with.
+
+    Whom the ramp moves is known by the lot. Those who were moved and came back must not be told by their two arms:
+    who comes back may be happier than who does not.
+    """
+    compared = [unit for unit in telling(found, settings, now, last) if 0 < unit.share <= last]
+    chances = chance_at(np.array([unit.share for unit in compared]), last)
     return [
-        offpolicy.Logged(candidate=unit.candidate, propensity=unit.share, outcome=unit.value)
-        for unit in found
-        if unit.value is not None and 0 < unit.share < 1 and len(unit.arms) == 1
+        offpolicy.Logged(candidate=unit.candidate, propensity=float(chance), outcome=unit.value)
+        for unit, chance in zip(compared, chances, strict=True)
+        if unit.value is not None
     ]
 
 
@@ -141,5 +176,4 @@ def _outlook(
     if measured or not told:
         return None
     found = offpolicy.Outlook(**cast("dict[str, float]", dict(told)))  # type: ignore[arg-type]
-    possible = found.possible and (found.days or 0.0) <= settings.max_days and (found.users or 0) <= settings.max_users
-    return replace(found, possible=possible)
+    return offpolicy.within(found, settings.max_days, settings.max_users)

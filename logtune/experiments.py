@@ -54,7 +54,7 @@ def begin(
             attempt=len(history) + 1, plan=settings.model_dump(mode="json"), config_hash=config.config_hash, at=now,
         )
     )  # fmt: skip
-    share = settings.ramp[0] if settings.mode == "ab" else 0.0
+    share = live.first_share(settings, estimates.busiest(store, cluster_name, settings, now))
     since = now + config.serve.poll_s + LOADING_S
     first = Step(
         id="", experiment_id="", number=0, action="start", share=share, since=since, verdict_id=None, by="loop",
@@ -122,11 +122,11 @@ def _moved(store: "Store", at: Trial) -> str:
 
 
 def _ramp(store: "Store", at: Trial, config: "Config", now: float) -> Step | None:
-    index = at.settings.ramp.index(at.now.share) + 1
+    share = live.allowed(at.state, at.settings)
     since = now + config.serve.poll_s + AHEAD_S
     reason = words(at, "ramp")
     verdict = verdict_of(_evaluation(store, at), at, "extend", "ramp", reason)
-    step = step_of(at, "ramp", at.settings.ramp[index], since, by="loop", reason=reason, now=now, verdict=verdict)
+    step = step_of(at, "ramp", share, since, by="loop", reason=reason, now=now, verdict=verdict)
     return step if Experiments(store).take(step, verdict) else None
 
 

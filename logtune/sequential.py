@@ -134,6 +134,23 @@ def _grown(start: Floats, x: Floats, stakes: Floats) -> Floats:
     return np.asarray(np.cumprod(factors, axis=1))
 
 
+# pairs
+
+
+def paired(differences: Floats, null: float) -> Floats:
+    """The capital after each pair, shape (T,), of gamblers who bet that differences in -1..1 have a mean above `null`.
+
+    As in `advance`, where each unit has both sides: there is nothing to weigh.
+    """
+    x = differences[None]
+    count = np.arange(1.0, x.shape[1] + 1)[None]
+    away = x - _before(np.zeros(1), x)[:, :-1] / count
+    scale = _before(np.full(1, PRIOR_VARIANCE), away**2)[:, :-1] / count
+    stakes = _stakes(scale, np.full(x.shape, 1 + null))
+    logs = np.cumsum(np.log1p(stakes * (x - null)[:, :, None]), axis=1)[0]
+    return np.asarray(np.exp(np.minimum(np.logaddexp.reduce(logs + np.log(WEIGHTS), axis=1), 700.0)))
+
+
 # the confidence sequence
 
 

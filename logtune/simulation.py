@@ -3,13 +3,15 @@
 World, ExperimentSettings -> Played: promotions and rollbacks by mistake, users until a decision, users exposed
 
 All runs are played at once, a row each; those that have decided leave. The draw, the ramp, the bets and the decision
-are the functions that the loop of `logtune serve` calls.
+are the functions that the loop of `logtune serve` calls. An outcome is known a window after its user came, and until
+then others come: how many, the traffic says. Nobody comes twice.
 """
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -18,10 +20,11 @@ from logtune.config_experiment import ExperimentSettings
 from logtune.records import Json
 from logtune.sequential import Bools, Units, advance, begin
 from logtune.stages.live import decided
-from logtune.stages.lots import chance_at, compared, next_share
+from logtune.stages.lots import chance_at, compared, next_share, worth
 from logtune.statistics import Floats
 
 ROWS, STEP = 400, 64  # runs and users in one piece: a few megabytes
+LEAST_STEP = 8  # users that come within a window at least: a window may be longer than it is, never shorter
 Ints = npt.NDArray[np.int64]
 Kind = Literal["binary", "rate", "real", "logged"]
 
@@ -37,6 +40,7 @@ class World:
     requests: float = 4.0  # mean of a user, of rates
     drift: float = 0.0  # by how much the mean swings, as between day and night
     period: int = 1000  # users
+    traffic: float = 150.0  # users a day
     logged: tuple[float, ...] = ()  # outcomes of real users, in place of the above
 
 
@@ -49,22 +53,40 @@ class Played:
     promoted: float  # share of the runs
     rolled_back: float
     undecided: float
+    waiting: int  # users who come within a window: so many of the following were drawn, but not known yet
     users: Mapping[str, float | None]  # until the decision, quantiles; None: so many runs never decided
-    exposed: Mapping[str, float | None]  # users who had the candidate by then
+    exposed: Mapping[str, float | None]  # users who had the candidate until the test's end
     peeked: float = 0.0  # share of the runs that a z-test, looked at as often, would have decided
     counts: Mapping[str, Json] = field(default_factory=dict)
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Came:
+    """Users who came one after the other, a row a run. Each shape (R, T)."""
+
+    candidate: Bools
+    share: Floats
+    compared: Bools
+    had: Ints  # users with the candidate after each
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class _Runs:
-    """The runs that go on."""
+    """The runs that go on. Each shape (R,)."""
 
     index: Ints
-    exposed: Ints
+    share: Floats
+    had: Ints
+    told: Floats  # what the units tell that were compared so far
+
+
+def _kept(record: Any, rows: Bools) -> Any:
+    """The same of some rows."""
+    return type(record)(*(getattr(record, each.name)[rows] for each in fields(record)))
 
 
 def play(world: World, settings: ExperimentSettings, *, runs: int, seed: int = 0, every: int = 1) -> Played:
-    """Play `runs` tests, each looked at after `every` users, until it decides or `max_users` have come."""
+    """Play `runs` tests, each looked at after `every` users, until it decides or `max_users` or `max_days` are over."""
     parts = [
         _piece(world, settings, min(ROWS, runs - start), np.random.default_rng([seed, start]), every)
         for start in range(0, runs, ROWS)
@@ -72,8 +94,9 @@ def play(world: World, settings: ExperimentSettings, *, runs: int, seed: int = 0
     verdict, users, exposed, peeked = (np.concatenate(column) for column in zip(*parts, strict=True))
     return Played(
         world=world, runs=runs, promoted=float((verdict > 0).mean()), rolled_back=float((verdict < 0).mean()),
-        undecided=float((verdict == 0).mean()), users=_quantiles(users, verdict != 0),
-        exposed=_quantiles(exposed, verdict != 0), peeked=float(peeked.mean()),
+        undecided=float((verdict == 0).mean()), waiting=math.prod(_window(world, settings)),
+        users=_quantiles(users, verdict != 0), exposed=_quantiles(exposed, np.ones(runs, dtype=bool)),
+        peeked=float(peeked.mean()),
         counts={"promoted": int((verdict > 0).sum()), "rolled_back": int((verdict < 0).sum())},
     )  # fmt: skip
 
@@ -93,44 +116,58 @@ def _ndtri(share: float) -> float:
     return float(scipy.special.ndtri(share))
 
 
+def _window(world: World, settings: ExperimentSettings) -> tuple[int, int]:
+    """How many pieces of how many users come within a window."""
+    users = max(LEAST_STEP, round(world.traffic * settings.window_hours / 24))
+    pieces = math.ceil(users / STEP)
+    return pieces, math.ceil(users / pieces)
+
+
 def _piece(
     world: World, settings: ExperimentSettings, rows: int, rng: np.random.Generator, every: int
 ) -> tuple[Ints, Ints, Ints, Bools]:
     verdict, users, exposed = (np.zeros(rows, dtype=np.int64) for _ in range(3))
-    peeked, sums = np.zeros(rows, dtype=bool), np.zeros((rows, 6))
-    on, capital = _Runs(np.arange(rows), np.zeros(rows, dtype=np.int64)), begin(rows)
-    for start in range(0, settings.max_users, STEP):
-        length = min(STEP, settings.max_users - start)
-        units, had = _arrive(world, settings, on, rng, start, length)
+    peeked, sums, capital = np.zeros(rows, dtype=bool), np.zeros((rows, 6)), begin(rows)
+    on = _Runs(np.arange(rows), np.zeros(rows), np.zeros(rows, dtype=np.int64), np.zeros(rows))
+    (pieces, step), waiting, start = _window(world, settings), deque[_Came](), 0
+    nothing = np.zeros((rows, step), dtype=np.int64)
+    for _ in range(pieces):  # the first window: nothing is known
+        came, on = _arrive(settings, on, rng, nothing, nothing == 0, pieces * step)
+        waiting.append(came)
+    while on.index.size:
+        known, last = waiting.popleft(), settings.ramp[-1]
+        units = Units(
+            known.candidate, chance_at(known.share, last), _values(world, rng, known.candidate, start), known.compared
+        )
         capital, course = advance(capital, units)
-        ruled = decided(course.up, course.down, settings.confidence)
-        ruled[:, (np.arange(start, start + length) + 1) % every != 0] = 0
+        came, after = _arrive(settings, on, rng, known.had, course.up >= course.down, pieces * step)
+        told = on.told[:, None] + np.cumsum(worth(units.chance) * units.counted, axis=1)
+        now = pieces * step + start + np.arange(step) + 1
+        ruled = decided(course.up, course.down, settings.confidence) * (now % every == 0)
+        over = (ruled != 0) | (told >= settings.max_users) | (now >= settings.max_days * world.traffic)
         peeked[on.index] |= _peek(sums, on.index, units, settings.confidence)
-        ends = (ruled != 0).any(axis=1)
-        at = (ruled != 0).argmax(axis=1)
-        pick = np.arange(len(ends))
-        verdict[on.index] = ruled[pick, at]
-        users[on.index] = start + np.where(ends, at + 1, length)
-        exposed[on.index] = had[pick, np.where(ends, at, length - 1)]
-        on = _Runs(on.index[~ends], had[~ends, -1])
-        capital = type(capital)(*(getattr(capital, name)[~ends] for name in capital.__slots__))
-        if not on.index.size:
-            break
+        at, pick, goes_on = over.argmax(axis=1), np.arange(len(over)), ~over.any(axis=1)
+        at[goes_on] = step - 1
+        verdict[on.index], users[on.index], exposed[on.index] = ruled[pick, at], now[at], came.had[pick, at]
+        on = _kept(_Runs(after.index, after.share, after.had, told[:, -1]), goes_on)
+        waiting.append(came)
+        if not goes_on.all():
+            capital, waiting = _kept(capital, goes_on), deque(_kept(each, goes_on) for each in waiting)
+        start += step
     return verdict, users, exposed, peeked
 
 
 def _arrive(
-    world: World, settings: ExperimentSettings, on: _Runs, rng: np.random.Generator, start: int, length: int
-) -> tuple[Units, Ints]:
-    """The next users of each run, and how many had the candidate after each of them. Shapes (R, T)."""
-    lots = rng.random((on.index.size, length))
-    shares, had, ours = np.empty(lots.shape), np.empty(lots.shape, dtype=np.int64), on.exposed
-    for step in range(length):
-        shares[:, step] = next_share(settings.ramp, settings.ramp_users, ours)
-        ours = had[:, step] = ours + (lots[:, step] < shares[:, step])
-    candidate, last = lots < shares, settings.ramp[-1]
-    values = _values(world, rng, candidate, start)
-    return Units(candidate, chance_at(shares, last), values, compared(lots, shares, last)), had
+    settings: ExperimentSettings, on: _Runs, rng: np.random.Generator, known: Ints, leads: Bools, active: int
+) -> tuple[_Came, _Runs]:
+    """The next users of each run, with what is known as each of them comes, each shape (R, T)."""
+    allowed = np.maximum(next_share(settings, known, leads, active), on.share[:, None])
+    share = np.maximum.accumulate(allowed, axis=1)
+    lots = rng.random(share.shape)
+    candidate = lots < share
+    had = on.had[:, None] + np.cumsum(candidate, axis=1)
+    came = _Came(candidate, share, compared(lots, share, settings.ramp[-1]), had)
+    return came, _Runs(on.index, share[:, -1], had[:, -1], on.told)
 
 
 def _values(world: World, rng: np.random.Generator, candidate: Bools, start: int) -> Floats:

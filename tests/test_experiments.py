@@ -1,18 +1,19 @@
 """Live tests, led over a real store: ramp, promotion, watch, rollback, waits, and what is done by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from gateway_kit import adapter_for, deployed
-from live_kit import BEGUN, CLUSTER, DAY, HOUR, begin, changed, passed, settings, steps, visit
+from live_kit import BEGUN, CLUSTER, DAY, HOUR, LATE, begin, changed, passed, settings, steps, visit
 
-from logtune import experiments
+from logtune import estimates, experiments
 from logtune.config import Config
 from logtune.edges.experiments import Control, Experiments
 from logtune.edges.store import Store
 from logtune.errors import InputError
-from logtune.records import Experiment, Step, Verdict
+from logtune.records import Experiment, LogRecord, Step, Verdict
 from logtune.stages.deploy import retired
 from logtune.stages.trials import standing, step_of
 
@@ -35,7 +36,7 @@ def ramped(store: Store, config: Config, test: Experiment, likes, start: int = 0
         if steps(store)[-1].share == 0.5:
             return now
         visit(store, test, range(start + 100 * number, start + 100 * number + 100), now, likes, seed=number)
-        now += 200
+        now += HOUR + 200
         look(store, config, now)
         now += 60
     raise AssertionError("the ramp did not end")
@@ -145,9 +146,8 @@ def test_a_rollback_in_the_watch_leaves_what_has_replaced_the_candidate(
 
 
 def test_a_guard_ends_a_test_long_before_its_outcomes_are_known(store: Store, tmp_path: Path) -> None:
-    config = settings(tmp_path, window_hours=48.0)
+    config, now = settings(tmp_path, window_hours=48.0, ramp=[0.5], ramp_users=[]), BEGUN + HOUR
     test = begin(store, config)
-    now = ramped(store, config, test, lambda ours: 0.6)
     for log in visit(store, test, range(10_000, 10_200), now, lambda ours: 0.6):
         changed(store, log, at=log.at + 0.5, error="no answer" if log.arm == "candidate" else None)
     assert look(store, config, now + 300) == ["rollback"]
@@ -178,7 +178,8 @@ def test_equal_arms_end_undecided_when_their_time_is_over(store: Store, tmp_path
     config = settings(tmp_path, max_days=2.0)
     test = begin(store, config)
     visit(store, test, range(400), BEGUN + 60, lambda ours: 0.6)
-    assert look(store, config, BEGUN + 1 * HOUR) == ["ramp"]
+    assert look(store, config, BEGUN + 1 * HOUR) == []  # no outcome is known yet
+    assert look(store, config, BEGUN + 2 * HOUR) == ["ramp"]
     assert look(store, config, BEGUN + 2.1 * DAY) == ["stop"]
     assert "nothing is sure" in steps(store)[-1].reason
 
@@ -187,8 +188,8 @@ def test_users_whom_the_ramp_moves_are_left_out_by_their_lot(store: Store, tmp_p
     config = settings(tmp_path, ramp_users=[3, 80])  # 5% of 200 users, as their lots fall
     test = begin(store, config)
     visit(store, test, range(200), BEGUN + 60, lambda ours: 0.6)
-    look(store, config, BEGUN + 300)
-    visit(store, test, range(200), BEGUN + 400, lambda ours: 0.6)  # the same ones, some of them moved now
+    look(store, config, BEGUN + 2 * HOUR)
+    visit(store, test, range(200), BEGUN + 2 * HOUR + 100, lambda ours: 0.6)  # the same ones, some of them moved now
     logs = list(store.logs())
     arms = {user: {log.arm for log in logs if log.user == user} for user in {log.user for log in logs}}
     moved = {user for user, seen in arms.items() if len(seen) == 2}
@@ -198,6 +199,31 @@ def test_users_whom_the_ramp_moves_are_left_out_by_their_lot(store: Store, tmp_p
     counted = {unit.lot for unit in at.units if unit.lot < unit.share or unit.lot >= 0.5}
     assert not counted & {log.draw.lot for log in logs if log.user in moved and log.draw}
     assert at.state.moved == sum(0.05 <= unit.lot < 0.5 for unit in at.units)
+
+
+def test_a_test_begins_with_the_share_that_its_clusters_traffic_allows(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path, max_waiting=10, window_hours=24.0)
+    asked = LogRecord(
+        id="", request={"messages": [{"role": "user", "content": LATE}]}, response={}, at=0.0, cluster="late"
+    )  # fmt: skip
+    busy = [replace(asked, id=f"log-{n}", at=BEGUN - HOUR * n / 100, user=f"u{n}") for n in range(1000)]
+    store.add_logs([*busy, *(replace(log, id=f"{log.id}-again", at=log.at + 1) for log in busy[:100])])
+    begin(store, config)
+    (first,) = steps(store)
+    assert 0.008 <= first.share <= 0.01  # of a thousand users a day, so ten at most have it before one is known
+    quiet = settings(tmp_path, max_waiting=60, window_hours=24.0)
+    assert estimates.busiest(store, "late", quiet.experiment, BEGUN) == 1000
+    assert estimates.busiest(store, "another", quiet.experiment, BEGUN) == 1000  # no more than all of them
+    assert estimates.busiest(store, "late", quiet.experiment, BEGUN + 30 * DAY) == 0
+
+
+def test_the_share_grows_with_known_outcomes_as_far_as_the_traffic_allows(store: Store, tmp_path: Path) -> None:
+    config = settings(tmp_path, max_waiting=20, ramp_users=[5, 10], metric="satisfied")
+    test = begin(store, config)
+    visit(store, test, range(300), BEGUN + 60, lambda ours: 0.6)
+    assert look(store, config, BEGUN + 400) == []
+    assert look(store, config, BEGUN + 1.5 * HOUR) == ["ramp"]
+    assert 0.05 < steps(store)[-1].share <= 20 / 300
 
 
 def test_feedback_after_a_users_window_changes_nothing(store: Store, tmp_path: Path) -> None:

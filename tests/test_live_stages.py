@@ -1,5 +1,7 @@
 """The pure parts of a live test: lots, outcomes of users, guards, rulings, waits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,9 +11,10 @@ from logtune.config_experiment import ExperimentSettings
 from logtune.records import Draw, Feedback, LogRecord, Step
 from logtune.stages import live
 from logtune.stages.live_guards import guard
-from logtune.stages.lots import chance_at, compared, lot, next_share, step_at
+from logtune.stages.lots import chance_at, compared, lot, next_share, step_at, worth
 from logtune.stages.outcomes import Asked, Unit, units
-from logtune.stages.split import Split, looked, mismatched, no_looks
+from logtune.stages.shadow import shadowed
+from logtune.stages.split import Split, looked, mismatch, mismatched, no_looks
 
 HOUR = 3600.0
 
@@ -58,7 +61,32 @@ def test_steps_and_shares():
     assert [found and found.share for found in (step_at(steps, at) for at in (5.0, 10.0, 19.9, 20.0))] == [
         None, 0.05, 0.05, 0.2,
     ]  # fmt: skip
-    assert next_share((0.05, 0.2, 0.5), (20, 80), np.array([0, 19, 20, 79, 80])).tolist() == [0.05, 0.05, 0.2, 0.2, 0.5]
+    known, leads = np.array([0, 19, 20, 79, 80]), np.ones(5, dtype=bool)
+    assert next_share(ExperimentSettings(), known, leads, 10).tolist() == [0.05, 0.05, 0.2, 0.2, 0.5]
+
+
+@given(st.integers(0, 3000), st.booleans(), st.integers(0, 100_000))
+def test_traffic_limits_who_has_the_candidate_before_anything_is_known(known, leads, active):
+    rules = ExperimentSettings()
+
+    def share(known, leads, active):
+        return float(next_share(rules, np.array([known]), np.array([leads]), active)[0])
+
+    found, most = share(known, leads, active), max(rules.max_waiting, known if leads else 0)
+    assert 0 < found <= share(known, leads, 0)
+    assert found * active <= most * (1 + 1e-4) + 1
+    assert found <= share(known + 50, leads, active)
+    assert found <= share(known, True, active)
+
+
+def test_shares_between_the_steps_are_far_apart():
+    """Traffic differs from look to look; each step of a share is a step of the test, to be followed by all gateways."""
+    rules, known, leads = ExperimentSettings(), np.array([500]), np.array([False])
+    shares = {float(next_share(rules, known, leads, active)[0]) for active in range(120, 12_000)}
+    assert len(shares) < 25
+
+
+def test_a_ramp_is_well_formed():
     with pytest.raises(ValueError, match="must rise"):
         ExperimentSettings(ramp=(0.2, 0.05), ramp_users=(10,))
     with pytest.raises(ValueError, match="one number less"):
@@ -143,7 +171,8 @@ def made(number: int, ours: bool, **fields) -> Unit:
     drawn = 0.25 if ours else 0.75
     arms = frozenset({asked.arm})
     return Unit(
-        lot=drawn + number / 1e6, share=0.5, first_at=float(number), arms=arms, asked=(asked,), early=(asked,)
+        lot=drawn + number / 1e6, share=0.5, first_at=float(number), last_at=float(number), arms=arms, asked=(asked,),
+        early=(asked,),
     )  # fmt: skip
 
 
@@ -174,7 +203,9 @@ def test_safety_comes_first_and_the_ramp_last():
     well = [made(number, number % 2 == 0) for number in range(100)]
     now = live.state(well, rules, 1000.0, 0.5, 1.5)
     assert live.ruling(now, rules, days=1.0, share=0.05) == ("extend", "ramp")
-    assert live.ruling(now, rules, days=1.0, share=0.2) == ("extend", "open") or now.exposed >= 80
+    assert live.ruling(now, rules, days=1.0, share=0.5) == ("extend", "open")
+    assert live.ruling(now, rules, days=0.00001, share=0.05) == ("extend", "open")  # no window is over
+    assert live.ruling(now, rules.model_copy(update={"max_users": 100}), days=1.0, share=0.05) == ("stop", "undecided")
     assert live.ruling(now, rules, days=99.0, share=0.05) == ("stop", "undecided")
     ill = [made(number, number % 2 == 0, failed=number % 2 == 0, good=0.0) for number in range(100)]
     broken = live.state(ill, rules, 1000.0, 0.5, 1.5)
@@ -197,7 +228,68 @@ def test_waits_double_with_each_loss_in_a_row(outcomes, days):
     assert live.backoff_days(outcomes, ExperimentSettings()) == days
 
 
+# the shadow
+
+
+def shadow_logs(pairs: int, seed: int, base: float, ours: float, **more) -> list[LogRecord]:
+    """Requests that fail with these chances, and the candidate's unseen answers to the same."""
+    drawn, logs = np.random.default_rng(seed), []
+    for number in range(pairs):
+        for side, chance in (("base", base), ("shadow", ours)):
+            failed = drawn.random() < chance
+            logs.append(request(
+                number, float(number), arm=side, answer=None if failed else "It comes tomorrow.",
+                error="down" if failed else None, **(
+                    {"id": f"hidden-{number}", "source": "shadow", "traces": (f"log-{number}",), "user": None,
+                     "latency_ms": 100.0, **more}
+                    if side == "shadow" else {"latency_ms": 100.0}
+                ),
+            ))  # fmt: skip
+    return logs
+
+
+def test_a_shadow_at_its_margin_is_rarely_stopped_however_often_one_looks():
+    rules, runs = ExperimentSettings(), 200
+    at_margin = [
+        shadowed(shadow_logs(200, seed, 0.2, 0.2 + rules.max_error_rate), "exp-1", rules, 1).guards["errors"]
+        for seed in range(runs)
+    ]
+    assert sum(guard.broken for guard in at_margin) <= 2  # the capital is the largest of all moments
+    assert max(guard.capital for guard in at_margin) > 1
+
+
+def test_a_shadow_that_fails_is_stopped_soon_and_what_comes_later_takes_nothing_back():
+    rules, logs = ExperimentSettings(), shadow_logs(60, 1, 0.0, 0.9)
+    guards = [shadowed(logs[: 2 * count], "exp-1", rules, 1).guards["errors"] for count in range(61)]
+    assert not guards[8].broken
+    assert guards[30].broken
+    assert [guard.capital for guard in guards[1:]] == sorted(guard.capital for guard in guards[1:])
+    slow = shadowed(shadow_logs(120, 2, 0.0, 0.0, latency_ms=900.0), "exp-1", rules, 1)
+    assert [name for name, guard in slow.guards.items() if guard.broken] == ["slow"]
+    assert slow.ruling(rules, 1.0) == ("stop", "guard")
+
+
 # the split
+
+
+def test_the_last_look_at_the_split_comes_before_a_ramped_test_ends():
+    """Users of the ramp's first steps tell little of the split; a small mismatch shows at the last look alone."""
+    found = []
+    for number in range(4200):
+        share = 0.05 if number < 400 else 0.2 if number < 700 else 0.5
+        lot = (number * 0.618034) % 1 if share < 0.5 else 0.25 if (number * 0.618034) % 1 < 0.535 else 0.75
+        arm = "candidate" if lot < share else "base"
+        found.append(replace(made(number, arm == "candidate"), lot=lot, share=share, arms=frozenset({arm})))
+    rules = ExperimentSettings(max_users=3400, window_hours=1e-6)
+    compared_ = [unit for unit in found if unit.lot < unit.share or unit.lot >= 0.5]
+    assert not mismatch([unit for unit in compared_ if unit.first_at < 3400], 3400, 0.5)  # so many are not enough
+    told = np.cumsum([worth(chance_at(np.array(unit.share), 0.5)) for unit in compared_])
+    end = int((told >= 3400).argmax()) + 1
+    at = live.state(compared_[:end], rules, 1e9, 0.5, 1.5)
+    assert at.worth >= 3400
+    assert live.ruling(at, rules, days=1.0, share=0.5) == ("stop", "mismatch")
+    before = live.state(compared_[: end - 1], rules, 1e9, 0.5, 1.5)
+    assert live.ruling(before, rules, days=1.0, share=0.5) == ("extend", "open")
 
 
 @settings(deadline=None, max_examples=5)

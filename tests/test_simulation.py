@@ -26,6 +26,33 @@ def test_a_worse_arm_is_rolled_back_before_many_had_it():
     assert exposed < users / 2  # the ramp gave it to fewer than half of them
 
 
+@pytest.mark.parametrize(("traffic", "window"), [(150, 24.0), (1000, 24.0), (4000, 6.0)])
+def test_traffic_exposes_no_more_than_it_must(traffic, window):
+    """A window's users come before the first outcome is known; how many of them have the candidate is limited."""
+    rules = ExperimentSettings(window_hours=window)
+    played = play(World(effect=-0.1, traffic=traffic), rules, runs=200, seed=2)
+    assert played.rolled_back > 0.98
+    assert played.waiting == pytest.approx(traffic * window / 24, rel=0.02)
+    exposed, users = played.exposed["q50"], played.users["q10"]
+    assert exposed is not None
+    assert users is not None
+    assert exposed < 450
+    assert users > played.waiting
+
+
+def test_a_test_ends_when_its_days_are_over():
+    played = play(World(effect=0.02, traffic=50), ExperimentSettings(max_days=10), runs=30, seed=3)
+    assert played.undecided > 0.8
+    assert (played.exposed["q90"] or 1e9) < 300
+
+
+def test_users_of_a_small_share_count_for_less():
+    """So a test of a busy cluster, which begins with a hundredth, is not over before it has compared anybody."""
+    busy = play(World(effect=0.2, traffic=6000), ExperimentSettings(max_users=5000), runs=40, seed=3)
+    assert busy.promoted > 0.9
+    assert (busy.users["q10"] or 0) > 5000
+
+
 def test_a_better_arm_is_promoted():
     assert play(World(effect=0.2), SHORT, runs=60, seed=3).promoted > 0.9
 

@@ -4,6 +4,7 @@ The same rules for the loop, for `logtune simulate` and for the benchmark: array
 test is split beforehand: a tenth for its guards, the rest in halves for a wrong promotion and a wrong rollback.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
@@ -12,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from logtune.config_experiment import ExperimentSettings
-from logtune.records import Json
+from logtune.records import DAY_S, Json
 from logtune.sequential import Course, Units, advance, begin, bounds
 from logtune.stages.experiment import BASE, CANDIDATE
 from logtune.stages.live_guards import GUARDS, HIGHEST, Guarded, guard
-from logtune.stages.lots import chance_at, next_share
+from logtune.stages.lots import chance_at, next_share, worth
 from logtune.stages.outcomes import Unit
 from logtune.stages.split import mismatch
 from logtune.statistics import Floats, Interval
@@ -65,7 +66,10 @@ class State:
     """Where a live test stands."""
 
     seen: int  # units that were drawn
-    exposed: int  # of these, who had the candidate
+    exposed: int  # of these, who had the candidate, those whom the ramp moved to it too
+    known: int  # units drawn into the candidate arm whose windows are over
+    active: int  # units that came within a window, the most of the last day
+    worth: float  # compared units whose windows are over, counted as of even arms
     units: Mapping[str, int]  # an arm's units whose outcome is known
     means: Mapping[str, float | None]  # of their outcomes
     waiting: int  # units whose window is open
@@ -75,6 +79,7 @@ class State:
     interval: Interval  # candidate minus base, -1..1, at every moment
     up: float  # largest capital so far of those who bet on the candidate
     down: float  # and against it
+    leads: bool  # whether those who bet on the candidate own no less now than those who bet against it
     verdict: int  # 1: surely better, -1: surely worse, 0: open; whichever came first
     mismatch: bool
     guards: Mapping[str, Guarded]
@@ -98,11 +103,15 @@ def state(found: Sequence[Unit], settings: ExperimentSettings, now: float, last:
     course = _course(told, last)
     spent = errors(settings.confidence)
     return State(
-        seen=len(found), exposed=sum(unit.candidate for unit in found), waiting=len(clean) - len(ripe),
+        seen=len(found), exposed=sum(CANDIDATE in unit.arms for unit in found), waiting=len(clean) - len(ripe),
+        known=sum(unit.candidate and is_ripe(unit, settings, now) for unit in found),
+        active=_busiest(found, 3600 * settings.window_hours, now),
+        worth=float(worth(chance_at(np.array([unit.share for unit in ripe]), last)).sum()),
         silent=len(ripe) - len(told), moved=moved, mixed=len(found) - moved - len(clean),
         units={arm: sum(u.candidate == own for u in told) for arm, own in ARMS.items()},
         means={arm: _mean([u.value for u in told if u.candidate == own]) for arm, own in ARMS.items()},
         interval=interval(told, settings, last), up=_largest(course.up), down=_largest(course.down),
+        leads=bool(course.up[0, -1] >= course.down[0, -1]),
         verdict=_first(decided(course.up, course.down, settings.confidence)),
         mismatch=mismatch(clean, settings.max_users, last),
         guards={name: guard(name, clean, settings, last, spent.guard, slow_factor) for name in GUARDS},
@@ -145,6 +154,17 @@ def is_ripe(unit: Unit, settings: ExperimentSettings, now: float) -> bool:
     return unit.first_at + 3600 * settings.window_hours <= now
 
 
+def _busiest(found: Sequence[Unit], window: float, now: float) -> int:
+    """Units that came within one window, the most of the last day: short windows know day and night."""
+    reach = max(window, DAY_S)
+    came = Counter(
+        place
+        for unit in found
+        for place in {int((now - at) // window) for at in (unit.first_at, unit.last_at) if now - at < reach}
+    )
+    return max(came.values(), default=0)
+
+
 def _is_compared(unit: Unit, last: float) -> bool:
     return unit.lot < unit.share or unit.lot >= last
 
@@ -170,13 +190,25 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def ruling(now_: State, settings: ExperimentSettings, *, days: float, share: float) -> tuple[Ruling, str]:
     """What to do with a test, and the code of why: safety first, then what is sure, then the end, then the ramp."""
     broken = any(guard.broken for guard in now_.guards.values())
-    enough = now_.seen >= settings.max_users or days >= settings.max_days
-    allowed = float(next_share(settings.ramp, settings.ramp_users, np.array([now_.exposed]))[0])
+    enough = now_.worth >= settings.max_users or days >= settings.max_days
+    grows = 24 * days >= settings.window_hours and allowed(now_, settings) > share  # before, nobody knows the traffic
     found: list[tuple[bool, Ruling, str]] = [
         (broken, "rollback", "guard"), (now_.mismatch, "stop", "mismatch"), (now_.verdict > 0, "promote", "better"),
-        (now_.verdict < 0, "rollback", "worse"), (enough, "stop", "undecided"), (allowed > share, "extend", "ramp"),
+        (now_.verdict < 0, "rollback", "worse"), (enough, "stop", "undecided"), (grows, "extend", "ramp"),
     ]  # fmt: skip
     return next(((what, code) for holds, what, code in found if holds), ("extend", "open"))
+
+
+def first_share(settings: ExperimentSettings, active: int) -> float:
+    """The share that a test begins with where so many units come within a window; none in the shadow."""
+    if settings.mode != "ab":
+        return 0.0
+    return float(next_share(settings, np.zeros(1, dtype=np.int64), np.ones(1, dtype=bool), active)[0])
+
+
+def allowed(now_: State, settings: ExperimentSettings) -> float:
+    """The share that the candidate may have now."""
+    return float(next_share(settings, np.array([now_.known]), np.array([now_.leads]), now_.active)[0])
 
 
 def watch_ruling(now_: State, settings: ExperimentSettings, *, days: float) -> tuple[Ruling, str]:

@@ -7,14 +7,18 @@ whom a later step will move has a lot between the present share and the last one
 they get the base now, and are left out of the comparison by their lot, whether or not they ever come back.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from logtune.config_experiment import ExperimentSettings
 from logtune.records import Step
 from logtune.sequential import Bools
 from logtune.statistics import Floats, uniform
+
+FINENESS = 0.8  # of the shares that traffic allows, each by so much below the next: a step is worth its name
 
 
 def lot(experiment: str, unit: str) -> float:
@@ -37,6 +41,22 @@ def compared(lots: Floats, share: Floats, last: float) -> Bools:
     return (lots < share) | (lots >= last)
 
 
-def next_share(ramp: Sequence[float], ramp_users: Sequence[int], units: npt.NDArray[np.int64]) -> Floats:
-    """The share that so many units in the candidate arm allow."""
-    return np.asarray(ramp, dtype=np.float64)[np.searchsorted(np.asarray(ramp_users), units, side="right")]
+def worth(chance: Floats) -> Floats:
+    """What a compared unit tells, in units of even arms."""
+    return 4 * chance * (1 - chance)
+
+
+def next_share(settings: ExperimentSettings, known: npt.NDArray[np.int64], leads: Bools, active: int) -> Floats:
+    """The share that is allowed now; each shape of `known`.
+
+    known   units in the candidate arm whose windows are over: they allow the steps of the ramp
+    leads   whether their outcomes tell nothing against the candidate
+    active  units that come within a window: those in the candidate arm are had before anything is known of them, so
+            they may be `max_waiting`, and where the candidate leads as many as are known already
+    """
+    step = np.asarray(settings.ramp, dtype=np.float64)[np.searchsorted(settings.ramp_users, known, side="right")]
+    doubled = np.floor(np.log2(np.maximum(known / settings.max_waiting, 1.0)))
+    most = settings.max_waiting * np.where(leads, 2.0**doubled, 1.0)
+    below = np.log(settings.ramp[-1] * max(active, 1) / most) / -math.log(FINENESS)  # steps of fineness
+    fine = settings.ramp[-1] * FINENESS ** np.ceil(np.maximum(below, 0.0) - 1e-9)
+    return np.minimum(step, np.maximum(np.round(fine, 6), 1e-6))

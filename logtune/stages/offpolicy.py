@@ -9,7 +9,7 @@ Outcomes are 0 bad .. 1 good, a gain is candidate minus base, -1..1. Units are i
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -176,7 +176,7 @@ class Outlook:
     high: float
     users: int | None  # of both arms; None: no gain is expected
     days: float | None
-    least_gain: float | None  # that the traffic can show within the time there is; None: there is none
+    least_gain: float | None  # that the traffic can show within the time there is; None: there is none, or not known
     possible: bool
     reason: str
 
@@ -192,6 +192,21 @@ def outlook(gain: Estimate, traffic: Traffic, max_days: float, confidence: float
         days=None if days is None else round(days, 1), least_gain=least, possible=possible,
         reason=_said(gain, traffic, max_days, (users, days, least), possible=possible),
     )  # fmt: skip
+
+
+def within(found: Outlook, max_days: float, max_users: int) -> Outlook:
+    """The outlook where a test may take other days, or fewer users, than it was made for."""
+    fits = found.days is not None and found.days <= max_days and (found.users or 0) <= max_users
+    if fits == found.possible or found.users is None:
+        return found
+    told = f"expected gain {100 * found.gain:+.1f} points ({100 * found.low:+.1f} to {100 * found.high:+.1f})"
+    takes = f"about {found.users} users" + (f", {_days(found.days)}" if found.days is not None else "")
+    reason = (
+        f"{told}: a live test needs {takes}"
+        if fits
+        else f"{told}: not enough to prove this within {max_days:g} days and {max_users:,} users ({takes})"
+    )
+    return replace(found, possible=fits, least_gain=None, reason=reason)
 
 
 def users_needed(content: float, gain: float, confidence: float = 0.95, power: float = 0.8) -> int | None:

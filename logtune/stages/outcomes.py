@@ -44,6 +44,7 @@ class Unit:
     lot: float
     share: float  # of the candidate when they were first seen
     first_at: float
+    last_at: float  # of its last request, after the window too
     arms: frozenset[str]  # ever seen, after the window too
     asked: tuple[Asked, ...]
     early: tuple[Asked, ...]  # those in the window of the guards
@@ -136,7 +137,7 @@ def _unit(found: Sequence[tuple[LogRecord, Draw]], reader: _Reader, window_s: fl
     asked = [reader.asked(log, first.at) for log, _ in found if log.at <= first.at + window_s]
     share = draw.propensity if first.arm == CANDIDATE else 1 - draw.propensity
     return Unit(
-        lot=draw.lot, share=round(share, 9), first_at=first.at,
+        lot=draw.lot, share=round(share, 9), first_at=first.at, last_at=found[-1][0].at,
         arms=frozenset(log.arm or BASE for log, _ in found), asked=tuple(asked),
         early=tuple(item for item in asked if item.at <= first.at + GUARD_S),
     )  # fmt: skip

@@ -1,7 +1,8 @@
 """A candidate in the shadow: it answers the same requests unseen. In -> out: LogRecord* -> Shadowed.
 
 Each of its answers is paired with the one that was served. Nobody reacts to what nobody saw, so only the guards can
-speak: a guard is broken where the candidate's share of bad answers is surely higher by more than the margin.
+speak: a guard is broken where the candidate's share of bad answers is surely higher by more than the margin, whenever
+one looks and however often (`sequential.paired`).
 """
 
 from collections.abc import Sequence
@@ -11,14 +12,13 @@ import numpy as np
 
 from logtune.config_experiment import ExperimentSettings
 from logtune.records import SHADOW, Json, LogRecord
+from logtune.sequential import paired
 from logtune.stages.behaviour import refuses
 from logtune.stages.interactions import answer_text
 from logtune.stages.live import Ruling
-from logtune.stages.live_guards import Guarded, margins
-from logtune.statistics import paired_difference
+from logtune.stages.live_guards import HIGHEST, QUANTILE_EVERY, QUANTILE_FROM, Guarded, margins
 
-CONFIDENCE = 0.99
-FEWEST = 20  # answers before a guard may break: it is looked at again and again
+ERROR = 0.01  # chance that a candidate at every margin is stopped, ever; the guards share it
 UNSEEN = ("errors", "slow", "odd_length", "refusals")
 
 
@@ -31,7 +31,7 @@ class Shadowed:
 
     def ruling(self, settings: ExperimentSettings, days: float) -> tuple[Ruling, str]:
         """Stop where a guard is broken, promote after enough answers."""
-        if self.answers >= FEWEST and any(guard.broken for guard in self.guards.values()):
+        if any(guard.broken for guard in self.guards.values()):
             return "stop", "guard"
         if self.answers >= settings.shadow_answers:
             return "promote", "shadowed"
@@ -55,23 +55,38 @@ def shadowed(logs: Sequence[LogRecord], experiment: str, settings: ExperimentSet
     mine = [log for log in logs if log.source == SHADOW and log.draw and log.draw.experiment == experiment]
     pairs = [(served[log.traces[0]], log) for log in mine if log.traces and log.traces[0] in served]
     base = [log for log, _ in pairs]
-    slow = settings.slow_factor * calls * _p95([log.latency_ms for log in base])
-    long = settings.long_factor * _p95([_length(log) for log in base])
+    slow = _limits([log.latency_ms for log in base], settings.slow_factor * calls)
+    long = _limits([_length(log) for log in base], settings.long_factor)
     allowed = margins(settings)
     found = {}
     for name in UNSEEN:
-        sides = [[_bad(name, log, slow, long) for log in side] for side in (base, [log for _, log in pairs])]
+        sides = [
+            [_bad(name, log, *limits) for log, *limits in zip(side, slow, long, strict=True)]
+            for side in (base, [log for _, log in pairs])
+        ]
         found[name] = _guard(sides, allowed[name])
     return Shadowed(answers=len(pairs), guards=found)
+
+
+def _limits(sizes: Sequence[float | None], factor: float) -> list[float]:
+    """Before each pair, `factor` times the 95th percentile of the base's answers until then; none for the first few."""
+    limits, known, limit = list[float](), list[float](), float("inf")
+    for number, size in enumerate(sizes):
+        if number % QUANTILE_EVERY == 0 or number == QUANTILE_FROM:
+            limit = factor * float(np.percentile(known, 95)) if len(known) >= QUANTILE_FROM else limit
+        limits.append(limit)
+        known += [] if size is None else [size]
+    return limits
 
 
 def _guard(sides: Sequence[Sequence[float]], margin: float) -> Guarded:
     base, ours = sides
     if not base:
         return Guarded(capital=1.0, base=None, candidate=None, broken=False)
-    surely = paired_difference(ours, base, CONFIDENCE).low
+    capital = float(min(paired(np.array(ours) - np.array(base), margin).max(), HIGHEST))
     return Guarded(
-        capital=1.0, base=sum(base) / len(base), candidate=sum(ours) / len(ours), broken=surely > margin
+        capital=capital, base=sum(base) / len(base), candidate=sum(ours) / len(ours),
+        broken=capital >= len(UNSEEN) / ERROR,
     )  # fmt: skip
 
 
@@ -88,11 +103,6 @@ def _bad(name: str, log: LogRecord, slow: float, long: float) -> float:
 def _length(log: LogRecord) -> float | None:
     text = answer_text(log.response)
     return None if text is None else float(len(text))
-
-
-def _p95(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return float(np.percentile(known, 95)) if known else float("inf")
 
 
 def percent(share: float | None) -> str:

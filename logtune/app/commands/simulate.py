@@ -23,8 +23,8 @@ FEWEST_LOGGED = 30  # users of the logs from whom others are drawn
 )
 @click.option(
     "--world", "worlds", multiple=True, metavar="KEY=VALUE",
-    help="What users are like: kind (binary, rate, real), mean, noise, drift, traffic (users a day); every (look after "
-    "so many users); seed.",
+    help="What users are like: kind (binary, rate, real), mean, noise, drift; traffic (new users a day; else 150); "
+    "every (look after so many users); seed.",
 )  # fmt: skip
 @click.option("--from-logs", is_flag=True, help="Draw users' outcomes from the store, by experiment.metric.")
 @click.option("--runs", type=click.IntRange(1), default=2000, show_default=True, help="Tests that are played.")
@@ -32,7 +32,8 @@ FEWEST_LOGGED = 30  # users of the logs from whom others are drawn
 def simulate(say: Console, effect: tuple[float, ...], worlds: tuple[str, ...], from_logs: bool, runs: int) -> None:
     """Play the live test that the settings describe: how often it errs, how long it takes, whom it exposes.
 
-    The draw, the ramp, the statistics and the decision are those of the real test.
+    The draw, the ramp, the statistics and the decision are those of the real test; an outcome is known
+    experiment.window_hours after its user came, and until then others come. Nobody comes back.
 
     \b
     Examples:
@@ -54,7 +55,7 @@ def simulate(say: Console, effect: tuple[float, ...], worlds: tuple[str, ...], f
         say.progress(f"{points:+g} points: played {runs:,} tests")
     documents = [{"played": found, "fixed_horizon_users": fixed} for found, fixed in played]
     settings = config.experiment.model_dump(mode="json")
-    say.answer({"tests": documents, "settings": settings}, told(played, config.experiment, chosen.traffic))
+    say.answer({"tests": documents, "settings": settings}, told(played, config.experiment))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +65,6 @@ class _Chosen:
     world: Mapping[str, object]
     every: int
     seed: int
-    traffic: float | None
 
     @classmethod
     def of(cls, texts: tuple[str, ...]) -> "_Chosen":
@@ -76,11 +76,8 @@ class _Chosen:
                 allowed = ", ".join(f"{key} ({rule.about})" for key, rule in WORLD.items())
                 raise InputError(f"--world {text} is not allowed", f"there are: {allowed}")
             found[{"noise": "spread"}.get(name, name)] = WORLD[name].read(value)
-        rest = {name: found.pop(name, None) for name in ("every", "seed", "traffic")}
-        return cls(
-            world=found, every=cast("int", rest["every"] or 1), seed=cast("int", rest["seed"] or 0),
-            traffic=cast("float | None", rest["traffic"]),
-        )  # fmt: skip
+        rest = {name: found.pop(name, None) for name in ("every", "seed")}
+        return cls(world=found, every=cast("int", rest["every"] or 1), seed=cast("int", rest["seed"] or 0))
 
 
 class _Rule(NamedTuple):
@@ -128,16 +125,26 @@ def logged(store: "Store", settings: "ExperimentSettings") -> tuple[float, ...]:
     return tuple(found)
 
 
-def told(
-    played: "list[tuple[Played, int | None]]", settings: "ExperimentSettings", traffic: float | None
-) -> Iterator[str]:
+def told(played: "list[tuple[Played, int | None]]", settings: "ExperimentSettings") -> Iterator[str]:
     """A row an effect, and what it means."""
-    head = ["effect", "promoted", "rolled back", "open", "users, median", "80%", "exposed, median", "fixed test"]
-    head += ["days, median"] if traffic else []
-    yield from table(head, [_row(found, fixed, traffic) for found, fixed in played])
+    head = [
+        "effect",
+        "promoted",
+        "rolled back",
+        "open",
+        "users, median",
+        "80%",
+        "exposed, median",
+        "fixed test",
+        "days",
+    ]
+    yield from table(head, [_row(found, fixed) for found, fixed in played])
+    traffic, waiting = played[0][0].world.traffic, played[0][0].waiting
     yield (
-        f"At most {settings.max_users:,} users; open: nothing was decided by then. Users: until the decision, "
-        "quantiles of all tests. Fixed test: users of a z-test with a power of 80% that is looked at once."
+        f"At most {settings.max_users:,} users, counted as of even arms, and {settings.max_days:g} days; open: nothing "
+        f"was decided by then. Users: drawn until the decision, quantiles of all tests, with the {waiting:,} of the "
+        f"last {settings.window_hours:g} hours, whose outcomes are not known then. Days: median, at {traffic:g} new "
+        "users a day. Fixed test: users of a z-test with a power of 80% that is looked at once."
     )
     for found, _ in played:
         if not found.world.effect:
@@ -146,13 +153,13 @@ def told(
             yield f"Without any effect {wrong:.1f}% decide by mistake; {naive}."
 
 
-def _row(found: "Played", fixed: int | None, traffic: float | None) -> list[str]:
+def _row(found: "Played", fixed: int | None) -> list[str]:
     median = found.users["q50"]
-    days = [_number(median / traffic if median and traffic else None)] if traffic else []
     shares = (f"{100 * share:.1f}%" for share in (found.promoted, found.rolled_back, found.undecided))
     return [
         f"{100 * found.world.effect:+g} points", *shares,
-        _number(median), _number(found.users["q80"]), _number(found.exposed["q50"]), _number(fixed), *days,
+        _number(median), _number(found.users["q80"]), _number(found.exposed["q50"]), _number(fixed),
+        _number(median / found.world.traffic if median else None),
     ]  # fmt: skip
 
 
