@@ -19,6 +19,7 @@ from logtune.edges.upstream import BASE
 from logtune.errors import RequestError
 from logtune.ids import new_id
 from logtune.records import Json, LogRecord
+from logtune.stages.answer import CRITICS
 from logtune.statistics import unit_of
 
 GONE = "the client went away"  # an exchange's error then
@@ -86,7 +87,7 @@ class Exchange:
     def record(self, redaction: Redaction) -> LogRecord:
         """What the store keeps."""
         asked, who, response = self.clean(redaction), self.who, redaction.response(self.response)
-        usage = usage_of(self.parts, (response or {}).get("usage"))
+        usage = self._usage(response)
         return LogRecord(
             id=self.id, request=asked.request, response=response, at=self.at,
             model=redaction.label(self.called or self.requested), adapter=self.choice.adapter, arm=self.choice.arm,
@@ -99,7 +100,10 @@ class Exchange:
 
     def usage(self) -> dict[str, Json]:
         """What all calls took (`critic.usage_of`)."""
-        return usage_of(self.parts, (self.response or {}).get("usage"))
+        return self._usage(self.response)
+
+    def _usage(self, response: Mapping[str, Json] | None) -> dict[str, Json]:
+        return usage_of(self.parts, (response or {}).get("usage"), reviewed=self.choice.kind in CRITICS)
 
     def headers(self) -> Headers:
         """Where the answer comes from, for the client."""

@@ -58,8 +58,8 @@ class UpstreamCall:
     headers: Mapping[str, str]  # of the client, lower-case names
 
 
-async def _nothing() -> None:
-    return None
+async def released() -> None:
+    """Of an answer that holds nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +70,7 @@ class Answer:
     content_type: str
     chunks: AsyncGenerator[bytes, None]  # raises RequestError when the upstream fails in the middle
     headers: tuple[tuple[str, str], ...] = ()
-    release: Callable[[], Awaitable[None]] = field(default=_nothing)
+    release: Callable[[], Awaitable[None]] = field(default=released)
 
     @property
     def streamed(self) -> bool:
