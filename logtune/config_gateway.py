@@ -65,6 +65,8 @@ class ServeSettings(Settings):
     """Larger request heads are refused (431)."""
     receive_timeout_s: Seconds = 30.0
     """Seconds in which a request must have arrived (408)."""
+    send_timeout_s: Seconds = 60.0
+    """Seconds in which a client takes nothing of an answer that waits for it, after which it counts as gone."""
     max_open: Positive = 10_000
     """Connections of clients open at once in one process, idle ones too; more are refused (503)."""
     drain_s: Annotated[float, Field(ge=0)] = 0.0

@@ -81,7 +81,7 @@ class Metrics:
         self._decisions = self._tally("routing_decisions", "Where exchanges went, by why", "decision")
         self._routed = self._tally("routed", "Exchanges of clusters, by what answered", "cluster", "arm", "adapter")
         self._feedback = self._tally("feedback", "Feedback taken in", "kind", "shape")
-        self._refused = self._tally("connections_refused", "Connections ended without an answer", "reason")
+        self._refused = self._tally("connections_refused", "Connections ended by the gateway", "reason")
         self._records = {name: self._counter(f"records_{name}", f"Records {name}") for name in RECORDS}
         self._gauges = {name: self._gauge(name, about, mode) for name, (about, mode) in GAUGES.items()}
         build = Gauge("logtune_build_info", "Version", ["version"], registry=self.registry, multiprocess_mode="max")
