@@ -17,7 +17,7 @@ from logtune.app.exchange import Exchange
 from logtune.app.redaction import SHOWN_ERROR, Redaction
 from logtune.app.routing import Router
 from logtune.app.rules_prompt import with_rules
-from logtune.edges.upstream import STREAM_TYPE, Answer, Backend, UpstreamCall, released
+from logtune.edges.upstream import STREAM_TYPE, UNKNOWN_URL, Answer, Backend, UpstreamCall, released
 from logtune.errors import RequestError
 from logtune.records import Json
 from logtune.stages.answer import CRITICS
@@ -88,7 +88,7 @@ class Answering:
                 return answer
             await answer.close()
         except RequestError as error:
-            if exchange.choice.adapter is None or error.status != 404:
+            if exchange.choice.adapter is None or error.status != 404 or error.code == UNKNOWN_URL:
                 raise
         self._router.lost(exchange.choice.adapter)
         LOG.warning(
@@ -172,10 +172,11 @@ class Answering:
         asked = exchange.asked = time.perf_counter()
         if self._redaction.quick(len(exchange.raw)):  # once the model is at work, while nobody waits for this
             asyncio.get_running_loop().call_soon(exchange.clean, self._redaction)
+        call = UpstreamCall(
+            id=exchange.id, body=body, raw=raw, model=model, headers=exchange.client, path=exchange.path
+        )  # fmt: skip
         try:
-            return await self._backend.open(
-                UpstreamCall(id=exchange.id, body=body, raw=raw, model=model, headers=exchange.client)
-            )
+            return await self._backend.open(call)
         finally:
             exchange.backend_s += time.perf_counter() - asked
 

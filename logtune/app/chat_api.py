@@ -1,4 +1,4 @@
-"""POST /v1/chat/completions: route, answer, tee into a LogRecord, commit, and only then end the answer.
+"""POST /v1/chat/completions, /v1/completions: route, answer, tee into a LogRecord, commit, and then end the answer.
 
 request -> who, which conversation -> Choice -> answering -> chunks to the client and to a LogRecord
 
@@ -30,7 +30,7 @@ from logtune.app.redaction import Redaction
 from logtune.app.routing import Router
 from logtune.app.table import Choice
 from logtune.edges.sse import LONGEST_LINE, StreamAssembler, event
-from logtune.edges.upstream import BASE, Answer, Backend
+from logtune.edges.upstream import BASE, CHAT, Answer, Backend
 from logtune.errors import RequestError
 from logtune.ids import new_id
 from logtune.records import SHADOW
@@ -39,7 +39,7 @@ BODILESS = (204, 304)  # RFC 9112, 6.3
 
 
 class ChatApi:
-    """Answers chat requests; `served_name` is the base model's name at the backend, `done` hears of every exchange."""
+    """Answers; `served_name` is the base model's name at the backend, `done` hears of every exchange."""
 
     def __init__(
         self, backend: Backend, router: Router, journal: Journal, answers: Answers, served_name: str,
@@ -53,13 +53,16 @@ class ChatApi:
         self._served_name = served_name
         self._done = done
 
-    async def post(self, request: Request, limit: int, send: Send) -> None:
-        """Read one request of at most `limit` bytes, answer it, and stop when the client goes away."""
+    async def post(self, request: Request, limit: int, send: Send, path: str = CHAT) -> None:
+        """Read one request of at most `limit` bytes, answer it, and stop when the client goes away.
+
+        `path` is that of the model server which answers it.
+        """
         raw = await request.body(limit)
         if self._journal.refusing:
             what = "the gateway can keep no records now, so it takes no requests (serve.spool_full = refuse)"
             raise RequestError(what, 503, code="records_full", headers={"retry-after": "5"})
-        exchange = begin(raw, request.headers)
+        exchange = begin(raw, request.headers, path)
         leaving = _Leaving(exchange, asyncio.current_task())
         ignore = request.watch(leaving)
         try:
@@ -78,7 +81,7 @@ class ChatApi:
         body = {name: value for name, value in exchange.body.items() if name not in ("stream", "stream_options")}
         other = Exchange(
             id=new_id(), at=time.time(), started=time.perf_counter(), raw=json.dumps(body).encode(), body=body,
-            client=exchange.client, who=exchange.who, requested=exchange.requested, choice=choice,
+            client=exchange.client, who=exchange.who, requested=exchange.requested, choice=choice, path=exchange.path,
         )  # fmt: skip
         try:
             with self._router.adapters.using(choice.model):
@@ -121,6 +124,8 @@ class ChatApi:
     async def _choose(self, exchange: Exchange) -> Choice:
         """Route what asks for the base model; a model asked for by name is what the client gets."""
         if exchange.requested in ("", BASE, self._served_name):
+            if exchange.path != CHAT:  # no candidate was proven on anything but chats
+                return Choice(reason="a text completion is not routed")
             return await self._router.choose(last_user_text(exchange.body), exchange.unit())
         return self._router.named(exchange.requested)
 

@@ -42,6 +42,7 @@ DECISIONS: Mapping[str, str] = {  # how a routing reason begins -> what is count
     "deployed for": "deployed", "the base model is deployed": "base", "out of distribution": "out_of_distribution",
     "nothing is deployed": "nothing_deployed", "no user text": "no_text", "the request names": "named",
     "no deployed cluster was made with": "other_embedder", "routing failed": "failed",
+    "a text completion": "not_routed",
 }  # fmt: skip
 
 

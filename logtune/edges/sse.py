@@ -1,6 +1,6 @@
-"""Server-sent events of a streamed chat completion, put together again for the log.
+"""Server-sent events of a streamed chat or text completion, put together again for the log.
 
-bytes as they pass -> StreamAssembler -> one chat.completion object
+bytes as they pass -> StreamAssembler -> one chat.completion or text_completion object
 
 It only reads: what the client gets are the bytes as they came. Garbage is counted, never raised, because a log must not
 break an answer.
@@ -44,13 +44,14 @@ class StreamAssembler:
             self._rest, self.garbage = b"", self.garbage + 1
 
     def completion(self) -> dict[str, Json] | None:
-        """What has arrived as one chat.completion; None when no choice has. A cut choice has finish_reason None."""
+        """What has arrived as one completion; None when no choice has. A cut choice has finish_reason None."""
         if self._rest:
             self.feed(b"\n")  # the end of the stream ends its last line
         if not self._choices:
             return None
         choices: list[Json] = [self._choices[index] for index in sorted(self._choices)]
-        whole = {**self.head, "object": "chat.completion", "choices": choices}
+        kind = "text_completion" if all("text" in choice for choice in self._choices.values()) else "chat.completion"
+        whole = {**self.head, "object": kind, "choices": choices}
         return {**whole, "usage": self._usage} if self._usage else whole
 
     def problem(self) -> str | None:
@@ -99,14 +100,17 @@ class StreamAssembler:
     def _choice(self, piece: dict[str, Json]) -> None:
         index = piece.get("index", 0)
         number = index if isinstance(index, int) else 0
+        text, delta = piece.get("text"), piece.get("delta")
         message: dict[str, Json] = {"role": "assistant", "content": None}
-        empty: dict[str, Json] = {"index": number, "message": message, "finish_reason": None}
-        choice = self._choices.setdefault(number, empty)
+        said: dict[str, Json] = {"text": ""} if isinstance(text, str) and delta is None else {"message": message}
+        choice = self._choices.setdefault(number, {"index": number, **said, "finish_reason": None})
         if piece.get("finish_reason") is not None:
             choice["finish_reason"] = piece["finish_reason"]
         if isinstance(piece.get("logprobs"), dict):
             _extend_logprobs(choice, piece["logprobs"])
-        delta, whole = piece.get("delta"), choice["message"]
+        old, whole = choice.get("text"), choice.get("message")
+        if isinstance(old, str) and isinstance(text, str):
+            choice["text"] = old + text
         if isinstance(delta, dict) and isinstance(whole, dict):
             _extend_message(whole, delta)
 
