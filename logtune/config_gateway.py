@@ -95,14 +95,16 @@ class ServeSettings(Settings):
     """How often the gateway looks for new deployments, keys, and adapters that the model server has lost."""
     router: Literal["auto", "full", "static"] = "auto"
     """full: the embedder for every query; static: token vectors distilled from it; auto: static beside a server."""
+    record_mb: Megabytes = 8.0
+    """How much of an answer its record keeps; the client gets all of it, and the record says that it was cut."""
     commit_wait_ms: Annotated[float, Field(gt=0)] = 250.0
     """How long an answer waits for the store before its record goes to the spool instead."""
     queue_records: Positive = 10_000
-    """Records that may wait for the store in memory; more go to the spool."""
+    """Records of each project that may wait for the store in memory; more go to the spool."""
     queue_mb: Megabytes = 64.0
-    """Size of the records that may wait for the store in memory; more go to the spool."""
+    """Size of the records of each project that may wait for the store in memory; more go to the spool."""
     spool_mb: Megabytes = 256.0
-    """Size of the spool on disk, which keeps records while the store is down."""
+    """Size of each project's spool on disk, which keeps records while the store is down."""
     spool_full: Literal["drop_new", "drop_old", "refuse"] = "drop_new"
     """What a full spool does: lose the new records, lose the oldest, or refuse requests (503)."""
     log_format: Literal["text", "json"] = "text"

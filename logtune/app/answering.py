@@ -17,6 +17,7 @@ from logtune.app.exchange import Exchange
 from logtune.app.redaction import SHOWN_ERROR, Redaction
 from logtune.app.routing import Router
 from logtune.app.rules_prompt import with_rules
+from logtune.edges.sse import cut
 from logtune.edges.upstream import STREAM_TYPE, UNKNOWN_URL, Answer, Backend, UpstreamCall, released
 from logtune.errors import RequestError
 from logtune.records import Json
@@ -54,10 +55,21 @@ class Unrevised(RequestError):
         self.draft = draft
 
 
-class Answering:
-    """Asks the backend for what a choice says; `served_name` is the base model's name there."""
+class TooLarge(RequestError):
+    """An answer of more than `most` bytes, where it has to be held as a whole."""
 
-    def __init__(self, backend: Backend, router: Router, served_name: str, redaction: Redaction) -> None:
+    def __init__(self, most: int) -> None:
+        super().__init__(cut(most), 502, code="answer_too_large")
+
+
+class Answering:
+    """Asks the backend for what a choice says; `served_name` is the base model's name there.
+
+    `most`: bytes of an answer on the way to another one.
+    """
+
+    def __init__(self, backend: Backend, router: Router, served_name: str, redaction: Redaction, most: int) -> None:
+        self._most = most
         self._backend = backend
         self._router = router
         self._served_name = served_name
@@ -123,6 +135,8 @@ class Answering:
                 status = error.status if len(came) == 1 else 502
                 raise Unrevised(_failure(error, len(came)), status, came[0]) from error
             exchange.choice = exchange.choice.given_up("the base model gave no draft")
+            if isinstance(error, TooLarge):
+                return await self._base(exchange)
             if isinstance(error, Refusal):
                 return error.whole.again()
             raise
@@ -150,9 +164,8 @@ class Answering:
         answer = await self._call(exchange, model, body)
         opened = time.perf_counter()
         try:
-            whole = b"".join([chunk async for chunk in answer.chunks])
+            whole = await read_whole(answer, self._most)
         finally:
-            await answer.close()
             exchange.backend_s += time.perf_counter() - opened
         completion, problem = read_answer(answer.status, whole)
         found = Whole(answer, whole, completion)
@@ -179,6 +192,20 @@ class Answering:
             return await self._backend.open(call)
         finally:
             exchange.backend_s += time.perf_counter() - asked
+
+
+async def read_whole(answer: Answer, most: int) -> bytes:
+    """The body of an answer, which is closed; TooLarge above `most` bytes."""
+    chunks, size = list[bytes](), 0
+    try:
+        async for chunk in answer.chunks:
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > most:
+                raise TooLarge(most)
+    finally:
+        await answer.close()
+    return b"".join(chunks)
 
 
 def read_answer(status: int, body: bytes) -> tuple[dict[str, Json] | None, str | None]:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 
-from logtune.app.answering import Answering, read_answer
+from logtune.app.answering import Answering, TooLarge, read_answer, read_whole
 from logtune.app.asgi import (
     Headers,
     Request,
@@ -39,13 +39,17 @@ BODILESS = (204, 304)  # RFC 9112, 6.3
 
 
 class ChatApi:
-    """Answers; `served_name` is the base model's name at the backend, `done` hears of every exchange."""
+    """Answers; `served_name` is the base model's name at the backend, `done` hears of every exchange.
+
+    `most`: bytes of an answer that its record keeps.
+    """
 
     def __init__(
         self, backend: Backend, router: Router, journal: Journal, answers: Answers, served_name: str,
-        done: Callable[[Exchange], None], redaction: Redaction,
+        done: Callable[[Exchange], None], redaction: Redaction, most: int,
     ) -> None:  # fmt: skip
-        self._answering = Answering(backend, router, served_name, redaction)
+        self._answering = Answering(backend, router, served_name, redaction, most)
+        self._most = most
         self._redaction = redaction
         self._router = router
         self._journal = journal
@@ -88,10 +92,7 @@ class ChatApi:
                 answer = await self._answering.unless_lost(other)
                 if answer is None:
                     return None
-                try:
-                    whole = b"".join([chunk async for chunk in answer.chunks])
-                finally:
-                    await answer.close()
+                whole = await read_whole(answer, self._most)
             other.response, other.error = read_answer(answer.status, whole)
         except RequestError as error:
             other.error = error.what
@@ -133,10 +134,16 @@ class ChatApi:
         """An answer in one piece."""
         asked = time.perf_counter()
         exchange.begun(answer.status)
-        body = b"".join([chunk async for chunk in answer.chunks])
+        chunks = list[bytes]()
+        async for chunk in answer.chunks:
+            chunks.append(chunk)
+            exchange.answer_bytes += len(chunk)
+            if exchange.answer_bytes > self._most:
+                await self._large(exchange, answer, chunks, send)
+                return
+        body = b"".join(chunks)
         exchange.backend_s += time.perf_counter() - asked
         exchange.upstream_s = time.perf_counter() - exchange.asked
-        exchange.answer_bytes = len(body)
         exchange.response, exchange.error = read_answer(answer.status, body)
         kept = await self._keep(exchange)
         headers = [*_passed(answer), *exchange.headers()]
@@ -147,12 +154,29 @@ class ChatApi:
         await kept
         await end_answer(send, body)
 
+    async def _large(self, exchange: Exchange, answer: Answer, first: list[bytes], send: Send) -> None:
+        """An answer too large for a record leaves as it comes, after what has come of it."""
+        head = [(b"content-type", answer.content_type.encode("latin-1")), *_passed(answer), *exchange.headers()]
+        await send({"type": "http.response.start", "status": answer.status, "headers": head})
+        exchange.error = TooLarge(self._most).what
+        try:
+            await send({"type": "http.response.body", "body": b"".join(first), "more_body": True})
+            async for chunk in answer.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except RequestError as error:
+            exchange.error = error.what
+            raise ConnectionAbortedError(error.what) from error  # so that the client sees it break off
+        finally:
+            exchange.upstream_s = time.perf_counter() - exchange.asked
+        await self._commit(exchange)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
     async def _stream(self, exchange: Exchange, answer: Answer, send: Send) -> None:
         """Server-sent events: every chunk leaves as it comes, the one that holds the end after the commit.
 
         An unfinished line waits for its rest, so that a stream that breaks off still ends in a well-formed error.
         """
-        seen, rest = StreamAssembler(), b""
+        seen, rest = StreamAssembler(self._most), b""
         head = [(b"content-type", answer.content_type.encode("latin-1")), *_passed(answer), *exchange.headers()]
         await send({"type": "http.response.start", "status": answer.status, "headers": head})
         try:

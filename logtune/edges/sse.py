@@ -20,14 +20,18 @@ def event(value: Mapping[str, Json]) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
+MOST = 8 << 20  # bytes of an answer that are kept
+EACH = 200  # bytes that a choice takes beside what it says
 DONE = b"data: [DONE]\n\n"
 
 
 class StreamAssembler:
-    """Feed it the bytes of a stream, cut anywhere; `done` once [DONE] was in them."""
+    """Feed it the bytes of a stream, cut anywhere; `done` once [DONE] was in them. It keeps about `most` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
         self.done = False
+        self._most = most
+        self._size = 0  # of what is kept
         self.error: str | None = None  # what an error event said
         self.garbage = 0  # lines that were no event of a chat completion
         self._rest = b""
@@ -58,6 +62,8 @@ class StreamAssembler:
         """What was wrong with the stream so far; None: nothing."""
         if self.error:
             return self.error
+        if self._size > self._most:
+            return cut(self._most)
         if self.garbage:
             return f"{self.garbage} lines of the stream were no event"
         ended = self.done or any(choice["finish_reason"] for choice in self._choices.values())
@@ -77,9 +83,9 @@ class StreamAssembler:
         except (ValueError, RecursionError):
             self.garbage += 1
             return
-        self._chunk(parsed)
+        self._chunk(parsed, len(text))
 
-    def _chunk(self, chunk: Json) -> None:
+    def _chunk(self, chunk: Json, size: int) -> None:
         if not isinstance(chunk, dict):
             self.garbage += 1
             return
@@ -95,17 +101,26 @@ class StreamAssembler:
             self._usage = usage
         for choice in choices if isinstance(choices, list) else []:
             if isinstance(choice, dict):
-                self._choice(choice)
+                self._choice(choice, size)
 
-    def _choice(self, piece: dict[str, Json]) -> None:
+    def _choice(self, piece: dict[str, Json], size: int) -> None:
+        """Take a piece of a choice, of a line of `size` bytes; beyond the measure its end alone."""
         index = piece.get("index", 0)
         number = index if isinstance(index, int) else 0
         text, delta = piece.get("text"), piece.get("delta")
         message: dict[str, Json] = {"role": "assistant", "content": None}
         said: dict[str, Json] = {"text": ""} if isinstance(text, str) and delta is None else {"message": message}
-        choice = self._choices.setdefault(number, {"index": number, **said, "finish_reason": None})
+        if number not in self._choices:
+            self._size += EACH
+            if self._size > self._most:
+                return
+            self._choices[number] = {"index": number, **said, "finish_reason": None}
+        choice = self._choices[number]
         if piece.get("finish_reason") is not None:
             choice["finish_reason"] = piece["finish_reason"]
+        self._size += _size_of(piece, size)
+        if self._size > self._most:
+            return
         if isinstance(piece.get("logprobs"), dict):
             _extend_logprobs(choice, piece["logprobs"])
         old, whole = choice.get("text"), choice.get("message")
@@ -113,6 +128,21 @@ class StreamAssembler:
             choice["text"] = old + text
         if isinstance(delta, dict) and isinstance(whole, dict):
             _extend_message(whole, delta)
+
+
+def cut(most: int) -> str:
+    """What a record says of an answer that is not kept whole."""
+    return f"the answer is larger than {most / 2**20:g} MB, and no more of it is kept (serve.record_mb)"
+
+
+def _size_of(piece: Mapping[str, Json], line: int) -> int:
+    """Bytes that a piece adds: its words, or about as many as its whole line where it holds more than those."""
+    delta = piece.get("delta") or {}
+    if isinstance(delta, dict) and not piece.get("logprobs"):
+        words = [value for value in (*delta.values(), piece.get("text")) if value is not None]
+        if all(isinstance(value, str) for value in words):
+            return sum(len(value) for value in words if isinstance(value, str))
+    return line
 
 
 def _extend_message(message: dict[str, Json], delta: dict[str, Json]) -> None:
