@@ -117,7 +117,8 @@ class Metrics:
 
     def feedback(self, feedback: Feedback, shape: str) -> None:
         """One item of feedback that was taken in; `shape` names the system whose words it came in."""
-        self._feedback.add(("revoked" if feedback.revoked else feedback.kind, shape))
+        kind = "unread_score" if feedback.score is not None else feedback.kind
+        self._feedback.add(("revoked" if feedback.revoked else kind, shape))
 
     def refused(self, reason: str) -> None:
         """One connection ended by the protocol."""
