@@ -176,7 +176,7 @@ class ChatApi:
 
         An unfinished line waits for its rest, so that a stream that breaks off still ends in a well-formed error.
         """
-        seen, rest = StreamAssembler(self._most), b""
+        seen, rest, named = StreamAssembler(self._most), b"", False
         head = [(b"content-type", answer.content_type.encode("latin-1")), *_passed(answer), *exchange.headers()]
         await send({"type": "http.response.start", "status": answer.status, "headers": head})
         try:
@@ -184,7 +184,9 @@ class ChatApi:
                 exchange.begun(answer.status)
                 exchange.answer_bytes += len(chunk)
                 seen.feed(chunk)
-                self._answers.note(seen.head, exchange.id, exchange.who.traces)  # before the client can name the answer
+                if not named:  # before the client can name the answer
+                    self._answers.note(seen.head, exchange.id, exchange.who.traces)
+                    named = "id" in seen.head
                 if seen.done:
                     _take(exchange, seen)
                     await self._commit(exchange)

@@ -20,6 +20,13 @@ def event(value: Mapping[str, Json]) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
+HEAD: tuple[str, ...] = (
+    "id",
+    "created",
+    "model",
+    "system_fingerprint",
+    "service_tier",
+)  # what all chunks of an answer say
 MOST = 8 << 20  # bytes of an answer that are kept
 EACH = 200  # bytes that a choice takes beside what it says
 DONE = b"data: [DONE]\n\n"
@@ -35,6 +42,7 @@ class StreamAssembler:
         self.error: str | None = None  # what an error event said
         self.garbage = 0  # lines that were no event of a chat completion
         self._rest = b""
+        self._missing = HEAD
         self.head: dict[str, Json] = {}  # id, model and so on, as soon as they are known
         self._usage: dict[str, Json] = {}
         self._choices: dict[int, dict[str, Json]] = {}
@@ -43,7 +51,8 @@ class StreamAssembler:
         """Read the next bytes."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
-            self._line(line.rstrip(b"\r"))
+            if line:
+                self._line(line.rstrip(b"\r"))
         if len(self._rest) > LONGEST_LINE:
             self._rest, self.garbage = b"", self.garbage + 1
 
@@ -79,7 +88,7 @@ class StreamAssembler:
             self.done = True
             return
         try:
-            parsed = json.loads(text)
+            parsed = json.loads(text.decode("utf-8", "surrogatepass"))  # else json looks for other encodings
         except (ValueError, RecursionError):
             self.garbage += 1
             return
@@ -93,9 +102,10 @@ class StreamAssembler:
             problem = chunk["error"]
             self.error = str(problem.get("message", problem) if isinstance(problem, dict) else problem)
             return
-        for key in ("id", "created", "model", "system_fingerprint", "service_tier"):
+        for key in self._missing:
             if chunk.get(key) is not None:
-                self.head.setdefault(key, chunk[key])
+                self.head[key] = chunk[key]
+                self._missing = tuple(name for name in HEAD if name not in self.head)
         usage, choices = chunk.get("usage"), chunk.get("choices")
         if isinstance(usage, dict):
             self._usage = usage
@@ -108,12 +118,12 @@ class StreamAssembler:
         index = piece.get("index", 0)
         number = index if isinstance(index, int) else 0
         text, delta = piece.get("text"), piece.get("delta")
-        message: dict[str, Json] = {"role": "assistant", "content": None}
-        said: dict[str, Json] = {"text": ""} if isinstance(text, str) and delta is None else {"message": message}
         if number not in self._choices:
             self._size += EACH
             if self._size > self._most:
                 return
+            message: dict[str, Json] = {"role": "assistant", "content": None}
+            said: dict[str, Json] = {"text": ""} if isinstance(text, str) and delta is None else {"message": message}
             self._choices[number] = {"index": number, **said, "finish_reason": None}
         choice = self._choices[number]
         if piece.get("finish_reason") is not None:
@@ -138,6 +148,8 @@ def cut(most: int) -> str:
 def _size_of(piece: Mapping[str, Json], line: int) -> int:
     """Bytes that a piece adds: its words, or about as many as its whole line where it holds more than those."""
     delta = piece.get("delta") or {}
+    if isinstance(delta, dict) and len(delta) == 1 and isinstance(delta.get("content"), str):
+        return line if piece.get("logprobs") else len(str(delta["content"]))  # nearly all of them
     if isinstance(delta, dict) and not piece.get("logprobs"):
         words = [value for value in (*delta.values(), piece.get("text")) if value is not None]
         if all(isinstance(value, str) for value in words):
