@@ -65,6 +65,8 @@ class ServeSettings(Settings):
     """Larger request heads are refused (431)."""
     receive_timeout_s: Seconds = 30.0
     """Seconds in which a request must have arrived (408)."""
+    send_timeout_s: Seconds = 60.0
+    """Seconds in which a client takes nothing of an answer that waits for it, after which it counts as gone."""
     max_open: Positive = 10_000
     """Connections of clients open at once in one process, idle ones too; more are refused (503)."""
     drain_s: Annotated[float, Field(ge=0)] = 0.0
@@ -93,14 +95,16 @@ class ServeSettings(Settings):
     """How often the gateway looks for new deployments, keys, and adapters that the model server has lost."""
     router: Literal["auto", "full", "static"] = "auto"
     """full: the embedder for every query; static: token vectors distilled from it; auto: static beside a server."""
+    record_mb: Megabytes = 8.0
+    """How much of an answer its record keeps; the client gets all of it, and the record says that it was cut."""
     commit_wait_ms: Annotated[float, Field(gt=0)] = 250.0
     """How long an answer waits for the store before its record goes to the spool instead."""
     queue_records: Positive = 10_000
-    """Records that may wait for the store in memory; more go to the spool."""
+    """Records of each project that may wait for the store in memory; more go to the spool."""
     queue_mb: Megabytes = 64.0
-    """Size of the records that may wait for the store in memory; more go to the spool."""
+    """Size of the records of each project that may wait for the store in memory; more go to the spool."""
     spool_mb: Megabytes = 256.0
-    """Size of the spool on disk, which keeps records while the store is down."""
+    """Size of each project's spool on disk, which keeps records while the store is down."""
     spool_full: Literal["drop_new", "drop_old", "refuse"] = "drop_new"
     """What a full spool does: lose the new records, lose the oldest, or refuse requests (503)."""
     log_format: Literal["text", "json"] = "text"

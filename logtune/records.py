@@ -90,6 +90,7 @@ class Feedback:
     target_kind: Literal["record", "session", "user"] = "record"
     kind: FeedbackKind = "rating"
     value: float | None = None  # -1 bad .. 1 good; None: no rating, or revoked
+    score: float | None = None  # a number as it was given, which says nothing yet: its range is not known
     comment: str | None = None
     correction: str | None = None  # the answer as it should have been
     source: str = "user"

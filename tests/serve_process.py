@@ -22,9 +22,11 @@ from logtune.errors import ModelError
 from logtune.ports import ChatCall, ChatReply, StreamPiece
 from logtune.testing import MemoryAdapterServer, WordEmbedder
 
+FLOOD = "word " * 10_000
+
 
 class Engine:
-    """Says `first`, and after a line on stdin `last`, where the message says wait; else both at once."""
+    """Says `first`, and after a line on stdin `last`, where the message says wait; else both at once; flood: 25 MB."""
 
     async def complete(self, call: ChatCall) -> ChatReply:
         words = [piece.text async for piece in self.stream(call)]
@@ -39,6 +41,8 @@ class Engine:
                 await line.wait()
             finally:
                 loop.remove_reader(sys.stdin.fileno())
+        for _ in range(500 if "flood" in call.messages[-1].content else 0):
+            yield StreamPiece(text=FLOOD)
         yield StreamPiece(text="last")
         yield StreamPiece(text="", finish_reason="stop", prompt_tokens=1, completion_tokens=2)
 

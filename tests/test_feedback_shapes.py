@@ -10,8 +10,10 @@ from gateway_kit import Kit, gateway, post
 from hypothesis import given
 from hypothesis import strategies as st
 
+from logtune.app.exchange import Exchange
 from logtune.app.feedback_reading import MOST, PREFIX, Said, rated
 from logtune.app.feedback_shapes import SHAPES, find
+from logtune.app.metrics import Metrics
 from logtune.errors import RequestError
 from logtune.records import Feedback, Json
 
@@ -80,7 +82,7 @@ def test_tensorzeros_client_sends_null_for_what_is_not_given(kit: Kit) -> None:
 def test_a_dry_run_is_checked_and_kept_nowhere(kit: Kit) -> None:
     body = {"metric_name": "quality", "value": 0.5, "inference_id": chat(kit), "dryrun": True}
     assert call(kit, "/tensorzero/feedback", body)[0] == 200
-    assert call(kit, "/tensorzero/feedback", {**body, "value": 7})[0] == 400
+    assert call(kit, "/tensorzero/feedback", {**body, "value": "x"})[0] == 400
     assert kit.store.count(Feedback) == 0
 
 
@@ -136,12 +138,58 @@ def test_every_type_of_a_langfuse_score(shared: Kit, score: dict[str, Json], wan
 
 def test_a_list_of_langfuse_scores_keeps_the_good_ones(kit: Kit) -> None:
     good = {"traceId": TRACE, "name": "a", "value": 1}
+    bad = {"value": "x", "dataType": "NUMERIC"}
     assert call(kit, "/langfuse/api/public/scores", [good]) == (202, {"message": "Accepted"})
-    status, answer = call(kit, "/langfuse/api/public/scores", [good, {**good, "value": 5}, {"name": "b"}])
+    status, answer = call(kit, "/langfuse/api/public/scores", [good, {**good, **bad}, {"name": "b"}])
     assert isinstance(answer, dict)
     assert (status, answer["accepted"], answer["rejected"]) == (207, 1, 2)
-    assert "serve.scores" in str(answer["errors"])
-    assert call(kit, "/langfuse/api/public/scores", {**good, "value": 5})[0] == 400
+    assert call(kit, "/langfuse/api/public/scores", {**good, **bad})[0] == 400
+
+
+def test_a_number_of_unknown_range_is_kept_as_it_came(kit: Kit) -> None:
+    heard: list[Feedback] = []
+    kit.gateway.watch(Hearing(heard))
+    score = {"id": "s1", "traceId": TRACE, "name": "stars", "value": 4, "dataType": "NUMERIC"}
+    assert call(kit, "/langfuse/api/public/scores", score) == (200, {"id": "s1"})
+    body = {"metric_name": "tokens", "value": 812.0, "inference_id": chat(kit)}
+    status, answer = call(kit, "/tensorzero/feedback", body)
+    assert isinstance(answer, dict)
+    assert status == 200
+    found = kit.store.feedback_by_id(["s1", str(answer["feedback_id"])])
+    assert [(item.kind, item.value, item.score) for item in sorted(found.values(), key=lambda item: item.score)] == [
+        ("rating", None, 4.0), ("rating", None, 812.0),
+    ]  # fmt: skip
+    metrics = Metrics()
+    for item in heard:
+        metrics.feedback(item, "x")
+    assert metrics._feedback._counts == {("unread_score", "x"): 2}
+    assert call(kit, "/langfuse/api/public/scores", {**score, "value": 0.5}) == (200, {"id": "s1"})
+    item = kit.store.feedback_by_id(["s1"])["s1"]
+    assert (item.value, item.score) == (0.0, None)
+
+
+def test_a_changed_comment_leaves_the_number_of_unknown_range(kit: Kit) -> None:
+    body = {"id": "f1", "run_id": "r1", "key": "stars", "score": 4}
+    assert call(kit, "/langsmith/feedback", body)[0] == 200
+    assert call(kit, "/langsmith/feedback/f1", {"comment": "well"}, "PATCH")[0] == 200
+    item = kit.store.feedback_by_id(["f1"])["f1"]
+    assert (item.value, item.score, item.comment) == (None, 4.0, "well")
+    assert call(kit, "/langsmith/feedback/f1", {"score": 1}, "PATCH")[0] == 200
+    item = kit.store.feedback_by_id(["f1"])["f1"]
+    assert (item.value, item.score, item.comment) == (1.0, None, "well")
+
+
+class Hearing:
+    """Takes down feedback."""
+
+    def __init__(self, heard: list[Feedback]) -> None:
+        self._heard = heard
+
+    def exchange(self, exchange: Exchange) -> None:
+        pass
+
+    def feedback(self, feedback: Feedback, shape: str) -> None:
+        self._heard.append(feedback)
 
 
 def test_langfuse_events_of_older_clients(kit: Kit) -> None:
@@ -322,14 +370,15 @@ def test_paths_and_methods_of_the_compatibility_prefix(kit: Kit) -> None:
 
 
 def test_numbers_on_one_scale() -> None:
-    def value(score: float, name: str = "n", scale: tuple[float, float] = (0.0, 1.0)) -> float:
+    def value(score: float, name: str = "n", scale: tuple[float, float] | None = None) -> float | None:
         return rated(Said(system="s", fields={"name": name}, targets=(), score=score, scale=scale), {"stars": (1, 5)})
 
     assert [value(0), value(0.5), value(1)] == [-1, 0, 1]
     assert [value(1, "stars"), value(3, "stars"), value(5, "stars")] == [-1, 0, 1]
     assert value(2, scale=(10.0, 0.0)) == pytest.approx(0.6)
-    with pytest.raises(RequestError, match="not from 1"):
-        value(0, "stars")
+    assert [value(7), value(-2), value(0, "stars"), value(7, "stars", (0.0, 5.0))] == [None] * 4
+    with pytest.raises(RequestError, match="not from 0"):
+        value(7, scale=(0.0, 5.0))
 
 
 WORDS_ = st.sampled_from([

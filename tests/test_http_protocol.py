@@ -4,9 +4,10 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 import uvicorn
@@ -17,13 +18,14 @@ from logtune.app.asgi import Receive, Request, Scope, Send, respond
 from logtune.app.http_protocol import Limits, limited
 
 WAIT_S = 30.0
+LARGE = b"x" * (32 << 20)
 HEAD = b"POST /v1/x HTTP/1.1\r\nHost: here\r\n"
-PATIENT = Limits(head_bytes=4096, head_s=WAIT_S, connections=100)
+PATIENT = Limits(head_bytes=4096, head_s=WAIT_S, send_s=WAIT_S, connections=100)
 
 
 @dataclass
 class Echo:
-    """Answers with the body it was sent; /slow waits for `release` in the middle of its answer."""
+    """Answers with the body it was sent; /slow waits for `release` in its middle, /large is large, /endless as well."""
 
     seen: list[tuple[str, bytes]] = field(default_factory=list)
     begun: threading.Event = field(default_factory=threading.Event)
@@ -34,6 +36,12 @@ class Echo:
         request = Request.of(scope, receive)
         body = await request.body(1 << 20)
         self.seen.append((request.path, body))
+        if request.path == "/large":
+            await respond(send, 200, LARGE, "text/plain")
+            return
+        if request.path == "/endless":
+            await self._endless(send, request)
+            return
         if request.path != "/slow":
             await respond(send, 200, body, "text/plain")
             return
@@ -42,6 +50,20 @@ class Echo:
         self.begun.set()
         await asyncio.to_thread(self.release.wait, WAIT_S)
         await send({"type": "http.response.body", "body": b"last", "more_body": False})
+
+    async def _endless(self, send: Send, request: Request) -> None:
+        gone = False
+
+        def hear() -> None:
+            nonlocal gone
+            gone = True
+
+        request.watch(hear)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while not gone:
+            await send({"type": "http.response.body", "body": LARGE[:65536], "more_body": True})
+            await asyncio.sleep(0)
+        self.release.set()
 
 
 class _Server(uvicorn.Server):
@@ -84,9 +106,7 @@ def listening(limits: Limits = PATIENT) -> Iterator[Port]:
     bound = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.bind(("127.0.0.1", 0))
     app = Echo()
-    heard = Limits(
-        head_bytes=limits.head_bytes, head_s=limits.head_s, connections=limits.connections, refused=reasons.append
-    )
+    heard = replace(limits, refused=reasons.append)
     config = uvicorn.Config(
         app, http=limited(heard), ws="none", lifespan="off", log_config=None, proxy_headers=False,
         timeout_keep_alive=WAIT_S,
@@ -263,7 +283,7 @@ def test_a_bad_chunk_ends_the_connection(port: Port, body: bytes) -> None:
 
 
 def test_a_head_that_does_not_arrive_is_given_up() -> None:
-    with listening(Limits(head_bytes=4096, head_s=0.05, connections=100)) as port, port.open() as client:
+    with listening(Limits(head_bytes=4096, head_s=0.05, send_s=WAIT_S, connections=100)) as port, port.open() as client:
         client.sendall(HEAD + b"X: y")
         status, error = refusal(rest(client))
         assert (status, error["code"]) == (408, "request_timeout")
@@ -271,14 +291,14 @@ def test_a_head_that_does_not_arrive_is_given_up() -> None:
 
 
 def test_a_client_that_says_nothing_hears_nothing() -> None:
-    with listening(Limits(head_bytes=4096, head_s=0.05, connections=100)) as port, port.open() as client:
+    with listening(Limits(head_bytes=4096, head_s=0.05, send_s=WAIT_S, connections=100)) as port, port.open() as client:
         assert rest(client) == b""
         assert port.reasons == ["no_request"]
 
 
 @pytest.mark.parametrize("noise", [b"\r\n", b"G"])
 def test_a_kept_connection_is_held_to_the_same_time(noise: bytes) -> None:
-    with listening(Limits(head_bytes=4096, head_s=0.05, connections=100)) as port, port.open() as client:
+    with listening(Limits(head_bytes=4096, head_s=0.05, send_s=WAIT_S, connections=100)) as port, port.open() as client:
         client.sendall(HEAD + b"Content-Length: 1\r\n\r\nx")
         assert one(client) == b"x"
         client.sendall(noise)
@@ -287,7 +307,7 @@ def test_a_kept_connection_is_held_to_the_same_time(noise: bytes) -> None:
 
 
 def test_a_slow_answer_is_no_slow_client() -> None:
-    with listening(Limits(head_bytes=4096, head_s=0.05, connections=100)) as port, port.open() as slow:
+    with listening(Limits(head_bytes=4096, head_s=0.05, send_s=WAIT_S, connections=100)) as port, port.open() as slow:
         slow.sendall(b"GET /slow HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
         assert port.app.begun.wait(WAIT_S)
         with port.open() as quiet:
@@ -311,8 +331,47 @@ def test_what_follows_an_answer_under_way_does_not_cut_it() -> None:
         assert port.reasons == ["malformed"]
 
 
+UNREAD = Limits(head_bytes=4096, head_s=WAIT_S, send_s=0.1, connections=100)
+
+
+def test_a_client_that_stops_reading_holds_no_request() -> None:
+    with listening(UNREAD) as port, port.open() as client:
+        client.sendall(b"GET /endless HTTP/1.1\r\nHost: here\r\n\r\n")
+        assert port.app.release.wait(WAIT_S)
+        assert port.reasons == ["not_read"]
+        with pytest.raises(ConnectionResetError):
+            rest(client)
+
+
+def test_the_rest_of_an_answer_that_is_not_read_holds_no_connection() -> None:
+    with listening(UNREAD) as port, port.open() as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: here\r\nConnection: close\r\n\r\n")
+        until(lambda: bool(port.reasons))
+        assert port.reasons == ["not_read"]
+        with pytest.raises(ConnectionResetError):
+            rest(client)
+
+
+def test_a_client_that_reads_on_is_not_cut_off() -> None:
+    with listening(replace(UNREAD, send_s=0.5)) as port, port.open() as client:
+        client.sendall(b"GET /endless HTTP/1.1\r\nHost: here\r\n\r\n")
+        end = time.monotonic() + 1.2
+        while time.monotonic() < end:
+            assert client.recv(1 << 16)
+        assert port.reasons == []
+        client.close()
+        assert port.app.release.wait(WAIT_S)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
 def test_more_connections_than_allowed_are_refused() -> None:
-    with listening(Limits(head_bytes=4096, head_s=WAIT_S, connections=1)) as port, port.open() as first:
+    with listening(Limits(head_bytes=4096, head_s=WAIT_S, send_s=WAIT_S, connections=1)) as port, port.open() as first:
         first.sendall(HEAD + b"Content-Length: 1\r\n\r\nx")
         assert one(first) == b"x"
         assert refusal(port.says())[0] == 503

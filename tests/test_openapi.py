@@ -89,6 +89,7 @@ NOTED: Json = {"name": "n", "annotator_kind": "HUMAN", "result": {"score": 1, "e
 SENT: dict[str, tuple[Json, Json]] = {
     "post /v1/chat/completions": (
         {"model": "base", "messages": [{"role": "user", "content": "x"}], "top_k": 5}, {"messages": []}),
+    "post /v1/completions": ({"model": "base", "prompt": "def f(", "suffix": "x"}, {"model": 5, "prompt": ""}),
     "post /v1/feedback": ({"response_id": "i", "rating": "up", "user": "u"}, {"response_id": "i"}),
     "post /compat/tensorzero/feedback": (
         {"metric_name": "m", "value": True, "inference_id": "i", "episode_id": None, "tags": None},

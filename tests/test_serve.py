@@ -198,6 +198,18 @@ def test_answers_that_do_not_end_are_cut_off_and_recorded(tmp_path: Path) -> Non
         assert server.log()[-1]["cut"] == 1
 
 
+def test_a_client_that_stops_reading_counts_as_gone(tmp_path: Path) -> None:
+    with running(tmp_path, "send_timeout_s=0.2") as server, server.asked("flood") as answer:
+        (record,) = until(server.records)
+        assert record.error == "the client went away"
+        metrics = server.get("/metrics", admin=True)[1]
+        assert 'logtune_connections_refused_total{reason="not_read"} 1.0' in metrics
+        assert "logtune_requests_under_way 0.0" in metrics
+        with pytest.raises(ConnectionResetError):
+            answer.read()
+        assert server.ask("still") == 200
+
+
 def test_a_failure_at_the_start_is_told(tmp_path: Path) -> None:
     with running(tmp_path, "workers=2", FAIL_AT_START="1") as server:
         assert server.end() == 1

@@ -1,6 +1,6 @@
-"""POST /v1/chat/completions: route, answer, tee into a LogRecord, commit, and only then end the answer.
+"""POST /v1/chat/completions, /v1/completions: route, answer, tee into a LogRecord, commit, and then end the answer.
 
-request -> who, which conversation -> Choice -> Backend -> chunks to the client and to a LogRecord
+request -> who, which conversation -> Choice -> answering -> chunks to the client and to a LogRecord
 
 Streams pass chunk by chunk as they come; the chunk that ends one waits for the commit. A client that goes away ends the
 model's work, and what it had seen is recorded.
@@ -8,11 +8,11 @@ model's work, and what it had seen is recorded.
 
 import asyncio
 import json
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 
+from logtune.app.answering import Answering, TooLarge, read_answer, read_whole
 from logtune.app.asgi import (
     Headers,
     Request,
@@ -22,35 +22,34 @@ from logtune.app.asgi import (
     error_body,
     respond_json,
 )
-from logtune.app.critic import Part, revision, usage_of
 from logtune.app.exchange import GONE, Exchange, begin
 from logtune.app.feedback_api import Answers
 from logtune.app.identity import last_user_text
 from logtune.app.journal import Journal, Kept
-from logtune.app.redaction import SHOWN_ERROR, Redaction
+from logtune.app.redaction import Redaction
 from logtune.app.routing import Router
-from logtune.app.rules_prompt import with_rules
 from logtune.app.table import Choice
-from logtune.edges.project_scope import unpicked
 from logtune.edges.sse import LONGEST_LINE, StreamAssembler, event
-from logtune.edges.upstream import BASE, Answer, Backend, UpstreamCall
+from logtune.edges.upstream import BASE, CHAT, Answer, Backend
 from logtune.errors import RequestError
 from logtune.ids import new_id
-from logtune.records import SHADOW, Json
-from logtune.stages.answer import CRITICS
+from logtune.records import SHADOW
 
-LOG = logging.getLogger(__name__)
 BODILESS = (204, 304)  # RFC 9112, 6.3
 
 
 class ChatApi:
-    """Answers chat requests; `served_name` is the base model's name at the backend, `done` hears of every exchange."""
+    """Answers; `served_name` is the base model's name at the backend, `done` hears of every exchange.
+
+    `most`: bytes of an answer that its record keeps.
+    """
 
     def __init__(
         self, backend: Backend, router: Router, journal: Journal, answers: Answers, served_name: str,
-        done: Callable[[Exchange], None], redaction: Redaction,
+        done: Callable[[Exchange], None], redaction: Redaction, most: int,
     ) -> None:  # fmt: skip
-        self._backend = backend
+        self._answering = Answering(backend, router, served_name, redaction, most)
+        self._most = most
         self._redaction = redaction
         self._router = router
         self._journal = journal
@@ -58,13 +57,16 @@ class ChatApi:
         self._served_name = served_name
         self._done = done
 
-    async def post(self, request: Request, limit: int, send: Send) -> None:
-        """Read one request of at most `limit` bytes, answer it, and stop when the client goes away."""
+    async def post(self, request: Request, limit: int, send: Send, path: str = CHAT) -> None:
+        """Read one request of at most `limit` bytes, answer it, and stop when the client goes away.
+
+        `path` is that of the model server which answers it.
+        """
         raw = await request.body(limit)
         if self._journal.refusing:
             what = "the gateway can keep no records now, so it takes no requests (serve.spool_full = refuse)"
             raise RequestError(what, 503, code="records_full", headers={"retry-after": "5"})
-        exchange = begin(raw, request.headers)
+        exchange = begin(raw, request.headers, path)
         leaving = _Leaving(exchange, asyncio.current_task())
         ignore = request.watch(leaving)
         try:
@@ -83,17 +85,14 @@ class ChatApi:
         body = {name: value for name, value in exchange.body.items() if name not in ("stream", "stream_options")}
         other = Exchange(
             id=new_id(), at=time.time(), started=time.perf_counter(), raw=json.dumps(body).encode(), body=body,
-            client=exchange.client, who=exchange.who, requested=exchange.requested, choice=choice,
+            client=exchange.client, who=exchange.who, requested=exchange.requested, choice=choice, path=exchange.path,
         )  # fmt: skip
         try:
             with self._router.adapters.using(choice.model):
-                answer = await self._unless_lost(other)
+                answer = await self._answering.unless_lost(other)
                 if answer is None:
                     return None
-                try:
-                    whole = b"".join([chunk async for chunk in answer.chunks])
-                finally:
-                    await answer.close()
+                whole = await read_whole(answer, self._most)
             other.response, other.error = read_answer(answer.status, whole)
         except RequestError as error:
             other.error = error.what
@@ -107,7 +106,7 @@ class ChatApi:
         try:
             exchange.choice = await self._choose(exchange)
             with self._router.adapters.using(exchange.choice.model):
-                answer = await self._open(exchange)
+                answer = await self._answering.open(exchange)
                 try:
                     await (self._stream if answer.streamed else self._whole)(exchange, answer, send)
                 finally:
@@ -126,84 +125,25 @@ class ChatApi:
     async def _choose(self, exchange: Exchange) -> Choice:
         """Route what asks for the base model; a model asked for by name is what the client gets."""
         if exchange.requested in ("", BASE, self._served_name):
+            if exchange.path != CHAT:  # no candidate was proven on anything but chats
+                return Choice(reason="a text completion is not routed")
             return await self._router.choose(last_user_text(exchange.body), exchange.unit())
         return self._router.named(exchange.requested)
-
-    async def _open(self, exchange: Exchange) -> Answer:
-        """The answer of the chosen candidate; of the base model when the server has lost the candidate's adapter."""
-        answer = await self._unless_lost(exchange)
-        if answer is not None:
-            return answer
-        exchange.choice = exchange.choice.given_up(f"the model server has lost {exchange.choice.adapter}")
-        return await self._call(exchange, self._served_name, exchange.body)
-
-    async def _unless_lost(self, exchange: Exchange) -> Answer | None:
-        """The answer of the chosen candidate; None where the server has lost its adapter: it is loaded again."""
-        adapter = exchange.choice.adapter
-        try:
-            answer = await self._candidate(exchange)
-            if adapter is None or answer.status != 404:
-                return answer
-            await answer.close()
-        except RequestError as error:
-            if adapter is None or error.status != 404:
-                raise
-        self._router.lost(adapter)
-        LOG.warning("the model server has lost %s; the base model answers until it is loaded again", adapter)
-        return None
-
-    async def _candidate(self, exchange: Exchange) -> Answer:
-        model = exchange.choice.model or self._served_name
-        if exchange.choice.kind not in CRITICS:
-            body = unpicked(exchange.body) if self._router.killed() else exchange.body
-            rules = exchange.choice.rules
-            return await self._call(exchange, model, with_rules(body, rules) if rules else body)
-
-        async def ask(name: str, body: Mapping[str, Json]) -> Mapping[str, Json]:
-            return await self._part(exchange, name or self._served_name, body)
-
-        revised = await revision(ask, model, exchange.body)
-        if revised is None:
-            exchange.choice = exchange.choice.given_up("a critic reviews plain text alone")
-        return await self._call(exchange, self._served_name, exchange.body if revised is None else revised)
-
-    async def _part(self, exchange: Exchange, model: str, body: Mapping[str, Json]) -> Mapping[str, Json]:
-        """One call on the way to an answer, in one piece; RequestError when the server refuses it."""
-        asked = time.perf_counter()
-        answer = await self._call(exchange, model, body)
-        opened = time.perf_counter()
-        try:
-            whole = b"".join([chunk async for chunk in answer.chunks])
-        finally:
-            await answer.close()
-            exchange.backend_s += time.perf_counter() - opened
-        response, problem = read_answer(answer.status, whole)
-        if response is None:
-            raise RequestError(problem or "no answer", answer.status)
-        exchange.parts.append(Part(usage_of((), response.get("usage")), round(1000 * (time.perf_counter() - asked), 3)))
-        return response
-
-    async def _call(self, exchange: Exchange, model: str, body: Mapping[str, Json]) -> Answer:
-        exchange.called = model
-        raw = exchange.raw if body is exchange.body else json.dumps(body).encode()
-        asked = exchange.asked = time.perf_counter()
-        if self._redaction.quick(len(exchange.raw)):  # once the model is at work, while nobody waits for this
-            asyncio.get_running_loop().call_soon(exchange.clean, self._redaction)
-        try:
-            return await self._backend.open(
-                UpstreamCall(id=exchange.id, body=body, raw=raw, model=model, headers=exchange.client)
-            )
-        finally:
-            exchange.backend_s += time.perf_counter() - asked
 
     async def _whole(self, exchange: Exchange, answer: Answer, send: Send) -> None:
         """An answer in one piece."""
         asked = time.perf_counter()
         exchange.begun(answer.status)
-        body = b"".join([chunk async for chunk in answer.chunks])
+        chunks = list[bytes]()
+        async for chunk in answer.chunks:
+            chunks.append(chunk)
+            exchange.answer_bytes += len(chunk)
+            if exchange.answer_bytes > self._most:
+                await self._large(exchange, answer, chunks, send)
+                return
+        body = b"".join(chunks)
         exchange.backend_s += time.perf_counter() - asked
         exchange.upstream_s = time.perf_counter() - exchange.asked
-        exchange.answer_bytes = len(body)
         exchange.response, exchange.error = read_answer(answer.status, body)
         kept = await self._keep(exchange)
         headers = [*_passed(answer), *exchange.headers()]
@@ -214,12 +154,29 @@ class ChatApi:
         await kept
         await end_answer(send, body)
 
+    async def _large(self, exchange: Exchange, answer: Answer, first: list[bytes], send: Send) -> None:
+        """An answer too large for a record leaves as it comes, after what has come of it."""
+        head = [(b"content-type", answer.content_type.encode("latin-1")), *_passed(answer), *exchange.headers()]
+        await send({"type": "http.response.start", "status": answer.status, "headers": head})
+        exchange.error = TooLarge(self._most).what
+        try:
+            await send({"type": "http.response.body", "body": b"".join(first), "more_body": True})
+            async for chunk in answer.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        except RequestError as error:
+            exchange.error = error.what
+            raise ConnectionAbortedError(error.what) from error  # so that the client sees it break off
+        finally:
+            exchange.upstream_s = time.perf_counter() - exchange.asked
+        await self._commit(exchange)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
     async def _stream(self, exchange: Exchange, answer: Answer, send: Send) -> None:
         """Server-sent events: every chunk leaves as it comes, the one that holds the end after the commit.
 
         An unfinished line waits for its rest, so that a stream that breaks off still ends in a well-formed error.
         """
-        seen, rest = StreamAssembler(), b""
+        seen, rest, named = StreamAssembler(self._most), b"", False
         head = [(b"content-type", answer.content_type.encode("latin-1")), *_passed(answer), *exchange.headers()]
         await send({"type": "http.response.start", "status": answer.status, "headers": head})
         try:
@@ -227,7 +184,9 @@ class ChatApi:
                 exchange.begun(answer.status)
                 exchange.answer_bytes += len(chunk)
                 seen.feed(chunk)
-                self._answers.note(seen.head, exchange.id, exchange.who.traces)  # before the client can name the answer
+                if not named:  # before the client can name the answer
+                    self._answers.note(seen.head, exchange.id, exchange.who.traces)
+                    named = "id" in seen.head
                 if seen.done:
                     _take(exchange, seen)
                     await self._commit(exchange)
@@ -274,20 +233,6 @@ class _Leaving:
     def ends_work(self) -> bool:
         """Whether a cancellation was this one alone."""
         return self._left and self._work is not None and not self._work.uncancel()
-
-
-def read_answer(status: int, body: bytes) -> tuple[dict[str, Json] | None, str | None]:
-    """The completion in a whole answer, and why there is none."""
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        value = None
-    if status == 200 and isinstance(value, dict) and "choices" in value:
-        return value, None
-    shown = body[:SHOWN_ERROR].decode("utf-8", "replace")
-    if isinstance(value, dict) and "\\u" in shown:  # escapes would hide from the redaction what they say
-        shown = json.dumps(value, ensure_ascii=False)[:SHOWN_ERROR]
-    return None, f"the model server answered {status}: {shown}"
 
 
 def whole_lines(stream: bytes) -> tuple[bytes, bytes]:

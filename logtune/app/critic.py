@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from logtune.app.identity import last_user_text
+from logtune.edges.sse import DONE, event
 from logtune.records import Json
 from logtune.stages.answer import CRITIQUE_TOKENS, critic_prompt, revise_prompt
 
@@ -50,8 +51,29 @@ async def revision(ask: Ask, critic: str, body: Mapping[str, Json]) -> dict[str,
     return {**body, "messages": [*messages[:-1], revised]}
 
 
-def usage_of(parts: Sequence[Part], last: Json) -> dict[str, Json]:
-    """The usage of an answer: that of its last call; of several calls their sum, with `calls` and the draft's own.
+def drafted(completion: Mapping[str, Json], *, include_usage: bool) -> bytes:
+    """A draft as the events of a stream, for a client that asked for one."""
+    found = completion.get("choices")
+    choices = [choice for choice in found if isinstance(choice, dict)] if isinstance(found, list) else []
+    blank: dict[str, Json] = {"usage": None} if include_usage else {}
+    head = {name: value for name, value in completion.items() if name not in ("choices", "usage")}
+    head["object"] = "chat.completion.chunk"
+    said: list[Json] = [_piece(choice, choice.get("message") or {}, {"finish_reason": None}) for choice in choices]
+    ended: list[Json] = [_piece(choice, {}, {"logprobs": None}) for choice in choices]
+    events: list[dict[str, Json]] = [{**head, "choices": said, **blank}, {**head, "choices": ended, **blank}]
+    if include_usage:
+        events.append({**head, "choices": [], "usage": completion.get("usage")})
+    return b"".join([*map(event, events), DONE])
+
+
+def _piece(choice: Mapping[str, Json], delta: Json, fields: Mapping[str, Json]) -> Json:
+    return {name: value for name, value in choice.items() if name != "message"} | {"delta": delta, **fields}
+
+
+def usage_of(parts: Sequence[Part], last: Json, *, reviewed: bool = True) -> dict[str, Json]:
+    """The usage of an answer: that of its last call; of several calls their sum, with `calls`.
+
+    `reviewed`: the first of them made the draft of this answer, whose own is told too.
 
     `uncounted`: calls whose tokens the model server did not say, such as a stream without include_usage.
     """
@@ -61,9 +83,10 @@ def usage_of(parts: Sequence[Part], last: Json) -> dict[str, Json]:
     known = [usage for usage in (*(part.usage for part in parts), final) if usage]
     total: dict[str, Json] = {name: sum(_count(usage, name) for usage in known) for name in TOKENS}
     draft: Json = {**{name: _count(parts[0].usage, name) for name in TOKENS}, "latency_ms": parts[0].latency_ms}
+    told: dict[str, Json] = {"draft": draft} if reviewed else {}
     calls = len(parts) + 1
     uncounted: dict[str, Json] = {"uncounted": calls - len(known)} if len(known) < calls else {}
-    return {**total, "calls": calls, **uncounted, "draft": draft}
+    return {**total, "calls": calls, **uncounted, **told}
 
 
 def _count(usage: Mapping[str, Json], name: str) -> int:

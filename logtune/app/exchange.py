@@ -1,4 +1,4 @@
-"""One chat request on its way through the gateway, from its bytes to the record that the store keeps.
+"""One request for an answer on its way through the gateway, from its bytes to the record that the store keeps.
 
 bytes, headers -> Exchange -> LogRecord, headers for the client
 """
@@ -15,10 +15,11 @@ from logtune.app.identity import Identity, identify
 from logtune.app.redaction import Redaction
 from logtune.app.table import Choice
 from logtune.edges.schema import to_json
-from logtune.edges.upstream import BASE
+from logtune.edges.upstream import BASE, CHAT
 from logtune.errors import RequestError
 from logtune.ids import new_id
 from logtune.records import Json, LogRecord
+from logtune.stages.answer import CRITICS
 from logtune.statistics import unit_of
 
 GONE = "the client went away"  # an exchange's error then
@@ -38,7 +39,7 @@ class Asked:
 
 @dataclass(slots=True, kw_only=True)
 class Exchange:
-    """One chat request on its way; what is known so far."""
+    """One request on its way; what is known so far."""
 
     id: str
     at: float  # seconds since 1970
@@ -48,6 +49,7 @@ class Exchange:
     client: Mapping[str, str]  # headers, lower-case names
     who: Identity
     requested: str  # model name in the request
+    path: str = CHAT  # at the model server
     choice: Choice = field(default_factory=Choice)
     called: str = ""  # model name at the backend
     backend_s: float = 0.0  # time spent waiting for the model
@@ -86,7 +88,7 @@ class Exchange:
     def record(self, redaction: Redaction) -> LogRecord:
         """What the store keeps."""
         asked, who, response = self.clean(redaction), self.who, redaction.response(self.response)
-        usage = usage_of(self.parts, (response or {}).get("usage"))
+        usage = self._usage(response)
         return LogRecord(
             id=self.id, request=asked.request, response=response, at=self.at,
             model=redaction.label(self.called or self.requested), adapter=self.choice.adapter, arm=self.choice.arm,
@@ -99,7 +101,10 @@ class Exchange:
 
     def usage(self) -> dict[str, Json]:
         """What all calls took (`critic.usage_of`)."""
-        return usage_of(self.parts, (self.response or {}).get("usage"))
+        return self._usage(self.response)
+
+    def _usage(self, response: Mapping[str, Json] | None) -> dict[str, Json]:
+        return usage_of(self.parts, (response or {}).get("usage"), reviewed=self.choice.kind in CRITICS)
 
     def headers(self) -> Headers:
         """Where the answer comes from, for the client."""
@@ -115,13 +120,13 @@ class Exchange:
         ]
 
 
-def begin(raw: bytes, headers: Mapping[str, str]) -> Exchange:
-    """An exchange from a request's bytes; RequestError 400 when they are no chat request."""
+def begin(raw: bytes, headers: Mapping[str, str], path: str = CHAT) -> Exchange:
+    """An exchange from a request's bytes; RequestError 400 when they are none."""
     started, at, body = time.perf_counter(), time.time(), parse_object(raw)
     model = body.get("model")
     if model is not None and not isinstance(model, str):
         raise RequestError("'model' must be a text", param="model")
     return Exchange(
         id=new_id(), at=at, started=started, raw=raw, body=body, client=headers, who=identify(body, headers),
-        requested=model or "",
+        requested=model or "", path=path,
     )  # fmt: skip

@@ -30,7 +30,7 @@ OWN_ANSWER = re.compile(r"chatcmpl-([0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f
 REMEMBERED = 100_000  # answers whose id a client may send back
 LONGEST_ID = 256
 LOOK_S = 1.0  # how long feedback waits for a store that does not answer, before it is taken as it is
-SAYING = ("value", "comment", "correction")
+SAYING = ("value", "score", "comment", "correction")
 
 
 class Answers:
@@ -121,7 +121,8 @@ class FeedbackApi:
     ) -> Feedback:
         fields: dict[str, Json] = {**({"user": user} if user else {}), **item.fields}
         if item.score is not None:
-            fields["value"] = rated(item, self._ranges)
+            value = rated(item, self._ranges)
+            fields |= {"value": value, "score": item.score if value is None else None}
         if old is None:
             (kind, target), _ = await self._resolve(item.targets)
             return await self._read(identified(item, fields), kind, target, now)
@@ -220,7 +221,12 @@ def read_feedback(body: Mapping[str, Json], target_kind: TargetKind, target: str
         raise RequestError(f"what the feedback is about has a name of 1 to {LONGEST_ID} characters", param="target")
     value, revoked = _value(body)
     comment, correction = _text(body, "comment"), _text(body, "correction")
-    said = {"rating": revoked or value is not None, "correction": bool(correction), "comment": bool(comment)}
+    score = cast("float | None", body.get("score"))  # of other systems' shapes alone
+    said = {
+        "rating": revoked or value is not None or score is not None,
+        "correction": bool(correction),
+        "comment": bool(comment),
+    }
     kind = _kind(body, said, revoked)
     user, name = _text(body, "user"), _text(body, "name") or ""
     # A thumb that is pressed again replaces the first, so a rating without an id gets one that says whose and of what.
@@ -228,7 +234,7 @@ def read_feedback(body: Mapping[str, Json], target_kind: TargetKind, target: str
     default = f"rating-{digest(whose)}" if kind == "rating" else new_id()
     return Feedback(
         id=_text(body, "id") or default, target=target, target_kind=target_kind, at=now, kind=kind, value=value,
-        comment=comment, correction=correction, source=_text(body, "source") or "user", name=name,
+        score=score, comment=comment, correction=correction, source=_text(body, "source") or "user", name=name,
         user=user, supersedes=_text(body, "supersedes"), revoked=revoked,
     )  # fmt: skip
 

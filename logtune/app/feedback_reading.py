@@ -32,7 +32,7 @@ class Said:
     fields: dict[str, Json]  # without target and value where `score` holds that
     targets: tuple[Target, ...]  # what it may be about, the surest first; empty: what is stored under the same id says
     score: float | None = None  # read by the range that serve.scores has for the name (else the system), else `scale`
-    scale: tuple[float, float] = (0.0, 1.0)  # worst and best
+    scale: tuple[float, float] | None = None  # worst and best, as the system says; None: it says none
     weight: float = 1.0
     dry: bool = False  # check it, keep nothing
 
@@ -56,12 +56,16 @@ class Shape:
         return f"{PREFIX}/{self.system}{self.path}"
 
 
-def rated(said: Said, ranges: Mapping[str, tuple[float, float]]) -> float:
-    """The score on our scale from -1 to 1; RequestError when it lies outside its range."""
-    name = str(said.fields.get("name") or said.system)
-    worst, best = ranges.get(name, said.scale)
-    score = said.score or 0.0
+def rated(said: Said, ranges: Mapping[str, tuple[float, float]]) -> float | None:
+    """The score on our scale from -1 to 1; None where its range is another one, which nobody has told.
+
+    RequestError outside of the range that the system itself says.
+    """
+    name, score = str(said.fields.get("name") or said.system), said.score or 0.0
+    worst, best = ranges.get(name) or said.scale or _unit(score)
     if not min(worst, best) <= score <= max(worst, best):
+        if said.scale is None or name in ranges:
+            return None
         mend = f'say so in the settings: serve.scores = ["{name[:40]}=WORST..BEST"]'
         raise RequestError(
             f"{score:g} is not from {worst:g} (bad) to {best:g} (good); if '{name[:80]}' runs otherwise, {mend}"
@@ -144,10 +148,7 @@ def said(
 ) -> Said:  # fmt: skip
     """Feedback with the fields that hold something."""
     given: dict[str, Json] = {key: value for key, value in fields.items() if value not in (None, "")}
-    return Said(
-        system=system, fields=given, targets=targets, score=score, weight=weight, dry=dry,
-        scale=scale or _unit(score or 0.0),
-    )  # fmt: skip
+    return Said(system=system, fields=given, targets=targets, score=score, weight=weight, dry=dry, scale=scale)
 
 
 def identified(item: Said, fields: dict[str, Json]) -> dict[str, Json]:

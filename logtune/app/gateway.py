@@ -42,7 +42,7 @@ from logtune.edges.keyring import Keyring
 from logtune.edges.no_store import NoStore
 from logtune.edges.project_scope import DEFAULT, ScopedAdapters, ScopedBackend
 from logtune.edges.store import Store
-from logtune.edges.upstream import Backend
+from logtune.edges.upstream import COMPLETION, UNKNOWN_URL, Backend
 from logtune.errors import LogtuneError, RequestError, StoreError
 from logtune.ports import AdapterServer, Embedder
 from logtune.records import Feedback, Json
@@ -87,6 +87,7 @@ class Gateway:
         self._watching: list[Watcher] = []
         self._routes: Mapping[str, Mapping[str, Handler]] = {
             "/v1/chat/completions": {"POST": self._post_chat},
+            "/v1/completions": {"POST": self._post_completion},
             "/v1/feedback": {"POST": self._post_feedback},
             "/v1/models": {"GET": self._models},
             "/healthz": {"GET": self._healthz},
@@ -130,7 +131,7 @@ class Gateway:
     async def _dispatch(self, request: Request, send: Send) -> None:
         methods = self._methods(request.path)
         if not methods:
-            raise RequestError(f"there is nothing at {request.path[:200]}", 404, code="unknown_url")
+            raise RequestError(f"there is nothing at {request.path[:200]}", 404, code=UNKNOWN_URL)
         allowed = ", ".join([*methods, *(["HEAD"] if "GET" in methods else []), "OPTIONS"])
         if request.method == "OPTIONS":
             await respond(send, 204, b"", "text/plain", [(b"allow", allowed.encode()), *self._cors.preflight(request)])
@@ -307,6 +308,9 @@ class Gateway:
 
     async def _post_chat(self, request: Request, send: Send) -> None:
         await self._lane(request).chat.post(request, self._limit, send)
+
+    async def _post_completion(self, request: Request, send: Send) -> None:
+        await self._lane(request).chat.post(request, self._limit, send, COMPLETION)
 
     async def _post_feedback(self, request: Request, send: Send) -> None:
         body = parse_object(await request.body(self._limit))

@@ -2,12 +2,15 @@
 
 bytes -> GatewayProtocol -> ASGI scope        refused: 400, 408, 431, 503, 505 in OpenAI's shape, then the end
 
-uvicorn reads heads of any size for as long as they take, which lets a client hold memory and connections for nothing.
+uvicorn reads heads of any size for as long as they take, and waits without end for a client that stops reading its
+answer, which lets a client hold memory, connections and requests under way for nothing.
 A request whose length can be read in two ways (RFC 9112, 6.3) is what smuggling is made of, so it is never passed on.
 """
 
 import asyncio
 import json
+import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -22,6 +25,7 @@ from logtune.app.asgi import GONE, Scope, error_body
 from logtune.errors import RequestError
 
 LINGER_S = 2.0  # a refused client may still be sending; closing at once would reset the connection under its answer
+AT_ONCE = struct.pack("ii", 1, 0)  # a connection's end by reset: the system throws away what it still holds for it
 SEPARATORS = 4  # bytes of a header beside its name and value
 
 
@@ -31,6 +35,7 @@ class Limits:
 
     head_bytes: int
     head_s: float  # from the connection, or the head's first byte on a kept one, to the head's end
+    send_s: float  # in which a client takes nothing of the answer that waits for it
     connections: int  # open at once in this process
     refused: Callable[[str], None] = lambda _: None  # hears why a connection was ended: a reason code
 
@@ -56,6 +61,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self._ended_here = False  # a request ended in the chunk that is being read
         self._ending = False  # refused
         self._timer: asyncio.TimerHandle | None = None
+        self._taking: asyncio.TimerHandle | None = None  # set while something waits for the client to take it
+        self._unsent, self._moved = 0, False  # bytes that waited at its last look; whether some were taken since
         self._hears: Callable[[], None] | None = None  # who is told when the client goes before its answer is complete
 
     # the connection
@@ -71,6 +78,8 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop waiting; nobody is left to answer."""
         self._stop_waiting()
+        if self._taking is not None:
+            self._taking.cancel()
         hears, self._hears = self._hears, None
         super().connection_lost(exc)
         if hears is not None:
@@ -173,6 +182,43 @@ class GatewayProtocol(HttpToolsProtocol):
         elif names.count(b"content-length") > 1:
             return RequestError("a request has one Content-Length")
         return None
+
+    # the answer
+
+    def pause_writing(self) -> None:
+        """The client takes less than there is: from now on it is watched. One that keeps up is not."""
+        super().pause_writing()
+        self._watch_taking()
+
+    def resume_writing(self) -> None:
+        """Most of it was taken."""
+        super().resume_writing()
+        self._moved = True
+
+    def on_response_complete(self) -> None:
+        """The end of an answer, of which some may wait yet."""
+        super().on_response_complete()
+        if self.transport.get_write_buffer_size():
+            self._watch_taking()
+
+    def _watch_taking(self) -> None:
+        if self._taking is None:
+            self._unsent, self._moved = self.transport.get_write_buffer_size(), False
+            self._taking = self.loop.call_later(self.limits.send_s, self._look)
+        else:
+            self._moved = True
+
+    def _look(self) -> None:
+        """One timer for many answers: a client of whose answer nothing is taken in that time is as good as gone."""
+        self._taking, unsent = None, self.transport.get_write_buffer_size()
+        if self._moved or unsent < self._unsent:
+            if unsent:
+                self._watch_taking()
+        elif unsent:
+            self.limits.refused("not_read")
+            connection = cast("socket.socket", self.transport.get_extra_info("socket"))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, AT_ONCE)
+            self.transport.abort()
 
     # refusals
 

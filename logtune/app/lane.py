@@ -39,7 +39,14 @@ class Lane:
         self._done = done
         redaction = Redaction.of(settings)
         self.chat = ChatApi(
-            backend, router, self.journal, self.answers, settings.model.served_name, self._ended, redaction
+            backend,
+            router,
+            self.journal,
+            self.answers,
+            settings.model.served_name,
+            self._ended,
+            redaction,
+            int(settings.serve.record_mb * 2**20),
         )
         self.guarding = Guarding(store, router, self.chat, settings.experiment)
         self.shadowing = Shadowing(self.chat, router, settings.experiment.shadow_per_minute)

@@ -42,6 +42,7 @@ DECISIONS: Mapping[str, str] = {  # how a routing reason begins -> what is count
     "deployed for": "deployed", "the base model is deployed": "base", "out of distribution": "out_of_distribution",
     "nothing is deployed": "nothing_deployed", "no user text": "no_text", "the request names": "named",
     "no deployed cluster was made with": "other_embedder", "routing failed": "failed",
+    "a text completion": "not_routed",
 }  # fmt: skip
 
 
@@ -81,7 +82,7 @@ class Metrics:
         self._decisions = self._tally("routing_decisions", "Where exchanges went, by why", "decision")
         self._routed = self._tally("routed", "Exchanges of clusters, by what answered", "cluster", "arm", "adapter")
         self._feedback = self._tally("feedback", "Feedback taken in", "kind", "shape")
-        self._refused = self._tally("connections_refused", "Connections ended without an answer", "reason")
+        self._refused = self._tally("connections_refused", "Connections ended by the gateway", "reason")
         self._records = {name: self._counter(f"records_{name}", f"Records {name}") for name in RECORDS}
         self._gauges = {name: self._gauge(name, about, mode) for name, (about, mode) in GAUGES.items()}
         build = Gauge("logtune_build_info", "Version", ["version"], registry=self.registry, multiprocess_mode="max")
@@ -116,7 +117,8 @@ class Metrics:
 
     def feedback(self, feedback: Feedback, shape: str) -> None:
         """One item of feedback that was taken in; `shape` names the system whose words it came in."""
-        self._feedback.add(("revoked" if feedback.revoked else feedback.kind, shape))
+        kind = "unread_score" if feedback.score is not None else feedback.kind
+        self._feedback.add(("revoked" if feedback.revoked else kind, shape))
 
     def refused(self, reason: str) -> None:
         """One connection ended by the protocol."""

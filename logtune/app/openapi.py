@@ -49,6 +49,7 @@ def document() -> Schema:
         "paths": {**_own_paths(), **_shaped_paths()},
         "components": {
             "schemas": {"Error": _error(), "ChatRequest": _chat_request(), "ChatCompletion": _completion(),
+                        "CompletionRequest": _text_request(), "Completion": _text_completion(),
                         "Feedback": _feedback(), "Model": _model()},
             "responses": {status: _problem(status) for status in STATUSES},
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer", "description": "logtune keys create"}},
@@ -67,13 +68,6 @@ def calls() -> Iterator[tuple[str, str, str, list[str]]]:
 
 
 def _own_paths() -> Schema:
-    answer: Schema = {"application/json": {"schema": _ref("ChatCompletion")}, "text/event-stream": {}}
-    chat: Schema = {
-        "200": {"description": "The answer; server-sent events when `stream` is true.", "headers": _answer_headers(),
-                "content": answer},
-        **_problems("404", "502", "504"),
-        "default": {"description": "What the model server answered, unchanged."},
-    }  # fmt: skip
     said = _object({"id": TEXT, "status": {"enum": ["stored", "revoked", "accepted"]}, "note": TEXT}, "id", "status")
     feedback: Schema = {
         "200": _json(said, "Kept."),
@@ -83,8 +77,10 @@ def _own_paths() -> Schema:
     listed = _object({"object": {"const": "list"}, "data": _list(_ref("Model"))}, "object", "data")
     ready = _object({"status": {"enum": ["ready", "not ready"]}, "store": TEXT}, "status", "store")
     return {
-        "/v1/chat/completions": {"post": _call("createChatCompletion", "An answer, whole or streamed.", chat,
-                                               _ref("ChatRequest"))},
+        "/v1/chat/completions": {"post": _call("createChatCompletion", "An answer, whole or streamed.",
+                                               _answers("ChatCompletion"), _ref("ChatRequest"))},
+        "/v1/completions": {"post": _call("createCompletion", "A text goes on; by a model server alone.",
+                                          _answers("Completion"), _ref("CompletionRequest"))},
         "/v1/feedback": {"post": _call("createFeedback", "What a user said about an answer.",
                                        {**feedback, **_problems()}, _ref("Feedback"))},
         "/v1/models": {"get": _call("listModels", "The base model, and the adapters that serve.", {
@@ -147,6 +143,20 @@ def _chat_request() -> Schema:
         "Other fields (tools, response_format, logprobs...) are for a model server; the embedded engine refuses them."
     )
     return {**request, "description": more}
+
+
+def _text_request() -> Schema:
+    request = _object({
+        "model": {"type": ["string", "null"], "description": "`base`, or an adapter; a model server's own names."},
+        "prompt": {"description": "A text, texts, or numbers of tokens, as the model server takes them."},
+        "stream": {"type": ["boolean", "null"]},
+    }, "prompt")  # fmt: skip
+    return {**request, "description": "It and all other fields reach the model server as they came."}
+
+
+def _text_completion() -> Schema:
+    choice = _object({"text": TEXT, "index": WHOLE, "finish_reason": {"type": ["string", "null"]}}, "text")
+    return _object({"id": TEXT, "object": {"const": "text_completion"}, "choices": _list(choice)}, "choices")
 
 
 def _completion() -> Schema:
@@ -258,6 +268,15 @@ def _id_in_path() -> Schema:
         "required": True,
         "schema": {"type": "string", "minLength": 1, "maxLength": 256},
     }
+
+
+def _answers(schema: str) -> Schema:
+    return {
+        "200": {"description": "The answer; server-sent events when `stream` is true.", "headers": _answer_headers(),
+                "content": {"application/json": {"schema": _ref(schema)}, "text/event-stream": {}}},
+        **_problems("404", "502", "504"),
+        "default": {"description": "What the model server answered, unchanged."},
+    }  # fmt: skip
 
 
 def _answer_headers() -> Schema:

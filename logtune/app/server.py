@@ -35,7 +35,7 @@ IDLE_S = 75  # a kept connection without a request; longer than clients and load
 SWITCH_S = 0.0005  # until a thread gives way to another
 LOOK_S = 0.02  # between looks whether the last answers are out
 CANCELLED_S = 5.0  # for answers that were cut off to be recorded
-ADMIN_LIMITS = Limits(head_bytes=16 << 10, head_s=10.0, connections=200)
+ADMIN_LIMITS = Limits(head_bytes=16 << 10, head_s=10.0, send_s=30.0, connections=200)
 FILES_EACH = 2  # open files of a connection: a client's, and one to the model server
 TICKS = 10  # of uvicorn's main loop in a second
 
@@ -81,8 +81,8 @@ class _Server(uvicorn.Server):
     def __init__(self, process: Process, app: App, metrics: Metrics) -> None:
         serve = process.settings
         limits = Limits(
-            head_bytes=serve.max_header_kb << 10, head_s=serve.receive_timeout_s, refused=metrics.refused,
-            connections=min(serve.max_open, process.files // FILES_EACH),
+            head_bytes=serve.max_header_kb << 10, head_s=serve.receive_timeout_s, send_s=serve.send_timeout_s,
+            refused=metrics.refused, connections=min(serve.max_open, process.files // FILES_EACH),
         )  # fmt: skip
         super().__init__(_config(app, limits, lifespan="on"))
         self._process = process

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from logtune import __version__
 from logtune.app.exchange import Exchange
+from logtune.edges.upstream import CHAT
 from logtune.errors import MissingExtra
 from logtune.records import Feedback, Json
 
@@ -67,7 +68,7 @@ class Tracing:
 
         named = exchange.requested[:LONGEST] or exchange.called
         span = self._tracer.start_span(
-            f"chat {named}".rstrip(), self._parent.extract(exchange.client), SpanKind.CLIENT,
+            f"{_operation(exchange)} {named}".rstrip(), self._parent.extract(exchange.client), SpanKind.CLIENT,
             attributes={**self._server, **_attributes(exchange)}, start_time=int(exchange.at * 1e9),
         )  # fmt: skip
         if exchange.error is not None:
@@ -136,7 +137,8 @@ def _server(url: str | None) -> dict[str, Value]:
 def _attributes(exchange: Exchange) -> dict[str, Value]:
     response, choice = exchange.response or {}, exchange.choice
     found: dict[str, Value | None] = {
-        "gen_ai.operation.name": "chat", "gen_ai.request.model": exchange.requested[:LONGEST] or exchange.called,
+        "gen_ai.operation.name": _operation(exchange),
+        "gen_ai.request.model": exchange.requested[:LONGEST] or exchange.called,
         "gen_ai.request.stream": exchange.body.get("stream") is True, "gen_ai.conversation.id": exchange.who.session,
         "gen_ai.response.id": _text(response.get("id")), "gen_ai.response.model": _text(response.get("model")),
         "gen_ai.response.finish_reasons": _finish_reasons(response) or None,
@@ -152,6 +154,10 @@ def _attributes(exchange: Exchange) -> dict[str, Value]:
         value = _number(exchange.body[field], kind)
         found[attribute] = found.get(attribute) if value is None else value
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _operation(exchange: Exchange) -> str:
+    return "chat" if exchange.path == CHAT else "text_completion"
 
 
 def _finish_reasons(response: Mapping[str, Json]) -> list[str]:

@@ -1,6 +1,6 @@
-"""Server-sent events of a streamed chat completion, put together again for the log.
+"""Server-sent events of a streamed chat or text completion, put together again for the log.
 
-bytes as they pass -> StreamAssembler -> one chat.completion object
+bytes as they pass -> StreamAssembler -> one chat.completion or text_completion object
 
 It only reads: what the client gets are the bytes as they came. Garbage is counted, never raised, because a log must not
 break an answer.
@@ -20,17 +20,29 @@ def event(value: Mapping[str, Json]) -> bytes:
     return b"data: " + json.dumps(value, separators=(",", ":")).encode() + b"\n\n"
 
 
+HEAD: tuple[str, ...] = (
+    "id",
+    "created",
+    "model",
+    "system_fingerprint",
+    "service_tier",
+)  # what all chunks of an answer say
+MOST = 8 << 20  # bytes of an answer that are kept
+EACH = 200  # bytes that a choice takes beside what it says
 DONE = b"data: [DONE]\n\n"
 
 
 class StreamAssembler:
-    """Feed it the bytes of a stream, cut anywhere; `done` once [DONE] was in them."""
+    """Feed it the bytes of a stream, cut anywhere; `done` once [DONE] was in them. It keeps about `most` bytes."""
 
-    def __init__(self) -> None:
+    def __init__(self, most: int = MOST) -> None:
         self.done = False
+        self._most = most
+        self._size = 0  # of what is kept
         self.error: str | None = None  # what an error event said
         self.garbage = 0  # lines that were no event of a chat completion
         self._rest = b""
+        self._missing = HEAD
         self.head: dict[str, Json] = {}  # id, model and so on, as soon as they are known
         self._usage: dict[str, Json] = {}
         self._choices: dict[int, dict[str, Json]] = {}
@@ -39,24 +51,28 @@ class StreamAssembler:
         """Read the next bytes."""
         *lines, self._rest = (self._rest + chunk).split(b"\n")
         for line in lines:
-            self._line(line.rstrip(b"\r"))
+            if line:
+                self._line(line.rstrip(b"\r"))
         if len(self._rest) > LONGEST_LINE:
             self._rest, self.garbage = b"", self.garbage + 1
 
     def completion(self) -> dict[str, Json] | None:
-        """What has arrived as one chat.completion; None when no choice has. A cut choice has finish_reason None."""
+        """What has arrived as one completion; None when no choice has. A cut choice has finish_reason None."""
         if self._rest:
             self.feed(b"\n")  # the end of the stream ends its last line
         if not self._choices:
             return None
         choices: list[Json] = [self._choices[index] for index in sorted(self._choices)]
-        whole = {**self.head, "object": "chat.completion", "choices": choices}
+        kind = "text_completion" if all("text" in choice for choice in self._choices.values()) else "chat.completion"
+        whole = {**self.head, "object": kind, "choices": choices}
         return {**whole, "usage": self._usage} if self._usage else whole
 
     def problem(self) -> str | None:
         """What was wrong with the stream so far; None: nothing."""
         if self.error:
             return self.error
+        if self._size > self._most:
+            return cut(self._most)
         if self.garbage:
             return f"{self.garbage} lines of the stream were no event"
         ended = self.done or any(choice["finish_reason"] for choice in self._choices.values())
@@ -72,13 +88,13 @@ class StreamAssembler:
             self.done = True
             return
         try:
-            parsed = json.loads(text)
+            parsed = json.loads(text.decode("utf-8", "surrogatepass"))  # else json looks for other encodings
         except (ValueError, RecursionError):
             self.garbage += 1
             return
-        self._chunk(parsed)
+        self._chunk(parsed, len(text))
 
-    def _chunk(self, chunk: Json) -> None:
+    def _chunk(self, chunk: Json, size: int) -> None:
         if not isinstance(chunk, dict):
             self.garbage += 1
             return
@@ -86,29 +102,59 @@ class StreamAssembler:
             problem = chunk["error"]
             self.error = str(problem.get("message", problem) if isinstance(problem, dict) else problem)
             return
-        for key in ("id", "created", "model", "system_fingerprint", "service_tier"):
+        for key in self._missing:
             if chunk.get(key) is not None:
-                self.head.setdefault(key, chunk[key])
+                self.head[key] = chunk[key]
+                self._missing = tuple(name for name in HEAD if name not in self.head)
         usage, choices = chunk.get("usage"), chunk.get("choices")
         if isinstance(usage, dict):
             self._usage = usage
         for choice in choices if isinstance(choices, list) else []:
             if isinstance(choice, dict):
-                self._choice(choice)
+                self._choice(choice, size)
 
-    def _choice(self, piece: dict[str, Json]) -> None:
+    def _choice(self, piece: dict[str, Json], size: int) -> None:
+        """Take a piece of a choice, of a line of `size` bytes; beyond the measure its end alone."""
         index = piece.get("index", 0)
         number = index if isinstance(index, int) else 0
-        message: dict[str, Json] = {"role": "assistant", "content": None}
-        empty: dict[str, Json] = {"index": number, "message": message, "finish_reason": None}
-        choice = self._choices.setdefault(number, empty)
+        text, delta = piece.get("text"), piece.get("delta")
+        if number not in self._choices:
+            self._size += EACH
+            if self._size > self._most:
+                return
+            message: dict[str, Json] = {"role": "assistant", "content": None}
+            said: dict[str, Json] = {"text": ""} if isinstance(text, str) and delta is None else {"message": message}
+            self._choices[number] = {"index": number, **said, "finish_reason": None}
+        choice = self._choices[number]
         if piece.get("finish_reason") is not None:
             choice["finish_reason"] = piece["finish_reason"]
+        self._size += _size_of(piece, size)
+        if self._size > self._most:
+            return
         if isinstance(piece.get("logprobs"), dict):
             _extend_logprobs(choice, piece["logprobs"])
-        delta, whole = piece.get("delta"), choice["message"]
+        old, whole = choice.get("text"), choice.get("message")
+        if isinstance(old, str) and isinstance(text, str):
+            choice["text"] = old + text
         if isinstance(delta, dict) and isinstance(whole, dict):
             _extend_message(whole, delta)
+
+
+def cut(most: int) -> str:
+    """What a record says of an answer that is not kept whole."""
+    return f"the answer is larger than {most / 2**20:g} MB, and no more of it is kept (serve.record_mb)"
+
+
+def _size_of(piece: Mapping[str, Json], line: int) -> int:
+    """Bytes that a piece adds: its words, or about as many as its whole line where it holds more than those."""
+    delta = piece.get("delta") or {}
+    if isinstance(delta, dict) and len(delta) == 1 and isinstance(delta.get("content"), str):
+        return line if piece.get("logprobs") else len(str(delta["content"]))  # nearly all of them
+    if isinstance(delta, dict) and not piece.get("logprobs"):
+        words = [value for value in (*delta.values(), piece.get("text")) if value is not None]
+        if all(isinstance(value, str) for value in words):
+            return sum(len(value) for value in words if isinstance(value, str))
+    return line
 
 
 def _extend_message(message: dict[str, Json], delta: dict[str, Json]) -> None:

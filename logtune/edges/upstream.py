@@ -29,8 +29,10 @@ from logtune.ports import ChatCall, ChatReply, StreamPiece
 from logtune.records import Json
 
 LOG = logging.getLogger(__name__)
+CHAT, COMPLETION = "/chat/completions", "/completions"  # paths of a model server
 BASE = "base"  # what every backend calls the base model, besides its own name for it
 JSON_TYPE, STREAM_TYPE = "application/json", "text/event-stream; charset=utf-8"
+UNKNOWN_URL = "unknown_url"  # code of an error: nothing is there, whatever the model
 PAUSE_S = 0.1  # before the first repetition to a server that takes no connection; doubled each time
 UNBUFFERED = (("cache-control", "no-cache"), ("x-accel-buffering", "no"))  # for proxies between us and the client
 
@@ -49,17 +51,18 @@ PACKED = frozenset({"gzip", "x-gzip", "deflate"})  # encodings that are undone o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UpstreamCall:
-    """One chat request on its way to a model."""
+    """One request on its way to a model."""
 
     id: str  # of the interaction
     body: Mapping[str, Json]  # as parsed
     raw: bytes  # as it came
     model: str  # the name to call: an adapter, the base model, or what the client asked for
     headers: Mapping[str, str]  # of the client, lower-case names
+    path: str = CHAT
 
 
-async def _nothing() -> None:
-    return None
+async def released() -> None:
+    """Of an answer that holds nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +73,7 @@ class Answer:
     content_type: str
     chunks: AsyncGenerator[bytes, None]  # raises RequestError when the upstream fails in the middle
     headers: tuple[tuple[str, str], ...] = ()
-    release: Callable[[], Awaitable[None]] = field(default=_nothing)
+    release: Callable[[], Awaitable[None]] = field(default=released)
 
     @property
     def streamed(self) -> bool:
@@ -126,6 +129,9 @@ class EmbeddedBackend:
 
     async def open(self, call: UpstreamCall) -> Answer:
         """Answer from the engine; the first piece is awaited, so that a failure still has its status."""
+        if call.path != CHAT:
+            what = f"the embedded engine answers chats alone; /v1{call.path} needs a model server (model.url)"
+            raise RequestError(what, 404, code=UNKNOWN_URL)
         model = await self._engine_name(call.model)
         request = chat_body.chat_request(call.body, model, self._default_tokens)
         head = chat_body.Heading(id=f"chatcmpl-{call.id}", created=int(time.time()), model=call.model)
@@ -259,7 +265,7 @@ class HttpBackend:
         """Send the request; the answer's head is here when this returns, its body comes in chunks."""
         raw = call.raw if call.body.get("model") == call.model else with_model(call.raw, call.model)
         with _upstream_errors(self._url, self._settings):
-            response = await self._post(raw, self._headers(call.headers))
+            response = await self._post(call.path, raw, self._headers(call.headers))
         headers = dict(response.headers)
         return Answer(
             status=response.status, content_type=headers.get("content-type", JSON_TYPE),
@@ -282,11 +288,11 @@ class HttpBackend:
         """Close every connection."""
         await self._client.close()
 
-    async def _post(self, raw: bytes, headers: Mapping[str, str]) -> Response:
+    async def _post(self, path: str, raw: bytes, headers: Mapping[str, str]) -> Response:
         """Send it; again where the server cannot have begun it. A server that answers is never asked twice."""
         for tried in itertools.count():
             try:
-                return await self._client.request("POST", "/chat/completions", headers.items(), raw)
+                return await self._client.request("POST", path, headers.items(), raw)
             except (Refused, BrokenOff) as error:
                 refused = isinstance(error, Refused)
                 if tried >= self._settings.retries or not (refused or cast("BrokenOff", error).stale):

@@ -127,6 +127,7 @@ DEEPEST = 100  # objects and lists in each other, as in the log format
 TOO_DEEP = "[too deep]"
 PROMPT = frozenset({"prompt_logprobs", "prompt_token_ids"})  # the prompt again, token by token
 TOKENS = ("logprobs", "token_ids")  # of a choice: its text again, token by token
+SPOKEN = ("message", "text")  # of a choice: what it says
 NAMELESS = frozenset({
     "role", "type", "model", "object", "finish_reason", "id", "tool_call_id", "system_fingerprint", "service_tier",
 })  # fmt: skip
@@ -196,14 +197,13 @@ class Redactor:
             name = cleaned = key if _plain_field(key) else self._text(key, None)
             while name in made:  # two names that differ in what was cut out
                 name = f"{cleaned} {len(made) + 1}"
-            if key in PROMPT:
+            if key in PROMPT or (key == "prompt" and _is_tokens(value)):
                 made[name] = None
             elif isinstance(value, str):
                 made[name] = self._string(value, key, depth + 1)
             else:
                 made[name] = value if value is None or isinstance(value, bool) else self._value(value, key, depth + 1)
-        message = given.get("message")
-        if isinstance(message, dict) and made.get("message") != message:
+        if any(key in given for key in TOKENS) and any(made.get(key) != given.get(key) for key in SPOKEN):
             made.update({key: None for key in TOKENS if key in made})
         return made
 
@@ -244,6 +244,12 @@ class Redactor:
         whole = str(int(value)) if value == value and abs(value) < 1e20 else ""  # neither NaN nor infinite
         found = self._explained(whole, field or "number")
         return value if found is None or found == whole else found
+
+
+def _is_tokens(prompt: Json) -> bool:
+    """Whether it is told in numbers of tokens, which anybody with the vocabulary can read."""
+    first = prompt[0] if isinstance(prompt, list) and prompt else None
+    return isinstance(first, int) or (first is not None and _is_tokens(first))
 
 
 @lru_cache(maxsize=4096)
