@@ -119,7 +119,7 @@ class LogBook:
             feedback={item.id: item for item in self.store.feedback()},
         )  # fmt: skip
         rows = pipeline.STAGES if filtered else poison.unfiltered_stages()
-        last = min(number for number, stage in enumerate(rows) if stage.name == "pairs") + 1  # and its trust
+        last = max(number for number, stage in enumerate(rows) if stage.name == "pairs") + 1  # and its trust
         for stage in rows[: last + 1]:
             await run_stage(stage, cycle, self._done, self._keep)
         return _read(cycle)

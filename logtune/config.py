@@ -127,10 +127,6 @@ class PairSettings(Settings):
     """Verdicts of the judge on each answer."""
     min_support: Positive = 1
     """Distinct users that must have given an answer before others' words are mapped to it."""
-    borrow: bool = True
-    """A complaint without a right answer takes the short one that users named for the requests nearest to it."""
-    borrow_precision: Share = 0.9
-    """Share of the named answers that must be found again from their neighbours, where that is allowed."""
 
 
 class ClusterSettings(Settings):
@@ -263,9 +259,7 @@ class Config(Settings):
 # The paper's choices (arXiv 2602.06470, sections 3 and 4), where they differ from our defaults.
 UNO: Mapping[str, Mapping[str, Json]] = {
     "cluster": {"method": "ward", "threshold": 4.0, "min_size": 1, "radius_quantile": 0.0},
-    "pairs": {
-        "candidates": ["revised", "afresh"], "samples": 3, "judge": "pointwise", "judge_samples": 3, "borrow": False,
-    },
+    "pairs": {"candidates": ["revised", "afresh"], "samples": 3, "judge": "pointwise", "judge_samples": 3},
     "gap": {"method": "reranker", "reflect_at": 0.45, "users_answers": 1.0},
     "train": {
         "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "steps": 1_000_000,

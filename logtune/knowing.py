@@ -5,13 +5,11 @@ request, better answer -> gives     whether it says just that by itself, so that
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from logtune.errors import LogtuneError, RequestError
-from logtune.ids import identified
 from logtune.ports import Chat
-from logtune.records import Derived, Interaction, Message, PreferencePair
+from logtune.records import Interaction, Message, PreferencePair
 from logtune.runner import Cycle
 from logtune.stages import answer
 from logtune.stages import pairs as pairing
@@ -29,17 +27,6 @@ def earlier(cycle: Cycle, items: Sequence[Interaction]) -> list[Interaction]:
 async def base_answer(cycle: Cycle, item: Interaction) -> str:
     """What the base model answers now; raises ModelError when it does not."""
     return await answer.answer(cycle.tools.student, "base", "", prompt_of(item), max_tokens(cycle, item))
-
-
-def contrasted(cycle: Cycle, item: Interaction, pair: PreferencePair) -> Callable[[], Awaitable[Sequence[Derived]]]:
-    """The pair with what the base model says, which training starts from, where an adapter gave the answer."""
-
-    async def work() -> Sequence[Derived]:
-        base = pair.chosen if item.adapter is None else (await base_answer(cycle, item)).strip()
-        known = base == pair.chosen.strip()
-        return [pair if known else identified(replace(pair, id="", contrast=base))]
-
-    return work
 
 
 async def answers(cycle: Cycle, items: Sequence[Interaction]) -> dict[str, str]:

@@ -31,7 +31,7 @@ from logtune.runner import Cycle
 from logtune.sides import cases_of, corrected, roll, sides_of, since_proof, voters
 from logtune.stages import answer, budget, decay, evaluate
 from logtune.stages.prompted import active, in_words
-from logtune.views import held, pairs_of, place_of, rules, rules_by_interaction, taught
+from logtune.views import held, pairs_of, rules, rules_by_interaction, taught
 
 WORDLESS = "its rules are right answers to single requests, which no prompt and no critic can pass on"
 
@@ -104,7 +104,7 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
     sides = sides_of(cycle, members)
     learners = {item.id for item in sides.train}
-    pairs = _to_learn(cycle, group, [p for p in pairs_of(cycle, group) if place_of(p) in learners])
+    pairs = _to_learn(cycle, group, [p for p in pairs_of(cycle, group) if p.interaction_id in learners])
     voting, earlier = since_proof(cycle, group, cases_of(cycle, sides.confirmation))
     served = incumbents.of_requests(cycle, [item.query for item in (*sides.confirmation, *sides.selection)])
     baseline = incumbents.main_of(incumbents.of_name(cycle, group.name), served[: len(sides.confirmation)])

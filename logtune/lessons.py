@@ -13,7 +13,7 @@ import numpy as np
 
 from logtune import incumbents
 from logtune.ids import digest, identified
-from logtune.knowing import base_answer, contrasted
+from logtune.knowing import base_answer
 from logtune.ports import Vectors
 from logtune.records import (
     Adapter,
@@ -169,7 +169,7 @@ def make_pairs(cycle: Cycle) -> Iterator[Unit]:
         if pair is not None and item.adapter is None:
             yield Unit((item.id, pair.id), given([pair]))
         elif pair is not None:
-            yield Unit((item.id, pair.id, cycle.tools.base_fingerprint), contrasted(cycle, item, pair))
+            yield Unit((item.id, pair.id, cycle.tools.base_fingerprint), _contrasted(cycle, item, pair))
         elif decisions[item.id].teaches == "positive" and item.adapter is not None:
             yield Unit((item.id, "kept", cycle.tools.base_fingerprint), _keep(cycle, item))
         elif cycle.tools.teacher is not None and rules:
@@ -200,6 +200,17 @@ def _edited(
     chosen = answers[0][len(distill.ANSWER) :].strip()
     item = cycle.board.get(Interaction, pair.interaction_id)
     return pairing.build(item, own, chosen, pair.rejected, pair.origin)
+
+
+def _contrasted(cycle: Cycle, item: Interaction, pair: PreferencePair) -> Callable[[], Awaitable[Sequence[Derived]]]:
+    """The pair with what the base model says, which training starts from and which never said what an adapter said."""
+
+    async def work() -> Sequence[Derived]:
+        base = (await base_answer(cycle, item)).strip()
+        known = base == pair.chosen.strip()
+        return [pair if known else identified(replace(pair, id="", contrast=base))]
+
+    return work
 
 
 def _keep(cycle: Cycle, item: Interaction) -> Callable[[], Awaitable[Sequence[Derived]]]:

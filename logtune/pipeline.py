@@ -3,8 +3,7 @@
 interactions -> signals -> filter -> distill -> pairs -> trust -> cluster -> gap -> train -> evaluate -> experiment
 -> deploy
 
-Pairs come once more after the clusters are known, for complaints that borrow an answer, and so does trust, for what one
-user may teach each cluster.
+Trust comes once more after the clusters are known, for what one user may teach each.
 A cluster whose first adapter fails goes through train and evaluate once more, with the other kind.
 """
 
@@ -14,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
-from logtune import borrowing, candidates, experiments, holdings, lessons, rebasing, trusting
+from logtune import candidates, experiments, holdings, lessons, rebasing, trusting
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
@@ -57,10 +56,6 @@ EVALUATE = Stage(
     writes=(Evaluation, Failure),
     together=1, settings=lambda c: (c.evaluate, c.guards), phases=(),
 )  # fmt: skip
-PAIRS = Stage(
-    name="pairs", version=f"3.{PROMPTS}", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
-    settings=lambda c: (c.pairs, c.teacher), phases=(),
-)  # fmt: skip
 TRUST = Stage(
     name="trust", version="1", reads=(Interaction, Signal, Decision, Rule, PreferencePair), writes=(Standing,),
     settings=lambda c: (c.trust, c.embedder), phases=(),
@@ -74,11 +69,11 @@ STAGES: tuple[Stage, ...] = (
           settings=lambda c: (c.filter, c.embedder), phases=(lessons.filter_noise,)),
     Stage(name="distill", version=f"2.{PROMPTS}", reads=(Interaction, Signal, Decision), writes=(Rule,),
           settings=lambda c: (c.distill, c.teacher), phases=(lessons.distill_rules, lessons.merge_rules)),
-    replace(PAIRS, phases=(lessons.make_pairs,)),
+    Stage(name="pairs", version=f"3.{PROMPTS}", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
+          settings=lambda c: (c.pairs, c.teacher), phases=(lessons.make_pairs,)),
     replace(TRUST, phases=(trusting.weigh,)),
     Stage(name="cluster", version="2", reads=(Interaction, Rule), writes=(Cluster,),
           settings=lambda c: (c.cluster, c.embedder), phases=(lessons.cluster,)),
-    replace(PAIRS, reads=(*PAIRS.reads, Cluster, Standing), phases=(borrowing.borrow,)),
     replace(TRUST, phases=(trusting.cap,)),
     Stage(name="gap", version=f"2.{PROMPTS}", reads=(Cluster, Rule, PreferencePair), writes=(Standing, Gap, Failure),
           settings=lambda c: (c.gap, c.teacher), phases=(candidates.find_known, candidates.measure_gaps)),

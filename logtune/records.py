@@ -24,7 +24,7 @@ SignalKind = Literal[
 Teaches = Literal["positive", "rule", "nothing"]
 RuleState = Literal["active", "pinned", "vetoed", "expired"]
 RuleAction = Literal["pin", "veto", "edit", "expire", "reset"]
-PairOrigin = Literal["edit", "stated", "borrowed", "revised", "afresh", "on_policy"]
+PairOrigin = Literal["edit", "stated", "revised", "afresh", "on_policy"]
 Route = Literal["primary", "reflective"]
 CandidateKind = Literal["base", "rules", "critic_prompt", "critic", "expert"]
 AdapterKind = Literal["expert", "critic"]
@@ -182,7 +182,6 @@ class PreferencePair:
     margin: float | None  # judge's preference for chosen, 0..1; None: the user's own words
     votes: Mapping[str, Json] = field(default_factory=dict)  # origin -> preference; disagreement 0..1 on the chosen
     contrast: str = ""  # the base model's answer, where an adapter gave the rejected one; "": rejected is its own
-    like_ids: tuple[str, ...] = ()  # parents: interactions whose users named the borrowed answer, nearest first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,9 +76,9 @@ def taught(cycle: Cycle, group: Cluster) -> tuple[PreferencePair, ...]:
         pair.id: pair
         for name, pairs in cycle.lessons.items()
         for pair in pairs
-        if place_of(pair) in members or (name == group.name and place_of(pair) not in placed)
+        if pair.interaction_id in members or (name == group.name and pair.interaction_id not in placed)
     }
-    return tuple(p for p in mine.values() if p.id in said and out.isdisjoint((p.interaction_id, *p.like_ids)))
+    return tuple(pair for pair in mine.values() if pair.id in said and pair.interaction_id not in out)
 
 
 def rules(cycle: Cycle) -> list[Rule]:
@@ -106,13 +106,8 @@ def pairs_of(cycle: Cycle, group: Cluster) -> list[PreferencePair]:
     members, out = set(group.interaction_ids), held(cycle)
     out |= {part for rule in cycle.board.all(Rule) if rule.id in out for part in rule.merged_from}
     pairs = cycle.board.all(PreferencePair)
-    mine = [pair for pair in pairs if place_of(pair) in members and pair.id not in out]
+    mine = [pair for pair in pairs if pair.interaction_id in members and pair.id not in out]
     return [pair for pair in mine if not pair.rule_ids or not out.issuperset(pair.rule_ids)]
-
-
-def place_of(pair: PreferencePair) -> str:
-    """The interaction whose cluster the pair belongs to: its own, else the nearest that it borrowed from."""
-    return pair.like_ids[0] if pair.like_ids else pair.interaction_id
 
 
 def users_of(cycle: Cycle) -> dict[str, str]:

@@ -14,7 +14,7 @@ from logtune.config import GapSettings
 from logtune.ids import identified
 from logtune.ports import Coverage, Example
 from logtune.records import Cluster, Gap, PreferencePair, Route, Rule
-from logtune.stages.pairs import USERS
+from logtune.stages.pairs import USERS_OWN
 
 
 def assess(
@@ -51,7 +51,7 @@ def assess(
 
 
 def _route(novelty: float | None, pairs: Sequence[PreferencePair], settings: GapSettings) -> tuple[Route, str]:
-    own = sum(pair.origin in USERS for pair in pairs) / len(pairs) if pairs else 0.0
+    own = sum(pair.origin in USERS_OWN for pair in pairs) / len(pairs) if pairs else 0.0
     measured = (
         "no rules to measure" if novelty is None else f"novelty {novelty:.2f}, threshold {settings.reflect_at:.2f}"
     )

@@ -17,7 +17,6 @@ from logtune.stages.redact import placeholders
 LONGEST_STATED_WORDS = 12  # a longer span is an explanation, not an answer
 LEAST_INSIDE = 4  # letters of a one-word answer that is looked for inside a sentence: "a" and "no" are in many
 USERS_OWN = frozenset({"edit", "stated"})  # origins of answers that users wrote
-USERS = USERS_OWN | {"borrowed"}  # or that other users wrote for nearly the same
 ANSWER_TOKENS = 512  # of the teacher's replies
 # numbers keep what changes their value, "c++" its signs, Chinese characters are words
 WORD = re.compile(rf"(?<!\w)[+-]?\d+(?:[.,:/]\d+)*%?|[{CHINESE}]|[^\W_{CHINESE}]+[+#]*")
