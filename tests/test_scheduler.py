@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from logtune.app.scheduler import CYCLE, Child, Ended, Scheduler, available_bytes
+from logtune.app.scheduler import CYCLE, Child, Ended, Scheduler
 from logtune.app.unattended import WHILE_OPEN
 from logtune.config import Config, build
 from logtune.edges.experiments import Control, Experiments
@@ -92,12 +92,38 @@ def test_failures_wait_longer_each_time_and_success_ends_that(store: Store, conf
     assert scheduler.look().reason == "not_due"
 
 
-def test_a_run_whose_scheduler_died_is_continued_at_once(store: Store, config: Config) -> None:
+class Died(BaseException):
+    """The end of a scheduler together with what it runs."""
+
+
+def dies(stop: threading.Event) -> Ended:
+    raise Died
+
+
+def test_a_run_whose_scheduler_died_is_continued_at_once_the_first_time(store: Store, config: Config) -> None:
     time = Time()
-    Runs(store).begin(time.now, 40)
-    time.now += HOUR
-    look = Scheduler(store, config, ends(0), lambda line: None, time).look()
-    assert look.ready
+    scheduler = Scheduler(store, config, dies, lambda line: None, time)
+    for hours in (0.0, 1.0, 2.0, 4.0):
+        with pytest.raises(Died):
+            scheduler.step(threading.Event())
+        if hours:
+            time.now += hours * HOUR - 1
+            assert scheduler.look().reason == "backing_off"
+        time.now += 2
+        assert scheduler.look().ready
+    with Lease(store, CYCLE).held():
+        assert scheduler.facts().failures == 2  # the newest of the four is under way
+    again = Scheduler(store, config, ends(0), lambda line: None, time)
+    again.step(threading.Event())
+    assert again.facts().failures == 0
+
+
+def test_an_unended_run_between_failures_neither_counts_nor_ends_their_row(store: Store, config: Config) -> None:
+    for code in (1, None, 1):
+        run = Runs(store).begin(len(Runs(store).recent()), 40)
+        if code is not None:
+            Runs(store).end(run, run.began_at, code, "x")
+    assert failures(Runs(store).recent()) == 2
 
 
 def test_a_cycle_by_hand_holds_the_schedule_back(store: Store, config: Config) -> None:
@@ -158,10 +184,6 @@ def test_a_child_that_takes_too_long_is_stopped_and_says_so() -> None:
     ended = child("import time\ntime.sleep(1000)", timeout_s=0.2)(threading.Event())
     assert ended.exit_code not in (0, 3)
     assert "too long" in ended.detail
-
-
-def test_the_machine_tells_its_memory() -> None:
-    assert Path("/proc/meminfo").exists() == (available_bytes() is not None)
 
 
 # the command

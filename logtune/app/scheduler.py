@@ -21,6 +21,7 @@ from logtune.app.due import Facts, Look, decide
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.lease import Lease
+from logtune.edges.memory import available_bytes
 from logtune.edges.runs import Run, Runs, failures
 from logtune.edges.store import Store
 from logtune.errors import INTERRUPTED, NOT_PASSED, OK
@@ -71,12 +72,13 @@ class Scheduler:
         cycles = self._store.cycles(SPENT_CYCLES)
         ended = [row.ended_at for row in cycles if row.ended_at is not None]
         began = [row.started_at for row in cycles] + [run.began_at for run in runs]
+        holder = Lease(self._store, CYCLE).holder()
         cost = sum(_cost(row.receipt) for row in cycles if row.started_at >= now - MONTH_S)
         return Facts(
             now=now, since=self._since, last_began=max(began, default=None), last_ended=max(ended, default=None),
             unfinished=bool(runs and runs[0].unfinished) or self._store.running_cycle() is not None,
-            paused=_paused(self._store), failures=failures(runs),
-            holder=Lease(self._store, CYCLE).holder(), new=self._records() - _learned(runs),
+            paused=_paused(self._store), failures=failures(runs, running=bool(holder)),
+            holder=holder, new=self._records() - _learned(runs),
             disk_bytes=shutil.disk_usage(_existing(Path(self._config.store.home))).free,
             memory_bytes=available_bytes(), cost_30d=cost,
         )  # fmt: skip
@@ -155,16 +157,6 @@ def _summary(said: IO[bytes]) -> str:
     """The first line of what a cycle answers: what came of it."""
     said.seek(0)
     return said.readline().decode("utf-8", "replace").strip()
-
-
-def available_bytes() -> int | None:
-    """Memory that programs can have now (Linux, MemAvailable); None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
 
 
 def _paused(store: Store) -> str:

@@ -3,7 +3,9 @@
 Runs.begin -> Runs.end        Runs.recent -> Run*, newest first
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import takewhile
 
 from sqlalchemy import select
 
@@ -61,7 +63,14 @@ class Runs:
             return [Run(**row._mapping) for row in rows]
 
 
-def failures(runs: list[Run]) -> int:
-    """How many of the newest runs failed in a row; those that have not ended do not count."""
-    ended = [run for run in runs if run.exit_code is not None]
-    return next((number for number, run in enumerate(ended) if not run.failed), len(ended))
+def failures(runs: Sequence[Run], *, running: bool = False) -> int:
+    """How many of the newest runs failed in a row; `running`: the newest without an end is under way.
+
+    Of those whose scheduler died the first one is forgiven: a machine may be switched off, and more than one in a row
+    is a cycle that takes its scheduler with it.
+    """
+    unended = [run for run in runs if run.exit_code is None]
+    known = [run for run in runs if not (running and unended and run is unended[0])]
+    row = list(takewhile(lambda run: run.unfinished, known))
+    died = sum(run.exit_code is None for run in row)
+    return len(row) - min(died, 1)
