@@ -17,7 +17,8 @@ from logtune.config import Config, build
 from logtune.edges.experiments import Control, Experiments
 from logtune.edges.lease import Lease
 from logtune.edges.runs import Runs, failures
-from logtune.edges.store import Store
+from logtune.edges.store import CycleRow, Store
+from logtune.errors import INTERRUPTED
 from logtune.testing import sample_logs
 
 HOUR = 3600.0
@@ -118,6 +119,30 @@ def test_a_run_whose_scheduler_died_is_continued_at_once_the_first_time(store: S
     assert again.facts().failures == 0
 
 
+def test_the_wait_after_a_failure_counts_from_its_end(store: Store, config: Config) -> None:
+    time = Time()
+
+    def takes_a_day(stop: threading.Event) -> Ended:
+        store.open_cycle(CycleRow(id="cyc-1", config_hash="", started_at=time.now, ended_at=None, receipt={}))
+        time.now += 24 * HOUR
+        return Ended(exit_code=INTERRUPTED, detail="stopped, it was too long")
+
+    scheduler = Scheduler(store, config, takes_a_day, lambda line: None, time)
+    assert scheduler.step(threading.Event()) is not None
+    time.now += HOUR - 1
+    assert scheduler.look().reason == "backing_off"
+    time.now += 2
+    assert scheduler.look().ready
+
+
+def test_what_was_stopped_with_its_scheduler_goes_on_at_once(store: Store, config: Config) -> None:
+    time = Time()
+    scheduler = Scheduler(store, config, ends(0), lambda line: None, time)
+    Runs(store).end(Runs(store).begin(time.now, 40), time.now + 1, None, "stopped with the scheduler")
+    time.now += 2
+    assert scheduler.look().ready
+
+
 def test_an_unended_run_between_failures_neither_counts_nor_ends_their_row(store: Store, config: Config) -> None:
     for code in (1, None, 1):
         run = Runs(store).begin(len(Runs(store).recent()), 40)
@@ -176,7 +201,8 @@ def test_a_child_is_told_to_end() -> None:
 
     code = "import sys, time\nprint('at work', file=sys.stderr, flush=True)\ntime.sleep(1000)"
     ended = child(code, told=told)(stop)
-    assert ended.exit_code not in (0, 3)
+    assert ended.exit_code is None
+    assert "stopped with the scheduler" in ended.detail
     assert said[0] == "at work"
 
 

@@ -39,7 +39,7 @@ SPENT_CYCLES = 200  # newest cycles whose cost is added up
 class Ended:
     """How a child ended."""
 
-    exit_code: int
+    exit_code: int | None  # None: it was told to end together with the scheduler, which is no failure of its own
     detail: str  # its last words
 
 
@@ -71,11 +71,13 @@ class Scheduler:
         now, runs = self._clock(), self._runs.recent()
         cycles = self._store.cycles(SPENT_CYCLES)
         ended = [row.ended_at for row in cycles if row.ended_at is not None]
+        stopped = [run.ended_at for run in runs if run.ended_at is not None]
         began = [row.started_at for row in cycles] + [run.began_at for run in runs]
         holder = Lease(self._store, CYCLE).holder()
         cost = sum(_cost(row.receipt) for row in cycles if row.started_at >= now - MONTH_S)
         return Facts(
             now=now, since=self._since, last_began=max(began, default=None), last_ended=max(ended, default=None),
+            run_ended=max(stopped, default=None),
             unfinished=bool(runs and runs[0].unfinished) or self._store.running_cycle() is not None,
             paused=_paused(self._store), failures=failures(runs, running=bool(holder)),
             holder=holder, new=self._records() - _learned(runs),
@@ -96,7 +98,8 @@ class Scheduler:
         ended = self._start(stop)
         self._runs.end(run, self._clock(), ended.exit_code, ended.detail[-WORDS:])
         self._told = ""
-        self._tell(f"the cycle ended with exit code {ended.exit_code}: {ended.detail[-WORDS:]}")
+        how = "was stopped" if ended.exit_code is None else f"ended with exit code {ended.exit_code}"
+        self._tell(f"the cycle {how}: {ended.detail[-WORDS:]}")
         return run
 
     def _records(self) -> int:
@@ -129,6 +132,8 @@ class Child:
             words = _summary(said) if code in (OK, NOT_PASSED) else last[0]
         if late:
             return Ended(exit_code=code if code > 0 else INTERRUPTED, detail=f"stopped, it was too long; {words}")
+        if stop.is_set() and code not in (OK, NOT_PASSED):
+            return Ended(exit_code=None, detail=f"stopped with the scheduler; {words}")
         return Ended(exit_code=code if code >= 0 else INTERRUPTED, detail=words)
 
     def _wait(self, child: "subprocess.Popen[str]", stop: threading.Event) -> bool:

@@ -22,7 +22,7 @@ class Run:
     began_at: float  # seconds since 1970
     records: int  # log records and feedback in the store at its begin
     ended_at: float | None = None  # None: it runs, or its scheduler died
-    exit_code: int | None = None
+    exit_code: int | None = None  # None with an end: it was stopped together with its scheduler
     detail: str = ""  # its last words
 
     @property
@@ -49,7 +49,7 @@ class Runs:
             db.execute(schema.runs.insert(), asdict(run))
         return run
 
-    def end(self, run: Run, at: float, exit_code: int, detail: str) -> None:
+    def end(self, run: Run, at: float, exit_code: int | None, detail: str) -> None:
         """How a run ended."""
         change = schema.runs.update().where(schema.runs.c.id == run.id)
         with self._store.transaction(write=True) as db:
@@ -66,10 +66,10 @@ class Runs:
 def failures(runs: Sequence[Run], *, running: bool = False) -> int:
     """How many of the newest runs failed in a row; `running`: the newest without an end is under way.
 
-    Of those whose scheduler died the first one is forgiven: a machine may be switched off, and more than one in a row
+    Of those whose scheduler ended the first one is forgiven: a machine may be switched off, and more than one in a row
     is a cycle that takes its scheduler with it.
     """
-    unended = [run for run in runs if run.exit_code is None]
+    unended = [run for run in runs if run.ended_at is None]
     known = [run for run in runs if not (running and unended and run is unended[0])]
     row = list(takewhile(lambda run: run.unfinished, known))
     died = sum(run.exit_code is None for run in row)

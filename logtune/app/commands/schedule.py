@@ -52,7 +52,8 @@ def _lines(look: "Look", runs: "Sequence[Run]") -> "Iterator[str]":
 def _ended(run: "Run") -> str:
     if run.ended_at is None:
         return "not yet, or its scheduler died"
-    return f"{moment(run.ended_at)}, exit code {run.exit_code}"
+    how = "stopped" if run.exit_code is None else f"exit code {run.exit_code}"
+    return f"{moment(run.ended_at)}, {how}"
 
 
 COMMANDS = {"schedule": schedule}
