@@ -65,7 +65,9 @@ def due_at(every: str, facts: Facts) -> float:
     if seconds is not None:
         return facts.since if facts.last_began is None else facts.last_began + seconds
     after = max(facts.since, 0.0) if facts.last_began is None else facts.last_began
-    return next(CronSim(every, local(after))).timestamp()
+    # The clock on the wall, without an offset: the one of `after` need not hold at the time that is looked for.
+    times = (at.timestamp() for at in CronSim(every, local(after).replace(tzinfo=None)))
+    return next(at for at in times if at > after)  # an hour that comes twice: its second pass is after the first
 
 
 def backoff_s(settings: ScheduleSettings, failures: int) -> float:
