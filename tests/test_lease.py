@@ -47,6 +47,15 @@ def test_who_does_not_renew_loses_it(store: Store) -> None:
     assert dead.holder() == next_one.me
 
 
+def test_who_took_it_with_a_clock_years_ahead_does_not_keep_it_for_years(store: Store) -> None:
+    now = [1e9]
+    wrong, right = (Lease(store, "cycle", clock=lambda: now[0]) for _ in range(2))
+    assert wrong.take()
+    now[0] -= 3e7
+    assert right.holder() == ""
+    assert right.take()
+
+
 def test_it_is_renewed_while_it_is_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Lease(store, "cycle", held_s=0.2)
     renewed = []

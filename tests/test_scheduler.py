@@ -143,6 +143,49 @@ def test_what_was_stopped_with_its_scheduler_goes_on_at_once(store: Store, confi
     assert scheduler.look().ready
 
 
+YEARS = 3 * 365 * 24 * HOUR
+
+
+def test_times_of_a_clock_that_was_years_ahead_say_nothing(store: Store, config: Config) -> None:
+    time = Time()
+    scheduler = Scheduler(store, config, ends(1), lambda line: None, time)
+    time.now += YEARS
+    scheduler.step(threading.Event())  # it fails
+    store.open_cycle(CycleRow(id="cyc-1", config_hash="", started_at=time.now, ended_at=None, receipt={}))
+    store.close_cycle("cyc-1", time.now, {})
+    time.now -= YEARS
+    assert scheduler.look().ready
+    assert scheduler.facts().failures == 0
+    good = Scheduler(store, config, ends(0), lambda line: None, time)
+    assert good.step(threading.Event()) is not None
+    assert good.look().next_at == time.now + 7 * 24 * HOUR
+
+
+@pytest.mark.parametrize("every", ["7d", "0 3 * * *"])
+def test_a_schedule_begun_with_a_clock_years_ahead_does_not_wait_for_it(
+    store: Store, config: Config, every: str
+) -> None:
+    time = Time()
+    time.now += YEARS
+    settings = config.schedule.model_copy(update={"every": every})
+    scheduler = Scheduler(
+        store, config.model_copy(update={"schedule": settings}), ends(0), lambda line: None, time
+    )  # fmt: skip
+    time.now -= YEARS
+    scheduler.look()
+    time.now += 24 * HOUR
+    assert scheduler.look().ready
+
+
+def test_another_machines_clock_may_be_a_little_ahead(store: Store, config: Config) -> None:
+    time = Time()
+    scheduler = Scheduler(store, config, ends(0), lambda line: None, time)
+    Runs(store).begin(time.now + 20, 40)
+    Runs(store).begin(time.now + 30, 40)
+    assert scheduler.look().reason == "backing_off"
+    assert scheduler.facts().last_began == time.now
+
+
 def test_an_unended_run_between_failures_neither_counts_nor_ends_their_row(store: Store, config: Config) -> None:
     for code in (1, None, 1):
         run = Runs(store).begin(len(Runs(store).recent()), 40)

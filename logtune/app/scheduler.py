@@ -32,6 +32,7 @@ MONTH_S = 30 * DAY_S
 END_S = 30.0  # for a child that is told to end
 POLL_S = 0.2
 WORDS = 300  # characters of a child's last words that are kept
+SKEW_S = 120.0  # that clocks of two machines may differ by; times further ahead are of one that was wrong
 SPENT_CYCLES = 200  # newest cycles whose cost is added up
 
 
@@ -68,16 +69,16 @@ class Scheduler:
 
     def facts(self) -> Facts:
         """What the gates look at, read now."""
-        now, runs = self._clock(), self._runs.recent()
-        cycles = self._store.cycles(SPENT_CYCLES)
-        ended = [row.ended_at for row in cycles if row.ended_at is not None]
-        stopped = [run.ended_at for run in runs if run.ended_at is not None]
+        now = self._clock()
+        self._since = min(self._since, now)  # the clock may have been ahead
+        runs, cycles = self._runs.recent(until=now + SKEW_S), self._store.cycles(SPENT_CYCLES)
         began = [row.started_at for row in cycles] + [run.began_at for run in runs]
         holder = Lease(self._store, CYCLE).holder()
         cost = sum(_cost(row.receipt) for row in cycles if row.started_at >= now - MONTH_S)
         return Facts(
-            now=now, since=self._since, last_began=max(began, default=None), last_ended=max(ended, default=None),
-            run_ended=max(stopped, default=None),
+            now=now, since=self._since, last_began=_newest(began, now),
+            last_ended=_newest([row.ended_at for row in cycles], now),
+            run_ended=_newest([run.ended_at for run in runs], now),
             unfinished=bool(runs and runs[0].unfinished) or self._store.running_cycle() is not None,
             paused=_paused(self._store), failures=failures(runs, running=bool(holder)),
             holder=holder, new=self._records() - _learned(runs),
@@ -168,6 +169,11 @@ def _paused(store: Store) -> str:
     """Why everything is paused by hand; "": it is not."""
     found = (item for item in Experiments(store).paused() if not item.name)
     return next((f"{item.by} paused everything: {item.reason}" for item in found), "")
+
+
+def _newest(times: Sequence[float | None], now: float) -> float | None:
+    """The newest time that can be true, at most now."""
+    return max((min(at, now) for at in times if at is not None and at <= now + SKEW_S), default=None)
 
 
 def _learned(runs: Sequence[Run]) -> int:

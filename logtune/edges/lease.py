@@ -27,6 +27,7 @@ from logtune.ids import digest
 
 LOG = logging.getLogger(__name__)
 HELD_S = 120.0  # without a renewal; then another may have it
+AHEAD_S = 3600.0  # an end further ahead than that was written by a clock that was wrong
 
 
 class Lease:
@@ -46,7 +47,8 @@ class Lease:
         table, now = schema.leases, self._clock()
         with self._store.transaction(write=True) as db:
             held = str(db.execute(select(table.c.holder).where(table.c.name == self._name)).scalar() or "")
-            free = (table.c.until < now) | (table.c.holder == self.me)
+            over = (table.c.until < now) | (table.c.until > now + self._held_s + AHEAD_S)
+            free = over | (table.c.holder == self.me)
             free = free | (table.c.holder == held) if _died(held) else free
             change = table.update().where(table.c.name == self._name, free)
             if db.execute(change.values(holder=self.me, until=now + self._held_s)).rowcount:
@@ -62,8 +64,9 @@ class Lease:
 
     def holder(self) -> str:
         """Who has it now; "": nobody."""
-        table = schema.leases
-        query = select(table.c.holder).where(table.c.name == self._name, table.c.until >= self._clock())
+        table, now = schema.leases, self._clock()
+        valid = table.c.until.between(now, now + self._held_s + AHEAD_S)
+        query = select(table.c.holder).where(table.c.name == self._name, valid)
         with self._store.transaction() as db:
             found = str(db.execute(query).scalar() or "")
         return "" if _died(found) else found

@@ -6,6 +6,7 @@ Runs.begin -> Runs.end        Runs.recent -> Run*, newest first
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import takewhile
+from math import inf
 
 from sqlalchemy import select
 
@@ -55,11 +56,12 @@ class Runs:
         with self._store.transaction(write=True) as db:
             db.execute(change.values(ended_at=at, exit_code=exit_code, detail=detail))
 
-    def recent(self, limit: int = 20) -> list[Run]:
-        """The newest runs."""
+    def recent(self, limit: int = 20, *, until: float = inf) -> list[Run]:
+        """The newest runs, of those that began by a time."""
         table = schema.runs
+        query = select(table).order_by(table.c.began_at.desc(), table.c.id.desc()).limit(limit)
         with self._store.transaction() as db:
-            rows = db.execute(select(table).order_by(table.c.began_at.desc(), table.c.id.desc()).limit(limit))
+            rows = db.execute(query if until == inf else query.where(table.c.began_at <= until))
             return [Run(**row._mapping) for row in rows]
 
 
