@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from logtune.app.console import Console
 from logtune.app.scheduler import CYCLE, Child, Ended, Scheduler
-from logtune.app.unattended import WHILE_OPEN
+from logtune.app.unattended import WHILE_OPEN, follow
 from logtune.config import Config, build
 from logtune.edges.experiments import Control, Experiments
 from logtune.edges.lease import Lease
@@ -141,6 +142,32 @@ def test_what_was_stopped_with_its_scheduler_goes_on_at_once(store: Store, confi
     Runs(store).end(Runs(store).begin(time.now, 40), time.now + 1, None, "stopped with the scheduler")
     time.now += 2
     assert scheduler.look().ready
+
+
+def test_a_run_that_cannot_be_started_has_failed_with_its_reason(store: Store, config: Config) -> None:
+    said: list[str] = []
+    nowhere = Child(command=["/no/such/python"], niceness=7, threads=1, timeout_s=WAIT_S, tell=said.append)
+    scheduler = Scheduler(store, config, nowhere, said.append)
+    assert scheduler.step(threading.Event()) is not None
+    (run,) = Runs(store).recent()
+    assert run.exit_code == 1
+    assert "could not be started: [Errno 2] No such file or directory" in run.detail
+    assert scheduler.look().reason == "backing_off"
+
+
+def test_a_look_that_the_system_refuses_is_made_again(store: Store, config: Config, tmp_path: Path) -> None:
+    settings = settings_file(tmp_path)
+    (tmp_path / "home").write_text("a file where the folder should be")
+    stop, said = threading.Event(), list[str]()
+
+    class Told(Console):
+        def progress(self, line: str) -> None:
+            said.append(line)
+            stop.set()
+
+    say = Told(as_json=False, config_file=settings, settings=(f"store.home={tmp_path / 'home'}",))
+    follow(say, say.config(), (None, None), stop)
+    assert "cannot be looked at now" in said[0]
 
 
 YEARS = 3 * 365 * 24 * HOUR

@@ -24,7 +24,7 @@ from logtune.edges.lease import Lease
 from logtune.edges.memory import available_bytes
 from logtune.edges.runs import Run, Runs, failures
 from logtune.edges.store import Store
-from logtune.errors import INTERRUPTED, NOT_PASSED, OK
+from logtune.errors import INTERRUPTED, KNOWN_ERROR, NOT_PASSED, OK
 from logtune.records import DAY_S, Feedback, LogRecord
 
 CYCLE = "cycle"  # name of the lease
@@ -96,7 +96,10 @@ class Scheduler:
         if not look.ready:
             return None
         run = self._runs.begin(self._clock(), self._records())
-        ended = self._start(stop)
+        try:
+            ended = self._start(stop)
+        except OSError as error:  # the disk is full, there are too many processes
+            ended = Ended(exit_code=KNOWN_ERROR, detail=f"it could not be started: {error}")
         self._runs.end(run, self._clock(), ended.exit_code, ended.detail[-WORDS:])
         self._told = ""
         how = "was stopped" if ended.exit_code is None else f"ended with exit code {ended.exit_code}"
