@@ -17,10 +17,11 @@ from logtune import candidates, experiments, holdings, lessons, rebasing, trusti
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
+from logtune.edges.spending import Spending
 from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.errors import NOT_PASSED, OK
 from logtune.ids import new_id
-from logtune.ports import Tools
+from logtune.ports import Spent, Tools
 from logtune.prompts import VERSION as PROMPTS
 from logtune.records import (
     DAY_S,
@@ -104,7 +105,8 @@ class CycleReceipt:
     summary: str
     seconds: float
     exit_code: int
-    spent: Mapping[str, Mapping[str, float]]  # purpose of the teacher's calls -> calls, remembered, tokens, cost
+    spent: Mapping[str, Mapping[str, float]]  # purpose of the teacher's calls -> calls, remembered, tokens, cost; of
+    # all processes that worked on it
 
 
 def run_cycle(
@@ -114,11 +116,13 @@ def run_cycle(
     row = _open(store, tools, config)
     rebasing.retire(store, rebasing.of_cycle(row, tools.base_fingerprint), row.id, tools.clock.now())
     cycle = _cycle(store, tools, config, row, progress)
+    spending = Spending(store, row.id, tools.spent)
     try:
-        counts = asyncio.run(_stages(store, cycle, config, progress))
+        counts = asyncio.run(_stages(store, cycle, spending, progress))
     finally:
+        spending.save()
         tools.executor.close()
-    receipt = _receipt(store, cycle, row, counts)
+    receipt = _receipt(store, cycle, row, counts, spending.total())
     store.close_cycle(row.id, tools.clock.now(), {**_as_json(receipt), **_kept(row, cycle)})
     return receipt
 
@@ -217,7 +221,9 @@ def _prompted(store: Store, row: CycleRow) -> dict[str, Prompted]:
     }
 
 
-async def _stages(store: Store, cycle: Cycle, config: Config, progress: Callable[[str], None]) -> dict[str, Counts]:
+async def _stages(
+    store: Store, cycle: Cycle, spending: Spending, progress: Callable[[str], None]
+) -> dict[str, Counts]:  # fmt: skip
     def load(stage: str, keys: Sequence[str]) -> dict[str, Sequence[Derived]]:
         found = store.units(stage, keys)
         store.use_units(cycle.id, [(stage, key) for key in found])
@@ -232,12 +238,13 @@ async def _stages(store: Store, cycle: Cycle, config: Config, progress: Callable
                     key=key,
                     outputs=tuple(outputs),
                     cycle_id=cycle.id,
-                    config_hash=config.config_hash,
+                    config_hash=cycle.config.config_hash,
                     at=now,
                 )
                 for key, outputs in done
             ]
         )
+        spending.save()
 
     counts: dict[str, Counts] = {}
     for stage in STAGES:
@@ -293,7 +300,9 @@ def _test_live(store: Store, cycle: Cycle) -> None:
     cycle.kept["live_tests"] = said
 
 
-def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Counts]) -> CycleReceipt:
+def _receipt(
+    store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Counts], spent: Mapping[str, Spent]
+) -> CycleReceipt:  # fmt: skip
     board = cycle.board
     evaluations = board.all(Evaluation)
     verdicts = {verdict.id for verdict in board.all(Verdict)}
@@ -311,7 +320,7 @@ def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Cou
         summary=_summary(row, cycle, evaluations, mine, counts),
         seconds=round(cycle.tools.clock.now() - row.started_at, 1),
         exit_code=NOT_PASSED if blocked and not mine else OK,
-        spent={purpose: asdict(spent) for purpose, spent in cycle.tools.spent().items()},
+        spent={purpose: asdict(found) for purpose, found in spent.items()},
     )  # fmt: skip
 
 

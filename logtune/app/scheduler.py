@@ -15,10 +15,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from logtune.app.due import Facts, Look, decide
 from logtune.config import Config
+from logtune.edges import spending
 from logtune.edges.experiments import Experiments
 from logtune.edges.lease import Lease
 from logtune.edges.memory import available_bytes
@@ -74,7 +75,8 @@ class Scheduler:
         runs, cycles = self._runs.recent(until=now + SKEW_S), self._store.cycles(SPENT_CYCLES)
         began = [row.started_at for row in cycles] + [run.began_at for run in runs]
         holder = Lease(self._store, CYCLE).holder()
-        cost = sum(_cost(row.receipt) for row in cycles if row.started_at >= now - MONTH_S)
+        counted = [row for row in cycles if row.ended_at is None or row.ended_at >= now - MONTH_S]
+        cost = sum(spent.cost for row in counted for spent in spending.read(row.receipt).values())
         return Facts(
             now=now, since=self._since, last_began=_newest(began, now),
             last_ended=_newest([row.ended_at for row in cycles], now),
@@ -182,12 +184,6 @@ def _newest(times: Sequence[float | None], now: float) -> float | None:
 def _learned(runs: Sequence[Run]) -> int:
     """Records that the store held when the last cycle began that ended well."""
     return next((run.records for run in runs if run.exit_code is not None and not run.failed), 0)
-
-
-def _cost(receipt: Mapping[str, object]) -> float:
-    spent = receipt.get("spent")
-    rows = spent.values() if isinstance(spent, dict) else ()
-    return sum(float(cast("float", row.get("cost", 0.0))) for row in rows if isinstance(row, dict))
 
 
 def _existing(path: Path) -> Path:
