@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from logtune.app.console import Console
-from logtune.app.scheduler import CYCLE, Child, Ended, Scheduler
+from logtune.app.scheduler import Child, Ended, Scheduler
 from logtune.app.unattended import WHILE_OPEN, follow
 from logtune.config import Config, build
 from logtune.edges.experiments import Control, Experiments
-from logtune.edges.lease import Lease
+from logtune.edges.lease import CYCLE, Lease
 from logtune.edges.runs import Runs, failures
 from logtune.edges.store import CycleRow, Store
 from logtune.errors import INTERRUPTED

@@ -21,14 +21,13 @@ from logtune.app.due import Facts, Look, decide
 from logtune.config import Config
 from logtune.edges import spending
 from logtune.edges.experiments import Experiments
-from logtune.edges.lease import Lease
+from logtune.edges.lease import CYCLE, Lease
 from logtune.edges.memory import available_bytes
-from logtune.edges.runs import Run, Runs, failures
+from logtune.edges.runs import Run, Runs, failures, since, succeeded_at
 from logtune.edges.store import Store
 from logtune.errors import INTERRUPTED, KNOWN_ERROR, NOT_PASSED, OK
 from logtune.records import DAY_S, Feedback, LogRecord
 
-CYCLE = "cycle"  # name of the lease
 MONTH_S = 30 * DAY_S
 END_S = 30.0  # for a child that is told to end
 POLL_S = 0.2
@@ -73,6 +72,7 @@ class Scheduler:
         now = self._clock()
         self._since = min(self._since, now)  # the clock may have been ahead
         runs, cycles = self._runs.recent(until=now + SKEW_S), self._store.cycles(SPENT_CYCLES)
+        succeeded = succeeded_at([row for row in cycles if (row.ended_at or now) <= now + SKEW_S])
         began = [row.started_at for row in cycles] + [run.began_at for run in runs]
         holder = Lease(self._store, CYCLE).holder()
         counted = [row for row in cycles if row.ended_at is None or row.ended_at >= now - MONTH_S]
@@ -82,7 +82,7 @@ class Scheduler:
             last_ended=_newest([row.ended_at for row in cycles], now),
             run_ended=_newest([run.ended_at for run in runs], now),
             unfinished=bool(runs and runs[0].unfinished) or self._store.running_cycle() is not None,
-            paused=_paused(self._store), failures=failures(runs, running=bool(holder)),
+            paused=_paused(self._store), failures=failures(since(succeeded, runs), running=bool(holder)),
             holder=holder, new=self._records() - _learned(runs),
             disk_bytes=shutil.disk_usage(_existing(Path(self._config.store.home))).free,
             memory_bytes=available_bytes(), cost_30d=cost,
@@ -110,6 +110,15 @@ class Scheduler:
 
     def _records(self) -> int:
         return self._store.count(LogRecord) + self._store.count(Feedback)
+
+
+def look_at(store: Store, config: Config) -> Look:
+    """What a schedule would decide now."""
+
+    def never(_: threading.Event) -> Ended:
+        raise AssertionError("a look starts nothing")
+
+    return Scheduler(store, config, never, lambda line: None).look()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,7 @@ from logtune.errors import InUse, StoreError
 from logtune.ids import digest
 
 LOG = logging.getLogger(__name__)
+CYCLE = "cycle"  # name of the right to run a cycle
 HELD_S = 120.0  # without a renewal; then another may have it
 AHEAD_S = 3600.0  # an end further ahead than that was written by a clock that was wrong
 

@@ -75,8 +75,7 @@ def _learn(
     changed: dict[str, str],
 ) -> int:
     """The settings first, so that nothing begins with the old model any more; then a cycle with the new one."""
-    from logtune.app.scheduler import CYCLE
-    from logtune.edges.lease import Lease
+    from logtune.edges.lease import CYCLE, Lease
     from logtune.edges.settings_file import set_values
     from logtune.pipeline import run_cycle
 
