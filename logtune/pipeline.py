@@ -110,18 +110,23 @@ class CycleReceipt:
 
 
 def run_cycle(
-    store: Store, tools: Tools, config: Config, progress: Callable[[str], None] = lambda line: None
-) -> CycleReceipt:
-    """One cycle over all stages, resumed where an earlier one was stopped; raises TooManyFailures and ModelError."""
+    store: Store, tools: Tools, config: Config, progress: Callable[[str], None] = lambda line: None,
+    still: Callable[[], None] = lambda: None,
+) -> CycleReceipt:  # fmt: skip
+    """One cycle over all stages, resumed where an earlier one was stopped; raises TooManyFailures and ModelError.
+
+    `still` is asked before each stage and before the end: it raises where the cycle is another process's by now.
+    """
     row = _open(store, tools, config)
     rebasing.retire(store, rebasing.of_cycle(row, tools.base_fingerprint), row.id, tools.clock.now())
     cycle = _cycle(store, tools, config, row, progress)
     spending = Spending(store, row.id, tools.spent)
     try:
-        counts = asyncio.run(_stages(store, cycle, spending, progress))
+        counts = asyncio.run(_stages(store, cycle, spending, still))
     finally:
         spending.save()
         tools.executor.close()
+    still()
     receipt = _receipt(store, cycle, row, counts, spending.total())
     store.close_cycle(row.id, tools.clock.now(), {**_as_json(receipt), **_kept(row, cycle)})
     return receipt
@@ -222,7 +227,7 @@ def _prompted(store: Store, row: CycleRow) -> dict[str, Prompted]:
 
 
 async def _stages(
-    store: Store, cycle: Cycle, spending: Spending, progress: Callable[[str], None]
+    store: Store, cycle: Cycle, spending: Spending, still: Callable[[], None]
 ) -> dict[str, Counts]:  # fmt: skip
     def load(stage: str, keys: Sequence[str]) -> dict[str, Sequence[Derived]]:
         found = store.units(stage, keys)
@@ -248,12 +253,13 @@ async def _stages(
 
     counts: dict[str, Counts] = {}
     for stage in STAGES:
-        progress(f"{stage.name} ...")
+        still()
+        cycle.progress(f"{stage.name} ...")
         deploys = stage.name == "deploy"
         count = await _deploy(store, cycle) if deploys else await run_stage(stage, cycle, load, commit)
         counts[stage.name] = counts.get(stage.name, Counts()) + count
         failed = f", {count.failed} failed" if count.failed else ""
-        progress(f"{stage.name}: {count.done} done, {count.unchanged} unchanged{failed}")
+        cycle.progress(f"{stage.name}: {count.done} done, {count.unchanged} unchanged{failed}")
     return counts
 
 

@@ -57,6 +57,19 @@ class Lease:
             row = {"name": self._name, "holder": self.me, "until": now + self._held_s}
             return bool(insert_new(db, table, [row]))
 
+    def renew(self) -> bool:
+        """Go on having it; False: another has had it meanwhile, even where that one has given it back."""
+        table, until = schema.leases, self._clock() + self._held_s
+        mine = table.update().where(table.c.name == self._name, table.c.holder == self.me)
+        with self._store.transaction(write=True) as db:
+            return bool(db.execute(mine.values(until=until)).rowcount)
+
+    def check(self) -> None:
+        """Before what must be done once: renew it; InUse where another has had it meanwhile."""
+        if not self.renew():
+            what = f"{self._name} was taken over by {self.holder() or 'another process'} while this one stood still"
+            raise InUse(what, "what was done is kept; nothing more is done here")
+
     def release(self) -> None:
         """Give it back; nothing where another has it."""
         table = schema.leases
@@ -91,8 +104,9 @@ class Lease:
     def _renew(self, ended: threading.Event) -> None:
         while not ended.wait(self._held_s / 4):
             try:
-                if not self.take():
-                    LOG.error("another process took over %s; what both do is done once", self._name)
+                if not self.renew():
+                    LOG.error("another process took over %s; this one ends at its next step", self._name)
+                    return
             except StoreError as error:  # there are three more tries before it ends
                 LOG.warning("the lease of %s could not be renewed: %s", self._name, error)
 

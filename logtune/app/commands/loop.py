@@ -151,8 +151,9 @@ def learn(say: Console, store: "Store", tools: "Tools", config: "Config") -> int
     from logtune.edges.lease import CYCLE, Lease
     from logtune.pipeline import run_cycle
 
-    with Lease(store, CYCLE).held():
-        receipt = run_cycle(store, tools, config, say.progress)
+    lease = Lease(store, CYCLE)
+    with lease.held():
+        receipt = run_cycle(store, tools, config, say.progress, lease.check)
     told = [one_line(receipt.summary), *billed(receipt), "Next: logtune report shows what was learned, and why."]
     say.answer(receipt, told)
     return receipt.exit_code
