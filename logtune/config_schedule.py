@@ -37,7 +37,7 @@ class ScheduleSettings(Settings):
     min_disk_gb: Annotated[float, Field(ge=0)] = 2.0
     """Free space where store.home lies."""
     min_memory_gb: Annotated[float, Field(ge=0)] = 1.0
-    """Memory that the machine has available; not asked where the system does not tell."""
+    """Memory that is available, on the machine and below its container's limit; not asked where no system tells it."""
     max_cost_30d: Annotated[float, Field(ge=0)] = 0.0
     """Cost of the teacher's calls in 30 days, in the unit of spend's prices, from which on no cycle begins; 0: any."""
     niceness: Annotated[int, Field(ge=0, le=19)] = 10

@@ -17,10 +17,11 @@ from logtune import candidates, experiments, holdings, lessons, rebasing, trusti
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
+from logtune.edges.spending import Spending
 from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.errors import NOT_PASSED, OK
 from logtune.ids import new_id
-from logtune.ports import Tools
+from logtune.ports import Spent, Tools
 from logtune.prompts import VERSION as PROMPTS
 from logtune.records import (
     DAY_S,
@@ -104,21 +105,29 @@ class CycleReceipt:
     summary: str
     seconds: float
     exit_code: int
-    spent: Mapping[str, Mapping[str, float]]  # purpose of the teacher's calls -> calls, remembered, tokens, cost
+    spent: Mapping[str, Mapping[str, float]]  # purpose of the teacher's calls -> calls, remembered, tokens, cost; of
+    # all processes that worked on it
 
 
 def run_cycle(
-    store: Store, tools: Tools, config: Config, progress: Callable[[str], None] = lambda line: None
-) -> CycleReceipt:
-    """One cycle over all stages, resumed where an earlier one was stopped; raises TooManyFailures and ModelError."""
+    store: Store, tools: Tools, config: Config, progress: Callable[[str], None] = lambda line: None,
+    still: Callable[[], None] = lambda: None,
+) -> CycleReceipt:  # fmt: skip
+    """One cycle over all stages, resumed where an earlier one was stopped; raises TooManyFailures and ModelError.
+
+    `still` is asked before each stage and before the end: it raises where the cycle is another process's by now.
+    """
     row = _open(store, tools, config)
     rebasing.retire(store, rebasing.of_cycle(row, tools.base_fingerprint), row.id, tools.clock.now())
     cycle = _cycle(store, tools, config, row, progress)
+    spending = Spending(store, row.id, tools.spent)
     try:
-        counts = asyncio.run(_stages(store, cycle, config, progress))
+        counts = asyncio.run(_stages(store, cycle, spending, still))
     finally:
+        spending.save()
         tools.executor.close()
-    receipt = _receipt(store, cycle, row, counts)
+    still()
+    receipt = _receipt(store, cycle, row, counts, spending.total())
     store.close_cycle(row.id, tools.clock.now(), {**_as_json(receipt), **_kept(row, cycle)})
     return receipt
 
@@ -217,7 +226,9 @@ def _prompted(store: Store, row: CycleRow) -> dict[str, Prompted]:
     }
 
 
-async def _stages(store: Store, cycle: Cycle, config: Config, progress: Callable[[str], None]) -> dict[str, Counts]:
+async def _stages(
+    store: Store, cycle: Cycle, spending: Spending, still: Callable[[], None]
+) -> dict[str, Counts]:  # fmt: skip
     def load(stage: str, keys: Sequence[str]) -> dict[str, Sequence[Derived]]:
         found = store.units(stage, keys)
         store.use_units(cycle.id, [(stage, key) for key in found])
@@ -232,21 +243,23 @@ async def _stages(store: Store, cycle: Cycle, config: Config, progress: Callable
                     key=key,
                     outputs=tuple(outputs),
                     cycle_id=cycle.id,
-                    config_hash=config.config_hash,
+                    config_hash=cycle.config.config_hash,
                     at=now,
                 )
                 for key, outputs in done
             ]
         )
+        spending.save()
 
     counts: dict[str, Counts] = {}
     for stage in STAGES:
-        progress(f"{stage.name} ...")
+        still()
+        cycle.progress(f"{stage.name} ...")
         deploys = stage.name == "deploy"
         count = await _deploy(store, cycle) if deploys else await run_stage(stage, cycle, load, commit)
         counts[stage.name] = counts.get(stage.name, Counts()) + count
         failed = f", {count.failed} failed" if count.failed else ""
-        progress(f"{stage.name}: {count.done} done, {count.unchanged} unchanged{failed}")
+        cycle.progress(f"{stage.name}: {count.done} done, {count.unchanged} unchanged{failed}")
     return counts
 
 
@@ -293,7 +306,9 @@ def _test_live(store: Store, cycle: Cycle) -> None:
     cycle.kept["live_tests"] = said
 
 
-def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Counts]) -> CycleReceipt:
+def _receipt(
+    store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Counts], spent: Mapping[str, Spent]
+) -> CycleReceipt:  # fmt: skip
     board = cycle.board
     evaluations = board.all(Evaluation)
     verdicts = {verdict.id for verdict in board.all(Verdict)}
@@ -311,7 +326,7 @@ def _receipt(store: Store, cycle: Cycle, row: CycleRow, counts: Mapping[str, Cou
         summary=_summary(row, cycle, evaluations, mine, counts),
         seconds=round(cycle.tools.clock.now() - row.started_at, 1),
         exit_code=NOT_PASSED if blocked and not mine else OK,
-        spent={purpose: asdict(spent) for purpose, spent in cycle.tools.spent().items()},
+        spent={purpose: asdict(found) for purpose, found in spent.items()},
     )  # fmt: skip
 
 

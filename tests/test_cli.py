@@ -18,6 +18,7 @@ from logtune.app.commands.project import example_settings
 from logtune.app.commands.records import KINDS
 from logtune.app.console import Console, cells, fit, harmless, plain, table
 from logtune.config import Config, build, load
+from logtune.edges.runs import Runs
 from logtune.edges.store import CycleRow, Store
 from logtune.ports import ChatCall, Tools
 from logtune.testing import (
@@ -323,6 +324,30 @@ def test_status_says_what_happened_what_serves_and_what_is_next(
     assert document["serving"][0]["deployment"]["cluster_name"] == "card_arrival"
 
 
+def test_status_tells_of_the_schedule_and_of_what_failed(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "schedule" not in run(capsys, "status")[1]
+    for at in (4e9, 4.1e9):
+        Runs(filled).end(Runs(filled).begin(at, 1), at + 60, 1, "the teacher does not answer")
+    out = run(capsys, "status", "--set", "schedule.every=7d")[1]
+    assert "The schedule says " in out
+    assert "2 cycles of the schedule have not ended well since one last did; the cycle begun 2099-" in out
+    assert "failed with exit code 1" in out
+    assert ": the teacher does not answer." in out
+    document = json.loads(run(capsys, "status", "--json")[1])
+    assert document["schedule"]["reason"] == "off"
+    assert [row["exit_code"] for row in document["failed"]] == [1, 1]
+
+
+def test_a_report_before_any_cycle_tells_of_what_failed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    url = f"store.url=sqlite:///{tmp_path / 'other.db'}"
+    runs = Runs(Store(url.removeprefix("store.url=")))
+    runs.end(runs.begin(1e9, 1), 1e9 + 60, 1, "there is no model")
+    out = run(capsys, "report", "--set", url)[1]
+    assert "no cycle has run yet" in out
+    assert "failed with exit code 1" in out
+    assert "there is no model" in out
+
+
 def test_status_tells_of_a_cycle_that_has_not_ended(filled: Store, capsys: pytest.CaptureFixture[str]) -> None:
     filled.open_cycle(CycleRow(id="cyc-open", config_hash="0", started_at=9e8, ended_at=None, receipt={}))
     out = run(capsys, "status")[1]
@@ -338,7 +363,7 @@ def test_report_writes_a_page_or_says_why_not(capsys: pytest.CaptureFixture[str]
     store.close()
     document = json.loads(run(capsys, "report", "--json", "-o", "week.html")[1])
     assert (document["path"], document["cycle"]) == ("week.html", "cyc-sample")
-    assert set(document["week"]) == {"headline", "learned", "changed", "refused", "left_out"}
+    assert set(document["week"]) == {"headline", "learned", "changed", "refused", "left_out", "failed"}
     assert "card_arrival" in Path("week.html").read_text(encoding="utf-8")
     assert "cyc-sample" in run(capsys, "report", "--cycle", "nope")[2]
 

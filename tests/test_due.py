@@ -1,6 +1,8 @@
 """The gates before a cycle: each shut for its own reason, all open together."""
 
 import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
 
 import pytest
 from hypothesis import given
@@ -81,6 +83,35 @@ def test_a_first_cycle_of_an_interval_is_due_at_once_and_of_a_cron_line_at_its_t
     assert due_at("0 3 * * 1", facts(last_began=None, since=NOW)) == monday_three
     missed = facts(last_began=NOW - 20 * DAY)  # the machine was off
     assert decide(settings(every="0 3 * * 1"), missed).ready
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], float]]:
+    """A machine in Berlin; gives the time of a wall clock with its offset."""
+    monkeypatch.setenv("TZ", "Europe/Berlin")
+    time.tzset()
+    yield lambda text: datetime.fromisoformat(text).timestamp()
+    monkeypatch.undo()
+    time.tzset()
+
+
+CRON_NIGHTS: list[tuple[str, str, str]] = [  # every, after, due
+    ("0 3 * * 1", "2027-03-22T03:00:04+01:00", "2027-03-29T03:00+02:00"),  # summer time begins on the 28th
+    ("0 3 * * 1", "2027-10-25T03:00:04+02:00", "2027-11-01T03:00+01:00"),  # and ends on the 31st
+    ("0 3 * * 1", "2027-11-01T02:00+01:00", "2027-11-01T03:00+01:00"),
+    ("30 2 * * *", "2027-03-27T02:30:04+01:00", "2027-03-28T03:30+02:00"),  # there is no 02:30 in that night
+    ("30 2 * * *", "2027-03-28T03:30:04+02:00", "2027-03-29T02:30+02:00"),
+    ("30 2 * * *", "2027-10-30T02:30:04+02:00", "2027-10-31T02:30+02:00"),  # there are two of them in that one
+    ("30 2 * * *", "2027-10-31T02:30:04+02:00", "2027-11-01T02:30+01:00"),
+    ("30 2 * * *", "2027-10-31T02:10+01:00", "2027-11-01T02:30+01:00"),
+]
+
+
+@pytest.mark.parametrize(("every", "after", "due"), CRON_NIGHTS)
+def test_a_cron_line_means_the_clock_on_the_wall(
+    every: str, after: str, due: str, berlin: Callable[[str], float]
+) -> None:
+    assert due_at(every, facts(last_began=berlin(after))) == berlin(due)
 
 
 @given(st.integers(0, 400), st.floats(0.1, 10), st.floats(10, 200))

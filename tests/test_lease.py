@@ -47,11 +47,36 @@ def test_who_does_not_renew_loses_it(store: Store) -> None:
     assert dead.holder() == next_one.me
 
 
+def test_who_stood_still_too_long_is_told_even_after_the_other_has_ended(store: Store) -> None:
+    now = [1000.0]
+    slow, other = (Lease(store, "cycle", 120, clock=lambda: now[0]) for _ in range(2))
+    assert slow.take()
+    now[0] += 121
+    slow.check()  # nobody has wanted it
+    now[0] += 121
+    assert other.take()
+    with pytest.raises(InUse, match="cycle was taken over by process"):
+        slow.check()
+    other.check()
+    other.release()
+    with pytest.raises(InUse, match="another process"):
+        slow.check()
+
+
+def test_who_took_it_with_a_clock_years_ahead_does_not_keep_it_for_years(store: Store) -> None:
+    now = [1e9]
+    wrong, right = (Lease(store, "cycle", clock=lambda: now[0]) for _ in range(2))
+    assert wrong.take()
+    now[0] -= 3e7
+    assert right.holder() == ""
+    assert right.take()
+
+
 def test_it_is_renewed_while_it_is_held(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Lease(store, "cycle", held_s=0.2)
     renewed = []
-    take = Lease.take
-    monkeypatch.setattr(lease_module.Lease, "take", lambda self: (renewed.append(1), take(self))[1])
+    renew = Lease.renew
+    monkeypatch.setattr(lease_module.Lease, "renew", lambda self: (renewed.append(1), renew(self))[1])
     with held.held():
         while len(renewed) < 4:
             pass

@@ -1,5 +1,6 @@
 """What Prometheus reads, over the real gateway."""
 
+import asyncio
 import json
 import os
 import re
@@ -12,10 +13,14 @@ import pytest
 from gateway_kit import BrokenEmbedder, Kit, gateway, post
 from prometheus_client.parser import text_string_to_metric_families
 
+from logtune.app import lane as lane_module
 from logtune.app.asgi import Receive, Request, Scope, Send, respond_json
 from logtune.app.exchange import Exchange, begin
+from logtune.app.lane import Lane
 from logtune.app.metrics import SERIES, Counted, Metrics, Sample, decision, endpoint, sampled
 from logtune.app.table import Choice
+from logtune.edges.runs import Runs
+from logtune.edges.store import CycleRow
 from logtune.records import Feedback, Json
 
 QUERY = "where is my card"
@@ -71,6 +76,32 @@ def test_exchanges_are_counted_by_where_they_went_and_what_they_took(tmp_path: P
     assert found["logtune_records_stored_total"] == 6
     assert found["logtune_adapters_loaded"] == 1
     assert (found["logtune_store_up"], found["logtune_ready"]) == (1, 1)
+
+
+def test_how_cycles_have_gone_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lane_module, "COURSE_S", 0.0)
+    metrics = Metrics()
+
+    def told(lane: Lane) -> tuple[float, float]:
+        asyncio.run(lane._follow_course())
+        metrics.sample(sampled([lane], ready=True, under_way=0, connections=0))
+        found = values(metrics)
+        return found["logtune_cycle_last_success_timestamp_seconds"], found["logtune_cycle_failures_in_a_row"]
+
+    with gateway(tmp_path) as kit:
+        (lane,) = kit.gateway.lanes().values()
+        assert told(lane) == (0, 0)
+        store = lane.store
+        for at in (100.0, 200.0):
+            store.open_cycle(CycleRow(id=f"cyc-{at}", config_hash="", started_at=at, ended_at=None, receipt={}))
+        store.close_cycle("cyc-100.0", 150.0, {"exit_code": 3})
+        store.close_cycle("cyc-200.0", 250.0, {"summary": "stopped; the settings have changed since"})
+        for at in (120.0, 300.0, 400.0):
+            Runs(store).end(Runs(store).begin(at, 1), at + 1, 1, "no teacher")
+        assert told(lane) == (150, 2)
+        store.open_cycle(CycleRow(id="cyc-500", config_hash="", started_at=500, ended_at=None, receipt={}))
+        store.close_cycle("cyc-500", 550, {"exit_code": 0})  # by hand
+        assert told(lane) == (550, 0)
 
 
 def test_a_broken_embedder_and_an_empty_table_have_names_of_their_own(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -11,9 +11,10 @@ import pytest
 
 from logtune import pipeline
 from logtune.config import Config, build
+from logtune.edges.lease import Lease
 from logtune.edges.store import Store, UnitResult
-from logtune.errors import NOT_PASSED, OK, ModelError, TooManyFailures
-from logtune.ports import ChatCall, Tools
+from logtune.errors import NOT_PASSED, OK, InUse, ModelError, TooManyFailures
+from logtune.ports import ChatCall, Tools, TrainingJob
 from logtune.records import (
     Adapter,
     Decision,
@@ -225,6 +226,36 @@ def test_a_cycle_gives_back_what_training_holds_however_it_ends(store: Store) ->
     with pytest.raises(TooManyFailures):
         pipeline.run_cycle(store, broken, build({"filter": {"off_topic": "off"}, "distill": {"max_words": 39}}))
     assert executor.closed == 2
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_a_process_that_stood_still_while_another_took_over_deploys_nothing(store: Store, ended: bool) -> None:
+    now = [1000.0]
+    slow, other = (Lease(store, "cycle", clock=lambda: now[0]) for _ in range(2))
+
+    class Suspended(FakeExecutor):
+        def train(self, job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...]:
+            now[0] += 1000
+            other.take()
+            if ended:
+                other.release()
+            return super().train(job, progress)
+
+    assert slow.take()
+    with pytest.raises(InUse, match="taken over"):
+        pipeline.run_cycle(store, tools(executor=Suspended()), CONFIG, still=slow.check)
+    assert not store.deployments()
+    assert store.running_cycle() is not None
+
+
+def test_the_end_of_a_cycle_is_checked_too(store: Store) -> None:
+    def still() -> None:
+        if store.deployments():
+            raise InUse("taken over")
+
+    with pytest.raises(InUse):
+        pipeline.run_cycle(store, tools(), CONFIG, still=still)
+    assert store.running_cycle() is not None
 
 
 def test_a_teacher_that_answers_nonsense_stops_the_cycle(store: Store) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import re
+import threading
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from logtune import pipeline
+from logtune.app.scheduler import Ended, Scheduler
 from logtune.config import build
 from logtune.edges.replies import Meter, MeteredChat, RememberedChat, ReplyMemory
 from logtune.edges.store import Store
@@ -121,6 +123,63 @@ def test_a_cycle_stops_at_its_budget_and_goes_on_from_there(store: Store) -> Non
     fresh.put_feedback(list(store.feedback()))
     pipeline.run_cycle(fresh, tools(fresh, whole), CONFIG)
     assert len(teacher.calls) == len(whole.calls)
+
+
+PRICES = {"prompt_price": 1e6, "completion_price": 1e6}  # a token costs one
+
+
+def cost_30d(store: Store) -> float:
+    """What the schedule's budget gate sees, a day after."""
+    at = FixedClock().now() + 86_400
+    return Scheduler(store, CONFIG, never, print, lambda: at).facts().cost_30d
+
+
+def never(_: threading.Event) -> Ended:
+    raise AssertionError("a look starts nothing")
+
+
+def test_what_a_cycle_spent_before_it_was_stopped_is_on_its_bill(store: Store) -> None:
+    teacher, meters = (
+        ScriptedChat(teach),
+        [Meter(max_calls=150, **PRICES), Meter(max_calls=60, **PRICES), Meter(**PRICES)],
+    )
+    for meter in meters[:2]:
+        with pytest.raises(BudgetSpent):
+            pipeline.run_cycle(store, tools(store, teacher, meter), CONFIG)
+        assert cost_30d(store) == sum(item.total.cost for item in meters) > 0
+    receipt = pipeline.run_cycle(store, tools(store, teacher, meters[2]), CONFIG)
+    assert sum(spent["calls"] for spent in receipt.spent.values()) == len(teacher.calls) > 210
+    assert cost_30d(store) == sum(item.total.cost for item in meters)
+
+
+def test_what_a_cycle_spent_stays_on_its_bill_when_settings_have_changed(store: Store) -> None:
+    meters = [Meter(max_calls=150, **PRICES), Meter(**PRICES)]
+    with pytest.raises(BudgetSpent):
+        pipeline.run_cycle(store, tools(store, ScriptedChat(teach), meters[0]), CONFIG)
+    other = CONFIG.model_copy(update={"distill": CONFIG.distill.model_copy(update={"max_words": 39})})
+    pipeline.run_cycle(store, tools(store, ScriptedChat(teach), meters[1]), other)
+    assert cost_30d(store) == sum(item.total.cost for item in meters)
+
+
+def test_what_a_killed_cycle_spent_is_on_its_bill_up_to_what_it_committed(store: Store) -> None:
+    """A kill runs no `finally`: what is told to the store before that is all that stays."""
+    meter, seen = Meter(**PRICES), list[float]()
+
+    def killed(call: ChatCall) -> str:
+        if call.purpose == "judge" and not seen:
+            seen.append(cost_30d(store))
+        return teach(call)
+
+    pipeline.run_cycle(store, tools(store, ScriptedChat(killed), meter), CONFIG)
+    spent = meter.spent
+    assert seen[0] >= spent["distill"].cost > 0
+
+
+def test_a_cycle_with_the_meter_of_the_one_before_is_billed_for_its_own_calls(store: Store) -> None:
+    made = tools(store, ScriptedChat(teach))
+    pipeline.run_cycle(store, made, CONFIG)
+    again = pipeline.run_cycle(store, made, CONFIG)
+    assert sum(spent["calls"] for spent in again.spent.values()) == 0
 
 
 def test_a_judge_that_contradicts_the_users_judges_nothing(store: Store) -> None:

@@ -10,7 +10,9 @@ import sample_cycle
 from logtune.app.console import ALL
 from logtune.app.findings import Findings, HeldBack, gather
 from logtune.app.report import told
-from logtune.app.week import MOST, Before, Week, before, fresh, tell
+from logtune.app.week import MOST, Before, Week, before, failed, failures, fresh, tell
+from logtune.edges.lease import CYCLE, Lease
+from logtune.edges.runs import Run, Runs
 from logtune.edges.store import CycleRow, Store
 from logtune.ids import identified
 from logtune.records import Interaction, Rule, Standing
@@ -148,3 +150,39 @@ def test_a_terminal_sees_the_four_parts(found: Findings) -> None:
     lines = list(week(found).lines())
     assert lines[0] == "The week"
     assert [line for line in lines if line.startswith("\n")] == ["\nLearned", "\nChanged", "\nRefused", "\nLeft out"]
+
+
+def test_runs_that_did_not_end_well_are_named_with_their_last_words(store: Store, found: Findings) -> None:
+    runs, start = Runs(store), sample_cycle.START
+    for day, code in ((1, 1), (2, None), (3, 0)):
+        run = runs.begin(start + day * 86_400, 40)
+        runs.end(run, run.began_at + 60, code, "the teacher does not answer\x1b[31m.")
+    runs.begin(start + 4 * 86_400, 40)
+    first, second, third = told(store, found).failed
+    assert "failed with exit code 1" in first
+    assert "was stopped" in second
+    assert "ended together with its scheduler" in third
+    lines = list(told(store, found).lines())
+    assert "\nFailed" in lines
+    assert "\x1b" not in "".join(lines)
+    with Lease(store, CYCLE).held():  # the newest is under way
+        assert len(told(store, found).failed) == 2
+
+
+def test_an_older_cycles_report_names_failures_up_to_its_end(store: Store) -> None:
+    older = store.cycles(1)[0]
+    assert older.ended_at is not None
+    store.open_cycle(CycleRow(id="cyc-z", config_hash="", started_at=older.ended_at + 9, ended_at=None, receipt={}))
+    for at in (older.ended_at - 1, older.ended_at + 5):
+        run = Runs(store).begin(at, 40)
+        Runs(store).end(run, at + 1, 1, "x")
+    assert len(failed(store, older, None)) == 1
+    newest = store.cycles(1)[0]
+    assert len(failed(store, newest, before(store, newest))) == 2
+
+
+def test_many_failures_are_counted() -> None:
+    runs = [Run(id=f"run-{n}", began_at=1e9 + n, records=1, ended_at=1e9 + n + 1, exit_code=1) for n in range(MOST + 7)]
+    told_of = list(failures(runs))
+    assert told_of[0] == "7 earlier cycles of the schedule did not end well."
+    assert len(told_of) == MOST + 1

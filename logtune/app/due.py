@@ -23,6 +23,7 @@ class Facts:
     since: float  # when the schedule was first looked at, which is where a cron expression counts from at first
     last_began: float | None = None  # newest cycle, however it was started
     last_ended: float | None = None
+    run_ended: float | None = None  # newest run that the schedule began; it may have left its cycle open
     unfinished: bool = False  # the last one was stopped or failed, and waits to be continued
     failures: int = 0  # runs in a row that failed, up to now
     holder: str = ""  # who runs a cycle now; "": nobody
@@ -64,7 +65,9 @@ def due_at(every: str, facts: Facts) -> float:
     if seconds is not None:
         return facts.since if facts.last_began is None else facts.last_began + seconds
     after = max(facts.since, 0.0) if facts.last_began is None else facts.last_began
-    return next(CronSim(every, local(after))).timestamp()
+    # The clock on the wall, without an offset: the one of `after` need not hold at the time that is looked for.
+    times = (at.timestamp() for at in CronSim(every, local(after).replace(tzinfo=None)))
+    return next(at for at in times if at > after)  # an hour that comes twice: its second pass is after the first
 
 
 def backoff_s(settings: ScheduleSettings, failures: int) -> float:
@@ -99,7 +102,8 @@ def _cooldown(settings: ScheduleSettings, facts: Facts) -> str:
 
 
 def _backoff(settings: ScheduleSettings, facts: Facts) -> str:
-    ends = max(facts.last_ended or 0.0, facts.last_began or 0.0) + backoff_s(settings, facts.failures)
+    last = max(facts.last_ended or 0.0, facts.last_began or 0.0, facts.run_ended or 0.0)
+    ends = last + backoff_s(settings, facts.failures)
     if not facts.failures or facts.now >= ends:
         return ""
     return f"{facts.failures} failed in a row; the next try is at {clock(ends)}"

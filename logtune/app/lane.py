@@ -3,7 +3,9 @@
 Gateway -> Lane -> chat | feedback | model rows        its life: routing table in place .. journal flushed
 """
 
+import asyncio
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -18,6 +20,7 @@ from logtune.app.routing import Router
 from logtune.app.shadowing import Shadowing
 from logtune.config import Config
 from logtune.config_gateway import score_range
+from logtune.edges.runs import Course, course
 from logtune.edges.spool_files import SPOOL
 from logtune.edges.store import Store
 from logtune.edges.upstream import Backend, model_row
@@ -25,6 +28,7 @@ from logtune.errors import LogtuneError, RequestError
 from logtune.records import Json
 
 LOG = logging.getLogger(__name__)
+COURSE_S = 30.0  # between two looks at how cycles have gone
 Done: TypeAlias = Callable[[Exchange], None]  # told of every exchange once it has ended
 
 
@@ -36,6 +40,8 @@ class Lane:
         self.router = router
         self.journal = Journal(store, settings.serve, Path(settings.store.home) / SPOOL)
         self.answers = Answers()
+        self.course = Course()
+        self._course_at = -COURSE_S
         self._done = done
         redaction = Redaction.of(settings)
         self.chat = ChatApi(
@@ -85,6 +91,18 @@ class Lane:
             await (self.router.refresh() if load else self.router.look())
         except Exception as error:  # noqa: BLE001  serving goes on, the next look tries again
             LOG.warning("the routing table could not be refreshed: %s", error)
+        await self._follow_course()
+
+    async def _follow_course(self) -> None:
+        """Know how cycles have gone, for the metrics."""
+        now = time.monotonic()
+        if now - self._course_at < COURSE_S:
+            return
+        self._course_at = now
+        try:
+            self.course = await asyncio.to_thread(course, self.store)
+        except Exception as error:  # noqa: BLE001  serving goes on, the next look tries again
+            LOG.warning("how cycles have gone could not be read: %s", error)
 
     async def rows(self) -> list[dict[str, Json]]:
         """The backend's models, and what is deployed beside them."""

@@ -62,6 +62,8 @@ class Sample:
     ready: bool
     adapters: int
     adapter_problems: int
+    cycle_success: float = 0.0  # end of the newest cycle that ended well, seconds since 1970; 0: none did
+    cycle_failures: int = 0
 
 
 class Metrics:
@@ -177,8 +179,13 @@ GAUGES: Mapping[str, tuple[str, Mode]] = {
     "ready": ("1: requests are welcome", "livemin"),
     "adapters": ("Adapters that serve", "livemax"),
     "adapter_problems": ("Deployed adapters that do not serve", "livemax"),
+    "cycle_success": ("End of the newest cycle that ended well, of the project where that is longest ago", "livemax"),
+    "cycle_failures": ("Cycles of the schedule that failed in a row, where that are most", "livemax"),
 }
-GAUGE_NAMES = {"under_way": "requests_under_way", "waiting": "journal_records", "adapters": "adapters_loaded"}
+GAUGE_NAMES = {
+    "under_way": "requests_under_way", "waiting": "journal_records", "adapters": "adapters_loaded",
+    "cycle_success": "cycle_last_success_timestamp_seconds", "cycle_failures": "cycle_failures_in_a_row",
+}  # fmt: skip
 
 
 class Tally:
@@ -292,6 +299,7 @@ def sampled(lanes: Iterable[Lane], *, ready: bool, under_way: int, connections: 
     every = list(lanes)
     journals = [lane.journal for lane in every]
     tables = [lane.router.table for lane in every]
+    succeeded = [lane.course.succeeded_at for lane in every if lane.course.succeeded_at is not None]
     return Sample(
         under_way=under_way, connections=connections, waiting=sum(journal.queued for journal in journals),
         stored=sum(journal.stored for journal in journals), dropped=sum(journal.dropped for journal in journals),
@@ -301,6 +309,8 @@ def sampled(lanes: Iterable[Lane], *, ready: bool, under_way: int, connections: 
         store_up=not any(journal.problem for journal in journals),
         adapters=sum(len(table.live()) for table in tables),
         adapter_problems=sum(1 for table in tables for loaded in table.adapters.values() if loaded.problem),
+        cycle_success=min(succeeded, default=0.0),
+        cycle_failures=max((lane.course.failures for lane in every), default=0),
     )  # fmt: skip
 
 

@@ -17,7 +17,7 @@ from logtune.app.console import counted, moment
 from logtune.app.findings import Findings, Group, gather
 from logtune.app.plots import BAD, CALM, FAINT, GOOD, Bar, Interval, Line, bars, curves, intervals, sequence
 from logtune.app.serving_now import base_parameters
-from logtune.app.week import CANDIDATES, Week, before, fresh, tell
+from logtune.app.week import CANDIDATES, Week, before, failed, fresh, tell
 from logtune.records import Json
 from logtune.stages.standing import REASONS as HELD
 
@@ -44,7 +44,8 @@ def write(store: "Store", path: Path, config: "Config", cycle_id: str | None = N
 def told(store: "Store", found: Findings) -> Week:
     """The cycle in sentences."""
     earlier = before(store, found.cycle)
-    return tell(found, earlier, fresh(store, found.cycle, earlier), headline(found))
+    new, runs = fresh(store, found.cycle, earlier), failed(store, found.cycle, earlier)
+    return tell(found, earlier, new, headline(found), runs)
 
 
 def save(path: Path, page: str) -> Path:

@@ -15,22 +15,24 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, cast
+from typing import IO
 
 from logtune.app.due import Facts, Look, decide
 from logtune.config import Config
+from logtune.edges import spending
 from logtune.edges.experiments import Experiments
-from logtune.edges.lease import Lease
-from logtune.edges.runs import Run, Runs, failures
+from logtune.edges.lease import CYCLE, Lease
+from logtune.edges.memory import available_bytes
+from logtune.edges.runs import Run, Runs, failures, since, succeeded_at
 from logtune.edges.store import Store
-from logtune.errors import INTERRUPTED, NOT_PASSED, OK
+from logtune.errors import INTERRUPTED, KNOWN_ERROR, NOT_PASSED, OK
 from logtune.records import DAY_S, Feedback, LogRecord
 
-CYCLE = "cycle"  # name of the lease
 MONTH_S = 30 * DAY_S
 END_S = 30.0  # for a child that is told to end
 POLL_S = 0.2
 WORDS = 300  # characters of a child's last words that are kept
+SKEW_S = 120.0  # that clocks of two machines may differ by; times further ahead are of one that was wrong
 SPENT_CYCLES = 200  # newest cycles whose cost is added up
 
 
@@ -38,7 +40,7 @@ SPENT_CYCLES = 200  # newest cycles whose cost is added up
 class Ended:
     """How a child ended."""
 
-    exit_code: int
+    exit_code: int | None  # None: it was told to end together with the scheduler, which is no failure of its own
     detail: str  # its last words
 
 
@@ -67,16 +69,21 @@ class Scheduler:
 
     def facts(self) -> Facts:
         """What the gates look at, read now."""
-        now, runs = self._clock(), self._runs.recent()
-        cycles = self._store.cycles(SPENT_CYCLES)
-        ended = [row.ended_at for row in cycles if row.ended_at is not None]
+        now = self._clock()
+        self._since = min(self._since, now)  # the clock may have been ahead
+        runs, cycles = self._runs.recent(until=now + SKEW_S), self._store.cycles(SPENT_CYCLES)
+        succeeded = succeeded_at([row for row in cycles if (row.ended_at or now) <= now + SKEW_S])
         began = [row.started_at for row in cycles] + [run.began_at for run in runs]
-        cost = sum(_cost(row.receipt) for row in cycles if row.started_at >= now - MONTH_S)
+        holder = Lease(self._store, CYCLE).holder()
+        counted = [row for row in cycles if row.ended_at is None or row.ended_at >= now - MONTH_S]
+        cost = sum(spent.cost for row in counted for spent in spending.read(row.receipt).values())
         return Facts(
-            now=now, since=self._since, last_began=max(began, default=None), last_ended=max(ended, default=None),
+            now=now, since=self._since, last_began=_newest(began, now),
+            last_ended=_newest([row.ended_at for row in cycles], now),
+            run_ended=_newest([run.ended_at for run in runs], now),
             unfinished=bool(runs and runs[0].unfinished) or self._store.running_cycle() is not None,
-            paused=_paused(self._store), failures=failures(runs),
-            holder=Lease(self._store, CYCLE).holder(), new=self._records() - _learned(runs),
+            paused=_paused(self._store), failures=failures(since(succeeded, runs), running=bool(holder)),
+            holder=holder, new=self._records() - _learned(runs),
             disk_bytes=shutil.disk_usage(_existing(Path(self._config.store.home))).free,
             memory_bytes=available_bytes(), cost_30d=cost,
         )  # fmt: skip
@@ -91,14 +98,27 @@ class Scheduler:
         if not look.ready:
             return None
         run = self._runs.begin(self._clock(), self._records())
-        ended = self._start(stop)
+        try:
+            ended = self._start(stop)
+        except OSError as error:  # the disk is full, there are too many processes
+            ended = Ended(exit_code=KNOWN_ERROR, detail=f"it could not be started: {error}")
         self._runs.end(run, self._clock(), ended.exit_code, ended.detail[-WORDS:])
         self._told = ""
-        self._tell(f"the cycle ended with exit code {ended.exit_code}: {ended.detail[-WORDS:]}")
+        how = "was stopped" if ended.exit_code is None else f"ended with exit code {ended.exit_code}"
+        self._tell(f"the cycle {how}: {ended.detail[-WORDS:]}")
         return run
 
     def _records(self) -> int:
         return self._store.count(LogRecord) + self._store.count(Feedback)
+
+
+def look_at(store: Store, config: Config) -> Look:
+    """What a schedule would decide now."""
+
+    def never(_: threading.Event) -> Ended:
+        raise AssertionError("a look starts nothing")
+
+    return Scheduler(store, config, never, lambda line: None).look()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +147,8 @@ class Child:
             words = _summary(said) if code in (OK, NOT_PASSED) else last[0]
         if late:
             return Ended(exit_code=code if code > 0 else INTERRUPTED, detail=f"stopped, it was too long; {words}")
+        if stop.is_set() and code not in (OK, NOT_PASSED):
+            return Ended(exit_code=None, detail=f"stopped with the scheduler; {words}")
         return Ended(exit_code=code if code >= 0 else INTERRUPTED, detail=words)
 
     def _wait(self, child: "subprocess.Popen[str]", stop: threading.Event) -> bool:
@@ -157,31 +179,20 @@ def _summary(said: IO[bytes]) -> str:
     return said.readline().decode("utf-8", "replace").strip()
 
 
-def available_bytes() -> int | None:
-    """Memory that programs can have now (Linux, MemAvailable); None elsewhere."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
-    return int(found[0]) * 1024 if found else None
-
-
 def _paused(store: Store) -> str:
     """Why everything is paused by hand; "": it is not."""
     found = (item for item in Experiments(store).paused() if not item.name)
     return next((f"{item.by} paused everything: {item.reason}" for item in found), "")
 
 
+def _newest(times: Sequence[float | None], now: float) -> float | None:
+    """The newest time that can be true, at most now."""
+    return max((min(at, now) for at in times if at is not None and at <= now + SKEW_S), default=None)
+
+
 def _learned(runs: Sequence[Run]) -> int:
     """Records that the store held when the last cycle began that ended well."""
     return next((run.records for run in runs if run.exit_code is not None and not run.failed), 0)
-
-
-def _cost(receipt: Mapping[str, object]) -> float:
-    spent = receipt.get("spent")
-    rows = spent.values() if isinstance(spent, dict) else ()
-    return sum(float(cast("float", row.get("cost", 0.0))) for row in rows if isinstance(row, dict))
 
 
 def _existing(path: Path) -> Path:

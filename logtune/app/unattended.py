@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -37,19 +38,25 @@ def go_on(say: Console, every: str, limits: Limits) -> int:
         signal.signal(number, lambda *_: stop.set())
     if WHILE_OPEN in os.environ:
         threading.Thread(target=_until_closed, args=(stop,), daemon=True).start()
+    follow(say, config, limits, stop)
+    return OK
+
+
+def follow(say: Console, config: Config, limits: Limits, stop: threading.Event) -> None:
+    """Look at the schedules until `stop` is set; what cannot be looked at now is looked at again."""
     schedulers: dict[str, Scheduler] = {}
+    names: Sequence[str] = ()
     while not stop.is_set():
-        for name in _projects(say, config):
-            try:
+        with _told(say, "all projects"):
+            names = _projects(say, config)
+        for name in names:
+            with _told(say, name):
                 if name not in schedulers:
                     schedulers[name] = _scheduler(say, config, name, limits)
                 schedulers[name].step(stop)
-            except LogtuneError as error:  # it is looked at again
-                say.progress(f"schedule of {name}: it cannot be looked at now: {one_line(error.what)}")
             if stop.is_set():
                 break
         stop.wait(LOOK_S)
-    return OK
 
 
 def beside(say: Console, config: Config) -> Task | None:
@@ -90,6 +97,16 @@ def _scheduler(say: Console, config: Config, name: str, limits: Limits) -> Sched
 
 def _projects(say: Console, config: Config) -> Sequence[str]:
     return [say.project] if say.project else known(config)
+
+
+@contextmanager
+def _told(say: Console, name: str) -> Iterator[None]:
+    """What fails within is told, and ends nothing."""
+    try:
+        yield
+    except (LogtuneError, OSError) as error:  # a store that is away, a disk that is full
+        what = error.what if isinstance(error, LogtuneError) else str(error)
+        say.progress(f"schedule of {name}: it cannot be looked at now: {one_line(what)}")
 
 
 def _until_closed(stop: threading.Event) -> None:

@@ -3,16 +3,19 @@
 What was learned and from how many users, what changed in serving, what was refused and why, what was left out.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING
 
 from logtune.app.console import ALL, counted, moment, one_line
 from logtune.app.findings import Findings, Group
+from logtune.edges.runs import failed_between
 from logtune.records import Deployment, Interaction, Rule
 from logtune.stages.standing import REASONS as HELD
 
 if TYPE_CHECKING:
+    from logtune.edges.runs import Run
     from logtune.edges.store import CycleRow, Store
 
 MOST = 5  # sentences of a kind; what is left out is counted
@@ -40,6 +43,7 @@ class Week:
     changed: tuple[str, ...]
     refused: tuple[str, ...]
     left_out: tuple[str, ...]  # messages that teach nothing, and lessons that are not believed
+    failed: tuple[str, ...] = ()  # cycles of the schedule that did not end well since the one before
 
     def lines(self) -> Iterator[str]:
         """For a terminal."""
@@ -50,9 +54,10 @@ class Week:
 
     def parts(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
         """Each kind of sentences under its title."""
+        failed = (("Failed", self.failed),) if self.failed else ()
         return (
             ("Learned", self.learned), ("Changed", self.changed), ("Refused", self.refused),
-            ("Left out", self.left_out),
+            ("Left out", self.left_out), *failed,
         )  # fmt: skip
 
 
@@ -66,12 +71,41 @@ def before(store: "Store", cycle: "CycleRow") -> Before | None:
     return Before(started_at=row.started_at, rules=frozenset(rule.text for rule in rules))
 
 
-def tell(found: Findings, earlier: Before | None, fresh: int | None, headline: str) -> Week:
-    """The week; `fresh`: messages that came in since the cycle before, None for the first cycle."""
+def tell(
+    found: Findings, earlier: Before | None, fresh: int | None, headline: str, runs: "Sequence[Run]" = ()
+) -> Week:  # fmt: skip
+    """The week; `fresh`: messages that came in since the cycle before, None for the first cycle.
+
+    `runs`: those of the schedule that did not end well, oldest first.
+    """
     return Week(
         headline=headline, learned=tuple(_learned(found, earlier, fresh)), changed=tuple(_changed(found)),
         refused=tuple(_refused(found)), left_out=tuple(_left_out(found)),
+        failed=tuple(failures(runs)),
     )  # fmt: skip
+
+
+def failed(store: "Store", cycle: "CycleRow", earlier: Before | None) -> "Sequence[Run]":
+    """Runs of the schedule since the cycle before that did not end well; of the newest cycle up to now."""
+    newest = store.cycles(1)[0].id == cycle.id
+    begin, end = earlier.started_at if earlier else 0.0, inf if newest else cycle.ended_at or inf
+    return failed_between(store, begin, end)
+
+
+def failures(runs: "Sequence[Run]") -> Iterator[str]:
+    """What became of runs that did not end well, the newest ones in words."""
+    if len(runs) > MOST:
+        yield f"{counted(len(runs) - MOST, 'earlier cycle')} of the schedule did not end well."
+    yield from map(failure, runs[-MOST:])
+
+
+def failure(run: "Run") -> str:
+    """What became of a run that did not end well."""
+    began = f"the cycle begun {moment(run.began_at)}"
+    if run.ended_at is None:
+        return f"{began} ended together with its scheduler, without a word."
+    how = "was stopped" if run.exit_code is None else f"failed with exit code {run.exit_code}"
+    return f"{began} {how} {moment(run.ended_at)}: {run.detail.rstrip('.') or 'it said nothing'}."
 
 
 def fresh(store: "Store", cycle: "CycleRow", earlier: Before | None) -> int | None:

@@ -26,7 +26,9 @@ from logtune.errors import InUse, StoreError
 from logtune.ids import digest
 
 LOG = logging.getLogger(__name__)
+CYCLE = "cycle"  # name of the right to run a cycle
 HELD_S = 120.0  # without a renewal; then another may have it
+AHEAD_S = 3600.0  # an end further ahead than that was written by a clock that was wrong
 
 
 class Lease:
@@ -46,13 +48,27 @@ class Lease:
         table, now = schema.leases, self._clock()
         with self._store.transaction(write=True) as db:
             held = str(db.execute(select(table.c.holder).where(table.c.name == self._name)).scalar() or "")
-            free = (table.c.until < now) | (table.c.holder == self.me)
+            over = (table.c.until < now) | (table.c.until > now + self._held_s + AHEAD_S)
+            free = over | (table.c.holder == self.me)
             free = free | (table.c.holder == held) if _died(held) else free
             change = table.update().where(table.c.name == self._name, free)
             if db.execute(change.values(holder=self.me, until=now + self._held_s)).rowcount:
                 return True
             row = {"name": self._name, "holder": self.me, "until": now + self._held_s}
             return bool(insert_new(db, table, [row]))
+
+    def renew(self) -> bool:
+        """Go on having it; False: another has had it meanwhile, even where that one has given it back."""
+        table, until = schema.leases, self._clock() + self._held_s
+        mine = table.update().where(table.c.name == self._name, table.c.holder == self.me)
+        with self._store.transaction(write=True) as db:
+            return bool(db.execute(mine.values(until=until)).rowcount)
+
+    def check(self) -> None:
+        """Before what must be done once: renew it; InUse where another has had it meanwhile."""
+        if not self.renew():
+            what = f"{self._name} was taken over by {self.holder() or 'another process'} while this one stood still"
+            raise InUse(what, "what was done is kept; nothing more is done here")
 
     def release(self) -> None:
         """Give it back; nothing where another has it."""
@@ -62,8 +78,9 @@ class Lease:
 
     def holder(self) -> str:
         """Who has it now; "": nobody."""
-        table = schema.leases
-        query = select(table.c.holder).where(table.c.name == self._name, table.c.until >= self._clock())
+        table, now = schema.leases, self._clock()
+        valid = table.c.until.between(now, now + self._held_s + AHEAD_S)
+        query = select(table.c.holder).where(table.c.name == self._name, valid)
         with self._store.transaction() as db:
             found = str(db.execute(query).scalar() or "")
         return "" if _died(found) else found
@@ -87,8 +104,9 @@ class Lease:
     def _renew(self, ended: threading.Event) -> None:
         while not ended.wait(self._held_s / 4):
             try:
-                if not self.take():
-                    LOG.error("another process took over %s; what both do is done once", self._name)
+                if not self.renew():
+                    LOG.error("another process took over %s; this one ends at its next step", self._name)
+                    return
             except StoreError as error:  # there are three more tries before it ends
                 LOG.warning("the lease of %s could not be renewed: %s", self._name, error)
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,10 +96,14 @@ def report(say: Console, out: Path | None, cycle_id: str | None) -> None:
     from logtune.app.findings import gather
     from logtune.app.report import render, save, told
     from logtune.app.serving_now import base_parameters
+    from logtune.app.week import failures
+    from logtune.edges.runs import failed_between
 
     with say.store() as (store, config):
         if not store.cycles(1):
-            say.answer({"path": None}, ["There is nothing to report: no cycle has run yet. Next: logtune cycle"])
+            runs = list(failures(failed_between(store, 0.0, inf)))
+            nothing = "There is nothing to report: no cycle has run yet. Next: logtune cycle"
+            say.answer({"path": None, "failed": runs}, [nothing, *map(one_line, runs)])
             return
         found = gather(store, cycle_id, base_parameters(config))
         week = told(store, found)
@@ -143,12 +148,12 @@ def imported(reports: "Sequence[ImportReport]") -> Iterator[str]:
 
 def learn(say: Console, store: "Store", tools: "Tools", config: "Config") -> int:
     """Run a cycle and say what came of it; 3 where no candidate passed its gate."""
-    from logtune.app.scheduler import CYCLE
-    from logtune.edges.lease import Lease
+    from logtune.edges.lease import CYCLE, Lease
     from logtune.pipeline import run_cycle
 
-    with Lease(store, CYCLE).held():
-        receipt = run_cycle(store, tools, config, say.progress)
+    lease = Lease(store, CYCLE)
+    with lease.held():
+        receipt = run_cycle(store, tools, config, say.progress, lease.check)
     told = [one_line(receipt.summary), *billed(receipt), "Next: logtune report shows what was learned, and why."]
     say.answer(receipt, told)
     return receipt.exit_code

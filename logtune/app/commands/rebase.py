@@ -75,17 +75,17 @@ def _learn(
     changed: dict[str, str],
 ) -> int:
     """The settings first, so that nothing begins with the old model any more; then a cycle with the new one."""
-    from logtune.app.scheduler import CYCLE
-    from logtune.edges.lease import Lease
+    from logtune.edges.lease import CYCLE, Lease
     from logtune.edges.settings_file import set_values
     from logtune.pipeline import run_cycle
 
     old, new = configs
-    with Lease(store, CYCLE).held():
+    lease = Lease(store, CYCLE)
+    with lease.held():
         if old.model != new.model:
             set_values(say.config_file or Path("logtune.toml"), "model", changed)
             say.progress(f"model.base is {new.model.base} now")
-        receipt = run_cycle(store, tools, new, say.progress)
+        receipt = run_cycle(store, tools, new, say.progress, lease.check)
     document = {"plan": found, "settings": changed, "cycle": receipt, "dry_run": False}
     say.answer(document, [one_line(receipt.summary), *_next(found, dry_run=False)])
     return receipt.exit_code

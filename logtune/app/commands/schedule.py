@@ -1,6 +1,5 @@
 """`logtune schedule`: whether the next cycle may begin now, why not, and how the last ones ended."""
 
-import threading
 from typing import TYPE_CHECKING
 
 import click
@@ -28,14 +27,11 @@ def schedule(say: Console) -> None:
       logtune schedule
       logtune schedule --set schedule.every=7d --json
     """
-    from logtune.app.scheduler import Ended, Scheduler
+    from logtune.app.scheduler import look_at
     from logtune.edges.runs import Runs
 
-    def never(_: threading.Event) -> Ended:
-        raise AssertionError("a look starts nothing")
-
     with say.store() as (store, config):
-        look = Scheduler(store, config, never, say.progress).look()
+        look = look_at(store, config)
         runs = Runs(store).recent(SHOWN)
     say.answer({"look": look, "runs": runs}, _lines(look, runs))
 
@@ -52,7 +48,8 @@ def _lines(look: "Look", runs: "Sequence[Run]") -> "Iterator[str]":
 def _ended(run: "Run") -> str:
     if run.ended_at is None:
         return "not yet, or its scheduler died"
-    return f"{moment(run.ended_at)}, exit code {run.exit_code}"
+    how = "stopped" if run.exit_code is None else f"exit code {run.exit_code}"
+    return f"{moment(run.ended_at)}, {how}"
 
 
 COMMANDS = {"schedule": schedule}

@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from logtune.app.console import ALL, Console, common, counted, moment
+from logtune.app.console import ALL, Console, common, counted, moment, one_line
 from logtune.records import Feedback, Interaction, LogRecord
 
 if TYPE_CHECKING:
+    from logtune.app.due import Look
     from logtune.app.serving_now import Serving
     from logtune.config import Config
+    from logtune.edges.runs import Run
     from logtune.edges.store import CycleRow, Store
 
 
@@ -30,6 +33,8 @@ class Status:
     budget: float
     spooled: int  # records that wait on disk for the store, at most
     rejected: int  # records that the store refused
+    schedule: "Look"  # what it would decide now
+    failed: "tuple[Run, ...]"  # runs of the schedule that did not end well since a cycle did, oldest first
     next: str
 
 
@@ -50,7 +55,9 @@ def status(say: Console) -> None:
 
 def look(store: "Store", config: "Config") -> Status:
     """Read the store once."""
+    from logtune.app.scheduler import look_at
     from logtune.app.serving_now import base_parameters, live, sum_of_shares
+    from logtune.edges.runs import course, failed_between
     from logtune.edges.spool_files import SPOOL, waiting
 
     spool = waiting(Path(config.store.home) / SPOOL)
@@ -58,7 +65,9 @@ def look(store: "Store", config: "Config") -> Status:
     running, newest = store.running_cycle(), next(iter(store.list(LogRecord, limit=1)), None)
     last = next((row for row in store.cycles(100) if row.ended_at is not None), None)
     serving = live(store, base_parameters(config))
+    since = course(store).succeeded_at or 0.0
     return Status(
+        schedule=look_at(store, config), failed=tuple(failed_between(store, since, inf)),
         logs=logs, feedback=feedback, last_log_at=newest.at if newest else None, last_cycle=last, running_cycle=running,
         serving=serving, adapter_share=sum_of_shares(serving), budget=config.train.budget,
         spooled=spool.records, rejected=spool.rejected,
@@ -91,6 +100,7 @@ def _next(logs: int, last: "CycleRow | None", running: "CycleRow | None", unread
 def sentences(now: Status) -> Iterator[str]:
     """The status in plain words."""
     from logtune.app.report import percent
+    from logtune.app.week import failure
 
     latest = f"; the last one came {moment(now.last_log_at)}" if now.last_log_at else ""
     yield f"{counted(now.logs, 'log')} and {now.feedback:,} feedback{latest}."
@@ -104,6 +114,11 @@ def sentences(now: Status) -> Iterator[str]:
         yield f"{ended} {now.last_cycle.receipt.get('summary') or ''}".rstrip()
     if now.running_cycle:
         yield f"Cycle {now.running_cycle.id} has been open since {moment(now.running_cycle.started_at)}."
+    if now.schedule.reason != "off":
+        yield f"The schedule says {now.schedule.reason}: {now.schedule.detail}."
+    if now.failed:
+        what = counted(len(now.failed), "cycle of the schedule has", "cycles of the schedule have")
+        yield f"{what} not ended well since one last did; {one_line(failure(now.failed[-1]))}"
     adapted = sum(item.adapter is not None for item in now.serving)
     if adapted:
         share = "a share not known" if now.adapter_share is None else percent(now.adapter_share)
