@@ -9,11 +9,11 @@ A cluster whose first adapter fails goes through train and evaluate once more, w
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
-from logtune import candidates, experiments, holdings, lessons, rebasing, trusting
+from logtune import candidates, experiments, holdings, lessons, rebasing, trusting, undone
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
@@ -268,22 +268,29 @@ def records(store: Store, outputs: Sequence[tuple[str, str]]) -> list[Derived]:
 async def _deploy(store: Store, cycle: Cycle) -> Counts:
     """Write the plan down; gateways follow it by themselves. A second run finds nothing left to change."""
     limits = holdings.in_cycle(store, cycle)
-    planned = candidates.plan_deployments(cycle, store.deployments(), lambda ids: store.load(Adapter, ids), limits)
+    names = {cluster.id: cluster.name for cluster in cycle.board.all(Cluster)}
+    verdicts = cycle.board.all(Verdict)
+    barred = undone.barred(store, verdicts, names)
+    cycle.kept["skipped"] = [f"{names[row.cluster_id]}: {barred[row.id]}." for row in verdicts if row.id in barred]
+    planned = candidates.plan_deployments(
+        cycle, store.deployments(), lambda ids: store.load(Adapter, ids), limits, barred
+    )
     for deployment in planned:
         store.deploy(deployment, cycle.id)
-    _test_live(store, cycle)
+    _test_live(store, cycle, barred)
     current, tested = store.deployments(), Experiments(store).running().values()
     serving = [*(row.adapter_id for row in current.values()), *(test.adapter_id for test, _ in tested)]
     await candidates.unload_tried(cycle, [adapter for adapter in serving if adapter])
     return Counts(done=len(planned), unchanged=len(current) - len(planned))
 
 
-def _test_live(store: Store, cycle: Cycle) -> None:
+def _test_live(store: Store, cycle: Cycle, barred: Container[str]) -> None:
     """Begin a live test of each candidate that passed its gate and may not serve without one."""
     evaluations = {found.id: found for found in cycle.board.all(Evaluation) if found.outcome == "passed"}
     said: list[str] = []
     for verdict in cycle.board.all(Verdict):
-        if verdict.decision == "extend" and verdict.evaluation_id in evaluations:
+        may = verdict.decision == "extend" and verdict.id not in barred
+        if may and verdict.evaluation_id in evaluations:
             name = cycle.board.get(Cluster, verdict.cluster_id).name
             evaluation = evaluations[verdict.evaluation_id]
             test, reason = experiments.begin(store, evaluation, name, cycle.config, cycle.tools.clock.now())
@@ -356,7 +363,7 @@ def _summary(
         for e in evaluations
         if e.outcome != "passed"
     ]
-    told += cast("list[str]", cycle.kept.get("live_tests", []))
+    told += [line for name in ("skipped", "live_tests") for line in cast("list[str]", cycle.kept.get(name, []))]
     told += [f"training failed: {_brief(reason)}" for reason in counts["train"].reasons]
     return " ".join(told if len(told) > least else [*told, "Nothing new passed; what served keeps serving."])
 

@@ -39,6 +39,7 @@ class Serving:
     moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # live cluster -> cluster of this cycle ->
     # share of its members that are there now
     live: Mapping[str, Cluster] = field(default_factory=dict)  # by name, as the gateway routes to them
+    barred: Mapping[str, str] = field(default_factory=dict)  # verdict id -> why its candidate must not serve again
 
 
 Refused = Mapping[str, tuple[Deployment, str]]  # cluster name -> a change that turned out to be too much, and why
@@ -63,7 +64,8 @@ def plan(verdicts: Sequence[Verdict], clusters: Sequence[Cluster], at: Serving) 
     A name that no cluster bears any more retires (a cycle without any cluster says nothing, and retires none), with
     what took its place where there is such. Of each name the best promoted verdict (by lower bound) deploys; a rollback
     verdict on what serves brings the base model back at once; all others leave what serves. A promotion that finds no
-    room in the budget is refused: a `keep` that says why, unless another candidate that passed needs no more.
+    room in the budget, or whose candidate was rolled back before, is refused: a `keep` that says why, unless another
+    candidate that passed may serve.
     """
     return _planned(verdicts, clusters, at, {})
 
@@ -113,13 +115,19 @@ def _serve(draft: _Draft, name: str, options: Sequence[Verdict]) -> None:
         if change.action == "rollback":
             draft.take([change])
             return
-        found = _with_room(draft, [change, *_absorbed(draft, name)])
+        found = draft.at.barred.get(verdict.id) or _with_room(draft, [change, *_absorbed(draft, name)])
         if isinstance(found, list):
             draft.take([*found[1:], change])
             return
         refused = refused or (change, found)
-    if refused is not None:
+    if refused is not None and not _said(draft.serving.get(name), *refused):
         draft.take([_kept(draft, *refused)])
+
+
+def _said(serving: Deployment | None, change: Deployment, reason: str) -> bool:
+    """Whether an earlier cycle has kept what serves for just this."""
+    before = (serving.action, serving.reason, serving.verdict_id) if serving else None
+    return before == ("keep", reason, change.verdict_id)
 
 
 def _change(name: str, verdict: Verdict, draft: _Draft, besides: str) -> Deployment | None:
