@@ -250,13 +250,16 @@ def judge_experiments(cycle: Cycle) -> Iterator[Unit]:
 
 def plan_deployments(
     cycle: Cycle, current: Mapping[str, Deployment], load: Callable[[Sequence[str]], Sequence[Adapter]],
-    limits: Limits, barred: Mapping[str, str],
+    limits: Limits, barred: Mapping[str, str], leaving: Mapping[str, str],
 ) -> list[Deployment]:  # fmt: skip
-    """What changes in serving; `load`: adapters by id, `barred`: verdict id -> why its candidate stays away."""
+    """What changes in serving; `load`: adapters by id.
+
+    `barred`: verdict id -> why its candidate stays away; `leaving`: live cluster of no cluster here -> why it retires.
+    """
     adapters = [*cycle.board.all(Adapter), *load(deploy.live_adapters(current))]
     serving = planning.Serving(
         current=current, adapters={each.id: each for each in adapters}, now=cycle.tools.clock.now(), limits=limits,
-        moved=incumbents.moves(cycle), live=incumbents.live_clusters(cycle), barred=barred,
+        moved=incumbents.moves(cycle), live=incumbents.live_clusters(cycle), barred=barred, leaving=leaving,
     )  # fmt: skip
     return planning.plan(cycle.board.all(Verdict), cycle.board.all(Cluster), serving)
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
-from logtune import candidates, experiments, holdings, lessons, rebasing, trusting, undone
+from logtune import candidates, experiments, holdings, lessons, rebasing, silent, trusting, undone
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
@@ -273,7 +273,7 @@ async def _deploy(store: Store, cycle: Cycle) -> Counts:
     barred = undone.barred(store, verdicts, names)
     cycle.kept["skipped"] = [f"{names[row.cluster_id]}: {barred[row.id]}." for row in verdicts if row.id in barred]
     planned = candidates.plan_deployments(
-        cycle, store.deployments(), lambda ids: store.load(Adapter, ids), limits, barred
+        cycle, store.deployments(), lambda ids: store.load(Adapter, ids), limits, barred, silent.leaving(store, cycle)
     )
     for deployment in planned:
         store.deploy(deployment, cycle.id)

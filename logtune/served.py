@@ -49,13 +49,13 @@ def served_rules(store: Store, deployment: Deployment) -> tuple[Rule, ...]:
     entries = RuleLedger(store).every()
     proven = store.load(Rule, _proven(store, deployment))
     if not proven:
-        return active(rule for rule in found if not _ended(store, rule, entries))
+        return active(rule for rule in found if not ended_by_hand(store, rule, entries))
     ended = [set(rule.merged_from) for rule in found if rule.merged_from and rule.state not in ACTIVE]
     left = (rule for rule in proven if not any(set(rule.merged_from) <= parts for parts in ended))
-    return tuple(rule for rule in left if not _ended(store, rule, entries))
+    return tuple(rule for rule in left if not ended_by_hand(store, rule, entries))
 
 
-def _ended(store: Store, rule: Rule, entries: Sequence[RuleEntry]) -> bool:
+def ended_by_hand(store: Store, rule: Rule, entries: Sequence[RuleEntry]) -> bool:
     """Whether somebody ended the rule since."""
     line = ledger.decided(rule, entries).state
     if line is None or line.action == "pin":
