@@ -5,6 +5,7 @@ A unit names in its inputs every id its result depends on; the runner skips thos
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from logtune import incumbents, knowing, ladder
 from logtune.errors import ModelError
@@ -163,8 +164,25 @@ def _proven(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
     """Nothing where what serves was trained on just this."""
     found = ladder.checkpoints(cycle, plan, turn)
     if found and not ladder.climbed(cycle, plan):
-        contenders = [Contender(kind=adapter.kind, adapter=adapter) for adapter in found]
-        yield Unit((*_asked(cycle, plan), *(a.id for a in found)), gate(cycle, plan.trials, contenders, plan.baseline))
+        yield Unit((*_asked(cycle, plan), *(a.id for a in found)), _put_to_the_gate(cycle, plan, turn, found))
+
+
+def _put_to_the_gate(
+    cycle: Cycle, plan: Plan, turn: int, found: Sequence[Adapter]
+) -> Callable[[], Awaitable[Sequence[Derived]]]:
+    """The gate of an adapter; where weights were removed since they were trained, they are trained again for it."""
+    kind, folder = plan.kind(turn), Path(cycle.tools.adapters_dir)
+    again = kind is not None and any(a.id in cycle.pruned and not (folder / a.path).is_dir() for a in found)
+
+    async def work() -> Sequence[Derived]:
+        made: Sequence[Adapter] = ()
+        if kind is not None and again:
+            cycle.progress(f"evaluate: {plan.cluster.name}: its weights were removed, so they are trained again")
+            made = await asyncio.to_thread(cycle.tools.executor.train, plan.jobs[kind], cycle.progress)
+        contenders = [Contender(kind=adapter.kind, adapter=adapter) for adapter in made or found]
+        return [*made, *await gate(cycle, plan.trials, contenders, plan.baseline)()]
+
+    return work
 
 
 def _asked(cycle: Cycle, plan: Plan) -> tuple[str, ...]:

@@ -13,10 +13,11 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
-from logtune import candidates, experiments, holdings, lessons, rebasing, silent, trusting, undone
+from logtune import candidates, experiments, holdings, lessons, pruning, rebasing, silent, trusting, undone
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
+from logtune.edges.pruned import Pruned
 from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.errors import NOT_PASSED, OK
 from logtune.ids import new_id
@@ -53,7 +54,7 @@ TRAIN = Stage(
 )  # fmt: skip
 EVALUATE = Stage(
     name="evaluate", version=f"3.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal),
-    writes=(Evaluation, Failure),
+    writes=(Adapter, Evaluation, Failure),
     together=1, settings=lambda c: (c.evaluate, c.guards), phases=(),
 )  # fmt: skip
 TRUST = Stage(
@@ -201,7 +202,7 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
         before=before, earlier=tuple(earlier), routes=routes, progress=progress, prompted=_prompted(store, row),
         ledger=RuleLedger(store).every(), lessons=lessons, aged=aged_lessons(store, taught, logs),
         base_since=rebasing.of_cycle(row, tools.base_fingerprint).since,
-        voted=read_voted(row.receipt.get("voted") or {}),
+        pruned=frozenset(Pruned(store).every()), voted=read_voted(row.receipt.get("voted") or {}),
     )  # fmt: skip
 
 
@@ -281,6 +282,7 @@ async def _deploy(store: Store, cycle: Cycle) -> Counts:
     current, tested = store.deployments(), Experiments(store).running().values()
     serving = [*(row.adapter_id for row in current.values()), *(test.adapter_id for test, _ in tested)]
     await candidates.unload_tried(cycle, [adapter for adapter in serving if adapter])
+    pruning.after(store, cycle)
     return Counts(done=len(planned), unchanged=len(current) - len(planned))
 
 
