@@ -5,6 +5,7 @@ A unit names in its inputs every id its result depends on; the runner skips thos
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from logtune import incumbents, knowing, ladder
 from logtune.errors import ModelError
@@ -163,8 +164,25 @@ def _proven(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
     """Nothing where what serves was trained on just this."""
     found = ladder.checkpoints(cycle, plan, turn)
     if found and not ladder.climbed(cycle, plan):
-        contenders = [Contender(kind=adapter.kind, adapter=adapter) for adapter in found]
-        yield Unit((*_asked(cycle, plan), *(a.id for a in found)), gate(cycle, plan.trials, contenders, plan.baseline))
+        yield Unit((*_asked(cycle, plan), *(a.id for a in found)), _put_to_the_gate(cycle, plan, turn, found))
+
+
+def _put_to_the_gate(
+    cycle: Cycle, plan: Plan, turn: int, found: Sequence[Adapter]
+) -> Callable[[], Awaitable[Sequence[Derived]]]:
+    """The gate of an adapter; where weights were removed since they were trained, they are trained again for it."""
+    kind, folder = plan.kind(turn), Path(cycle.tools.adapters_dir)
+    again = kind is not None and any(a.id in cycle.pruned and not (folder / a.path).is_dir() for a in found)
+
+    async def work() -> Sequence[Derived]:
+        made: Sequence[Adapter] = ()
+        if kind is not None and again:
+            cycle.progress(f"evaluate: {plan.cluster.name}: its weights were removed, so they are trained again")
+            made = await asyncio.to_thread(cycle.tools.executor.train, plan.jobs[kind], cycle.progress)
+        contenders = [Contender(kind=adapter.kind, adapter=adapter) for adapter in made or found]
+        return [*made, *await gate(cycle, plan.trials, contenders, plan.baseline)()]
+
+    return work
 
 
 def _asked(cycle: Cycle, plan: Plan) -> tuple[str, ...]:
@@ -249,13 +267,17 @@ def judge_experiments(cycle: Cycle) -> Iterator[Unit]:
 
 
 def plan_deployments(
-    cycle: Cycle, current: Mapping[str, Deployment], load: Callable[[Sequence[str]], Sequence[Adapter]], limits: Limits
-) -> list[Deployment]:
-    """What changes in serving; `load`: adapters by id."""
+    cycle: Cycle, current: Mapping[str, Deployment], load: Callable[[Sequence[str]], Sequence[Adapter]],
+    limits: Limits, barred: Mapping[str, str], leaving: Mapping[str, str],
+) -> list[Deployment]:  # fmt: skip
+    """What changes in serving; `load`: adapters by id.
+
+    `barred`: verdict id -> why its candidate stays away; `leaving`: live cluster of no cluster here -> why it retires.
+    """
     adapters = [*cycle.board.all(Adapter), *load(deploy.live_adapters(current))]
     serving = planning.Serving(
         current=current, adapters={each.id: each for each in adapters}, now=cycle.tools.clock.now(), limits=limits,
-        moved=incumbents.moves(cycle), live=incumbents.live_clusters(cycle),
+        moved=incumbents.moves(cycle), live=incumbents.live_clusters(cycle), barred=barred, leaving=leaving,
     )  # fmt: skip
     return planning.plan(cycle.board.all(Verdict), cycle.board.all(Cluster), serving)
 

@@ -32,6 +32,10 @@ class StoreSettings(Settings):
     """SQLAlchemy URL: sqlite:///FILE or postgresql+psycopg://USER@HOST/DB."""
     home: str = ".logtune"
     """Folder for adapters, converted models and reports."""
+    prune: bool = True
+    """At the end of a cycle remove the folders of adapters that nothing needs any more; their records stay."""
+    keep_past: Annotated[int, Field(ge=0)] = 3
+    """Past adapters of each cluster that stay on the disk, so that `logtune rollback` can restore them."""
 
 
 class ModelSettings(Settings):

@@ -5,7 +5,7 @@ store, now -> Limits, Holding*    for live tests that promote, and for `logtune 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -26,17 +26,23 @@ WINDOW_S = 28 * DAY_S  # of the logs that tell it outside of a cycle
 
 def in_cycle(store: "Store", cycle: "Cycle") -> budget.Limits:
     """The budget as the plan of a cycle needs it: candidates are worth something before they have ever served."""
-    clusters = incumbents.live_clusters(cycle) | {cluster.name: cluster for cluster in cycle.board.all(Cluster)}
     names = {cluster.id: cluster.name for cluster in cycle.board.all(Cluster)}
     made = cycle.board.all(Verdict)
     at = {verdict.adapter_id: [names[verdict.cluster_id]] for verdict in made if verdict.adapter_id is not None}
     won = budget.gains([*cycle.board.all(Evaluation), *store.list(Evaluation, limit=ALL)])
-    worth = budget.worths(at | budget.homes(store.deployments()), won, _routed(cycle, clusters))
+    worth = budget.worths(at | budget.homes(store.deployments()), won, routed(cycle))
     return budget.Limits(base_parameters=cycle.tools.base_parameters, budget=cycle.config.train.budget, worth=worth)
 
 
-def _routed(cycle: "Cycle", clusters: Mapping[str, Cluster]) -> dict[str, float]:
-    """The share of the newest requests that the router would send to each cluster."""
+def routed(cycle: "Cycle") -> dict[str, float]:
+    """The share of the newest requests that the router would send to each cluster, live or of this cycle."""
+    if "routed" not in cycle.kept:
+        cycle.kept["routed"] = _routed(cycle)
+    return cast("dict[str, float]", cycle.kept["routed"])
+
+
+def _routed(cycle: "Cycle") -> dict[str, float]:
+    clusters = incumbents.live_clusters(cycle) | {cluster.name: cluster for cluster in cycle.board.all(Cluster)}
     newest = sorted(cycle.board.all(Interaction), key=lambda item: item.at)[-NEWEST:]
     routes, names = Routes(list(clusters.values())), {cluster.id: name for name, cluster in clusters.items()}
     vectors = cycle.tools.embedder.embed([item.query for item in newest])

@@ -9,14 +9,15 @@ A cluster whose first adapter fails goes through train and evaluate once more, w
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
-from logtune import candidates, experiments, holdings, lessons, rebasing, trusting
+from logtune import candidates, experiments, holdings, lessons, pruning, rebasing, silent, trusting, undone
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
+from logtune.edges.pruned import Pruned
 from logtune.edges.spending import Spending
 from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.errors import NOT_PASSED, OK
@@ -54,7 +55,7 @@ TRAIN = Stage(
 )  # fmt: skip
 EVALUATE = Stage(
     name="evaluate", version=f"3.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal),
-    writes=(Evaluation, Failure),
+    writes=(Adapter, Evaluation, Failure),
     together=1, settings=lambda c: (c.evaluate, c.guards), phases=(),
 )  # fmt: skip
 TRUST = Stage(
@@ -210,7 +211,7 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
         before=before, earlier=tuple(earlier), routes=routes, progress=progress, prompted=_prompted(store, row),
         ledger=RuleLedger(store).every(), lessons=lessons, aged=aged_lessons(store, taught, logs),
         base_since=rebasing.of_cycle(row, tools.base_fingerprint).since,
-        voted=read_voted(row.receipt.get("voted") or {}),
+        pruned=frozenset(Pruned(store).every()), voted=read_voted(row.receipt.get("voted") or {}),
     )  # fmt: skip
 
 
@@ -281,22 +282,30 @@ def records(store: Store, outputs: Sequence[tuple[str, str]]) -> list[Derived]:
 async def _deploy(store: Store, cycle: Cycle) -> Counts:
     """Write the plan down; gateways follow it by themselves. A second run finds nothing left to change."""
     limits = holdings.in_cycle(store, cycle)
-    planned = candidates.plan_deployments(cycle, store.deployments(), lambda ids: store.load(Adapter, ids), limits)
+    names = {cluster.id: cluster.name for cluster in cycle.board.all(Cluster)}
+    verdicts = cycle.board.all(Verdict)
+    barred = undone.barred(store, verdicts, names)
+    cycle.kept["skipped"] = [f"{names[row.cluster_id]}: {barred[row.id]}." for row in verdicts if row.id in barred]
+    planned = candidates.plan_deployments(
+        cycle, store.deployments(), lambda ids: store.load(Adapter, ids), limits, barred, silent.leaving(store, cycle)
+    )
     for deployment in planned:
         store.deploy(deployment, cycle.id)
-    _test_live(store, cycle)
+    _test_live(store, cycle, barred)
     current, tested = store.deployments(), Experiments(store).running().values()
     serving = [*(row.adapter_id for row in current.values()), *(test.adapter_id for test, _ in tested)]
     await candidates.unload_tried(cycle, [adapter for adapter in serving if adapter])
+    pruning.after(store, cycle)
     return Counts(done=len(planned), unchanged=len(current) - len(planned))
 
 
-def _test_live(store: Store, cycle: Cycle) -> None:
+def _test_live(store: Store, cycle: Cycle, barred: Container[str]) -> None:
     """Begin a live test of each candidate that passed its gate and may not serve without one."""
     evaluations = {found.id: found for found in cycle.board.all(Evaluation) if found.outcome == "passed"}
     said: list[str] = []
     for verdict in cycle.board.all(Verdict):
-        if verdict.decision == "extend" and verdict.evaluation_id in evaluations:
+        may = verdict.decision == "extend" and verdict.id not in barred
+        if may and verdict.evaluation_id in evaluations:
             name = cycle.board.get(Cluster, verdict.cluster_id).name
             evaluation = evaluations[verdict.evaluation_id]
             test, reason = experiments.begin(store, evaluation, name, cycle.config, cycle.tools.clock.now())
@@ -371,7 +380,7 @@ def _summary(
         for e in evaluations
         if e.outcome != "passed"
     ]
-    told += cast("list[str]", cycle.kept.get("live_tests", []))
+    told += [line for name in ("skipped", "live_tests") for line in cast("list[str]", cycle.kept.get(name, []))]
     told += [f"training failed: {_brief(reason)}" for reason in counts["train"].reasons]
     return " ".join(told if len(told) > least else [*told, "Nothing new passed; what served keeps serving."])
 

@@ -49,13 +49,13 @@ def served_rules(store: Store, deployment: Deployment) -> tuple[Rule, ...]:
     entries = RuleLedger(store).every()
     proven = store.load(Rule, _proven(store, deployment))
     if not proven:
-        return active(rule for rule in found if not _ended(store, rule, entries))
+        return active(rule for rule in found if not ended_by_hand(store, rule, entries))
     ended = [set(rule.merged_from) for rule in found if rule.merged_from and rule.state not in ACTIVE]
     left = (rule for rule in proven if not any(set(rule.merged_from) <= parts for parts in ended))
-    return tuple(rule for rule in left if not _ended(store, rule, entries))
+    return tuple(rule for rule in left if not ended_by_hand(store, rule, entries))
 
 
-def _ended(store: Store, rule: Rule, entries: Sequence[RuleEntry]) -> bool:
+def ended_by_hand(store: Store, rule: Rule, entries: Sequence[RuleEntry]) -> bool:
     """Whether somebody ended the rule since."""
     line = ledger.decided(rule, entries).state
     if line is None or line.action == "pin":
@@ -73,11 +73,11 @@ def proven_rules(store: Store, test: Experiment) -> tuple[Rule, ...]:
 
 def _proven(store: Store, deployment: Deployment) -> tuple[str, ...]:
     """Ids of the rules with which this candidate passed its gate; () where none did."""
-    evaluation = _evaluation(store, deployment)
+    evaluation = evaluation_of(store, deployment)
     return evaluation.rule_ids if evaluation is not None else ()
 
 
-def _evaluation(store: Store, deployment: Deployment) -> Evaluation | None:
+def evaluation_of(store: Store, deployment: Deployment) -> Evaluation | None:
     """What proved this candidate; None where nothing did.
 
     A row that restores or keeps a candidate has no verdict on it; the row that once deployed it does.
@@ -138,7 +138,7 @@ def voted(store: Store) -> Voted:
 
 def _proofs(store: Store) -> dict[str, float]:
     """Cluster name -> the newest request that voted for what serves it; also where a live test came in between."""
-    found = {name: _evaluation(store, row) for name, row in store.deployments().items()}
+    found = {name: evaluation_of(store, row) for name, row in store.deployments().items()}
     voting = {name: store.load(Interaction, sorted(e.interaction_ids)) for name, e in found.items() if e is not None}
     return {name: max(item.at for item in items) for name, items in voting.items() if items}
 

@@ -42,12 +42,16 @@ def verdict(
 
 
 def plan(
-    verdicts, clusters, current, adapters, now, *, base_parameters=None, budget=0.005, worth=(), moved=(), live=()
+    verdicts, clusters, current, adapters, now, *, base_parameters=None, budget=0.005, worth=(), moved=(), live=(),
+    leaving=(),
 ) -> list[Deployment]:  # fmt: skip
     """The plan of `planning.plan`, with what is told a cycle written shortly."""
     limits = Limits(base_parameters=base_parameters, budget=budget, worth=dict(worth)) if base_parameters else None
     known = {each.id: each for each in adapters}
-    at = planning.Serving(current=current, adapters=known, now=now, limits=limits, moved=dict(moved), live=dict(live))
+    at = planning.Serving(
+        current=current, adapters=known, now=now, limits=limits, moved=dict(moved), live=dict(live),
+        leaving=dict(leaving),
+    )  # fmt: skip
     return planning.plan(verdicts, clusters, at)
 
 
@@ -142,13 +146,14 @@ def test_of_two_promoted_candidates_the_surer_deploys():
     assert [row.adapter_id for row in plan(both, [CARDS], {}, [A, B, C], 1.0)] == ["ada-b"]
 
 
-def test_a_cluster_that_is_gone_retires_once():
+def test_a_cluster_that_is_gone_and_that_nobody_asks_about_retires_once():
     store = Store()
     store.plan([verdict(CARDS, "ada-a"), verdict(LOANS, "ada-b")], [CARDS, LOANS], [A, B])
-    (row,) = store.plan([], [LOANS], [A, B])
+    assert store.plan([], [LOANS], [A, B]) == []  # nobody complains about cards any more
+    (row,) = store.plan([], [LOANS], [A, B], leaving={"cards": "nobody asks"})
     assert (row.cluster_name, row.action, row.candidate, row.adapter_id) == ("cards", "retire", "base", None)
-    assert "'cards' no longer exists" in row.reason
-    assert store.plan([], [LOANS], [A, B]) == []
+    assert row.reason == "cluster 'cards' retires: nobody asks"
+    assert store.plan([], [LOANS], [A, B], leaving={"cards": "nobody asks"}) == []
     assert live_adapters(store.current) == ("ada-b",)
 
 
@@ -210,7 +215,7 @@ def test_what_a_replacement_or_a_retirement_frees_can_be_used_at_once():
     store.plan([verdict(CARDS, "ada-big")], [CARDS, LOANS], known, **limits)
     both = [verdict(LOANS, "ada-next", lower=0.5), verdict(CARDS, "ada-small", lower=0.1)]
     assert [row.action for row in store.plan(both, [CARDS, LOANS], known, **limits)] == ["deploy", "deploy"]
-    rows = store.plan([verdict(CARDS, "ada-big")], [CARDS], known, **limits)
+    rows = store.plan([verdict(CARDS, "ada-big")], [CARDS], known, **limits, leaving={"loans": "nobody asks"})
     assert [(row.cluster_name, row.action) for row in rows] == [("loans", "retire"), ("cards", "deploy")]
 
 
@@ -316,7 +321,7 @@ def test_a_merged_cluster_frees_what_its_parts_took():
 def test_a_cluster_whose_members_are_nowhere_any_more_retires():
     store = Store()
     store.plan([verdict(CARDS, "ada-a")], [CARDS, LOANS], [A])
-    (row,) = store.plan([], [LOANS], [A], moved={"cards": {"loans": 0.1}})
+    (row,) = store.plan([], [LOANS], [A], moved={"cards": {"loans": 0.1}}, leaving={"cards": "nobody asks"})
     assert (row.cluster_name, row.action) == ("cards", "retire")
 
 
@@ -414,7 +419,7 @@ def test_a_rollback_restores_the_cluster_its_candidate_was_proven_on():
 def test_a_retirement_can_be_rolled_back():
     store = Store()
     store.plan([verdict(CARDS, "ada-a")], [CARDS], [A])
-    store.plan([], [LOANS], [A])
+    store.plan([], [LOANS], [A], leaving={"cards": "nobody asks"})
     assert store.rollback("cards").adapter_id == "ada-a"
 
 

@@ -38,7 +38,8 @@ def for_project(config: Config, name: str) -> Config:
     if name == DEFAULT:
         return config
     home = Path(config.store.home) / "projects" / name
-    store = ProjectStore(url=_url(config.store.url, name, home), home=str(home), project=name)
+    own = {**config.store.model_dump(), "url": _url(config.store.url, name, home), "home": str(home), "project": name}
+    store = ProjectStore.model_validate(own)
     return config.model_copy(update={"store": store})
 
 

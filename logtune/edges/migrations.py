@@ -208,3 +208,9 @@ def m009_experiments(db: Connection) -> None:
         'CREATE TABLE controls (name {text} PRIMARY KEY, at {real} NOT NULL, "by" {text} NOT NULL, '
         "reason {text} NOT NULL)",
     )
+
+
+@migration
+def m010_pruned(db: Connection) -> None:
+    """Adapters whose weights were removed from the disk."""
+    _run(db, "CREATE TABLE pruned (adapter_id {text} PRIMARY KEY, at {real} NOT NULL)")

@@ -149,6 +149,7 @@ running = Table("running", metadata, _text("experiment_id", key=True))
 controls = Table(
     "controls", metadata, _text("name", key=True), Column("at", Double, nullable=False), _text("by"), _text("reason")
 )
+pruned = Table("pruned", metadata, _text("adapter_id", key=True), Column("at", Double, nullable=False))
 replies = Table("replies", metadata, _text("key", key=True), Column("at", Double, nullable=False), _text("body"))
 rejects = Table(
     "rejects", metadata, _text("file", key=True), Column("line", Integer, primary_key=True), _text("reason", key=True),

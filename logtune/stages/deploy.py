@@ -4,7 +4,7 @@ The deployments of a cluster name form a chain, each naming in `previous_id` the
 deployment that restores an older state, so nothing is ever lost or rewritten. `plan` says what changes in a cycle.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 from logtune.errors import InputError
@@ -25,13 +25,7 @@ def rollback(cluster_name: str, history: Iterable[Deployment], now: float, reaso
     rows = _chain(row for row in history if row.cluster_name == cluster_name)
     if not rows:
         raise InputError(f"cluster '{cluster_name}' was never deployed", "logtune deployments list shows what was")
-    stack: list[tuple[State, str]] = [(NOTHING, rows[0].cluster_id)]  # a state, and the cluster it was proven on
-    for row in rows:
-        if row.action in ("deploy", "retire"):
-            stack.append((state_of(row), row.cluster_id))
-        elif row.action == "rollback":
-            while len(stack) > 1 and stack[-1][0] != state_of(row):
-                stack.pop()
+    stack = _stack(rows)
     if len(stack) == 1:
         raise InputError(
             f"cluster '{cluster_name}' is already served by the base model; nothing earlier is left to roll back to",
@@ -39,6 +33,32 @@ def rollback(cluster_name: str, history: Iterable[Deployment], now: float, reaso
         )
     state, cluster_id = stack[-2]
     return following(rows[-1], cluster_name, cluster_id, state, "rollback", reason, now)
+
+
+def to_base(cluster_name: str, history: Iterable[Deployment], now: float, reason: str) -> Deployment:
+    """The base model in place of all that ever served `cluster_name`; InputError where it serves already."""
+    rows = _chain(row for row in history if row.cluster_name == cluster_name)
+    if not rows or state_of(rows[-1]) == NOTHING:
+        raise InputError(f"cluster '{cluster_name}' is already served by the base model", "logtune deployments list")
+    return following(rows[-1], cluster_name, rows[0].cluster_id, NOTHING, "rollback", reason, now)
+
+
+def restorable(history: Iterable[Deployment]) -> list[State]:
+    """What rollbacks of one cluster name would restore, one after the other; at last nothing but the base model."""
+    rows = _chain(history)
+    return [state for state, _ in _stack(rows)[-2::-1]] if rows else []
+
+
+def _stack(rows: Sequence[Deployment]) -> list[tuple[State, str]]:
+    """States, each with the cluster it was proven on: the base model first, what serves last."""
+    stack: list[tuple[State, str]] = [(NOTHING, rows[0].cluster_id)]
+    for row in rows:
+        if row.action in ("deploy", "retire"):
+            stack.append((state_of(row), row.cluster_id))
+        elif row.action == "rollback":
+            while len(stack) > 1 and stack[-1][0] != state_of(row):
+                stack.pop()
+    return stack
 
 
 def retired(row: Deployment, reason: str, now: float) -> Deployment:

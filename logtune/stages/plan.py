@@ -39,6 +39,8 @@ class Serving:
     moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # live cluster -> cluster of this cycle ->
     # share of its members that are there now
     live: Mapping[str, Cluster] = field(default_factory=dict)  # by name, as the gateway routes to them
+    leaving: Mapping[str, str] = field(default_factory=dict)  # live cluster without an heir -> why what serves it goes
+    barred: Mapping[str, str] = field(default_factory=dict)  # verdict id -> why its candidate must not serve again
 
 
 Refused = Mapping[str, tuple[Deployment, str]]  # cluster name -> a change that turned out to be too much, and why
@@ -60,10 +62,11 @@ class _Draft:
 def plan(verdicts: Sequence[Verdict], clusters: Sequence[Cluster], at: Serving) -> list[Deployment]:
     """The deployments that change something.
 
-    A name that no cluster bears any more retires (a cycle without any cluster says nothing, and retires none), with
-    what took its place where there is such. Of each name the best promoted verdict (by lower bound) deploys; a rollback
-    verdict on what serves brings the base model back at once; all others leave what serves. A promotion that finds no
-    room in the budget is refused: a `keep` that says why, unless another candidate that passed needs no more.
+    A name that no cluster bears any more keeps what serves it, until what it became has a candidate of its own, or its
+    lessons hold no more, or nobody asks (a cycle without any cluster says nothing, and retires none). Of each name the
+    best promoted verdict (by lower bound) deploys; a rollback verdict on what serves brings the base model back at
+    once; all others leave what serves. A promotion that finds no room in the budget, or whose candidate was rolled back
+    before, is refused: a `keep` that says why, unless another candidate that passed may serve.
     """
     return _planned(verdicts, clusters, at, {})
 
@@ -76,9 +79,9 @@ def _planned(
     draft = _Draft(at, dict(at.current), gone=frozenset(left if clusters else ()), refused=refused)
     for name in sorted(draft.gone):
         heir = _successor(at, name)
-        if not heir:
-            draft.take([retired(at.current[name], f"cluster '{name}' no longer exists", at.now)])
-        elif _covers(at, heir, name):
+        if not heir and name in at.leaving:
+            draft.take([retired(at.current[name], f"cluster '{name}' retires: {at.leaving[name]}", at.now)])
+        elif heir and _covers(at, heir, name):
             draft.take([retired(at.current[name], f"cluster '{name}' is part of '{heir}' now", at.now)])
     ordered = _ordered(verdicts, names, draft)
     for name, options in ordered:
@@ -113,13 +116,19 @@ def _serve(draft: _Draft, name: str, options: Sequence[Verdict]) -> None:
         if change.action == "rollback":
             draft.take([change])
             return
-        found = _with_room(draft, [change, *_absorbed(draft, name)])
+        found = draft.at.barred.get(verdict.id) or _with_room(draft, [change, *_absorbed(draft, name)])
         if isinstance(found, list):
             draft.take([*found[1:], change])
             return
         refused = refused or (change, found)
-    if refused is not None:
+    if refused is not None and not _said(draft.serving.get(name), *refused):
         draft.take([_kept(draft, *refused)])
+
+
+def _said(serving: Deployment | None, change: Deployment, reason: str) -> bool:
+    """Whether an earlier cycle has kept what serves for just this."""
+    before = (serving.action, serving.reason, serving.verdict_id) if serving else None
+    return before == ("keep", reason, change.verdict_id)
 
 
 def _change(name: str, verdict: Verdict, draft: _Draft, besides: str) -> Deployment | None:

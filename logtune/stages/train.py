@@ -49,9 +49,9 @@ def run(job: TrainingJob, progress: Callable[[str], None]) -> tuple[Adapter, ...
     try:
         adapters = _run(job, progress)
     except TrainingError:  # the same again would fail the same way
-        _clear(_work(job))
+        _clear(work_folder(job))
         raise
-    _clear(_work(job))
+    _clear(work_folder(job))
     return adapters
 
 
@@ -175,7 +175,7 @@ def _fit(
     from logtune.stages.lean_lora import make_lean
 
     disable_progress_bar()
-    work = _work(job)
+    work = work_folder(job)
     course, checkpoint = _resumed(work)
     if checkpoint:
         progress(f"goes on after epoch {len(course.checkpoints)}, where an earlier run was stopped")
@@ -221,7 +221,7 @@ def _go_on(model: "PeftModel", folder: Path) -> None:
         raise TrainingError(f"the adapter in {folder} is of another shape: {odd[0]}", "set train.go_on = 0")
 
 
-def _work(job: TrainingJob) -> Path:
+def work_folder(job: TrainingJob) -> Path:
     """The folder of a job under way, found again by the same job."""
     settings: list[Json] = [dict(job.settings), job.rank, job.seed, job.base_fingerprint, job.start]
     settings += [dict(job.template)] if job.template else []

@@ -1,4 +1,4 @@
-"""`logtune adapters`: those that were trained, and `budget`: what the live ones take and which would go first."""
+"""`logtune adapters`: those that were trained, `budget`: what the live ones take, `prune`: what nothing needs goes."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from logtune.app.console import Console, common, counted, table
 from logtune.errors import ConfigError
 
 if TYPE_CHECKING:
+    from logtune.pruning import Plan
     from logtune.stages.budget import Holding
 
 HEAD = ("goes", "adapter", "cluster", "kind", "rank", "parameters", "share", "gain", "traffic", "worth")
@@ -51,6 +52,43 @@ def budget(say: Console) -> None:
     say.answer(document, _lines(found, used, size, config.train.budget))
 
 
+@click.command("prune")
+@click.option("--dry-run", is_flag=True, help="Say what would go, and remove nothing.")
+@common
+def prune(say: Console, dry_run: bool) -> None:
+    """Remove the folders of adapters that nothing needs, as each cycle does at its end (store.prune).
+
+    What serves stays, what a live test has or would bring back, store.keep_past past adapters of each cluster, and what
+    passed its gate in the last cycle. Records of all adapters stay; what trainings have left behind goes too.
+
+    \b
+    Examples:
+      logtune adapters prune --dry-run
+      logtune adapters prune --set store.keep_past=1
+    """
+    from logtune import pruning
+    from logtune.app.build import adapters_dir
+    from logtune.app.scheduler import CYCLE
+    from logtune.edges.lease import Lease
+
+    with say.store() as (store, config), Lease(store, CYCLE).held():
+        home = adapters_dir(config)
+        found = pruning.by_hand(store, home, config.store.keep_past)
+        if not dry_run:
+            pruning.apply(store, home, found, time.time())
+    document = {"removed": not dry_run, "bytes": found.bytes, "adapters": found.adapters, "training": found.training}
+    say.answer(document, _pruned(found, dry_run=dry_run))
+
+
+def _pruned(found: "Plan", *, dry_run: bool) -> Iterator[str]:
+    if not found.sizes:
+        yield "Every adapter folder is needed."
+        return
+    yield from (f"{name}: {size:,} bytes" for name, size in found.sizes.items())
+    said = "would be removed; logtune adapters prune does it" if dry_run else "were removed"
+    yield f"{counted(len(found.sizes), 'folder')} of {found.bytes:,} bytes {said}."
+
+
 def _lines(found: "Sequence[Holding]", used: int, size: int, budget: float) -> Iterator[str]:
     if not found:
         yield "No adapter is live. logtune cycle trains some where there is enough to learn."
@@ -80,4 +118,5 @@ def _share(value: float | None, form: str) -> str:
 
 
 adapters.add_command(budget)
+adapters.add_command(prune)
 COMMANDS = {"adapters": adapters}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from logtune.app.console import ALL, Console, common, counted, fit, one_line
+from logtune.app.console import ALL, Console, common, counted, fit, moment, one_line
 from logtune.errors import OK, InputError
 
 if TYPE_CHECKING:
@@ -114,17 +114,19 @@ def report(say: Console, out: Path | None, cycle_id: str | None) -> None:
 
 @click.command("rollback")
 @click.argument("name", metavar="CLUSTER")
+@click.option("--base", is_flag=True, help="To the base model, whatever served before.")
 @common
-def rollback(say: Console, name: str) -> None:
+def rollback(say: Console, name: str, base: bool) -> None:
     """Give a cluster back to what served it before; a running gateway follows within seconds.
 
     \b
     Examples:
       logtune rollback card_arrival
+      logtune rollback card_arrival --base
       logtune deployments           shows the names, and what happened
     """
     with say.store() as (store, _):
-        made = undo(store, name, time.time())
+        made = undo(store, name, time.time(), to_base=base)
         before = made.adapter_id or "the base model"
     say.answer(made, [f"{made.cluster_name} is served by {before} again ({made.id})."])
 
@@ -198,13 +200,15 @@ def foretold(would: "Sequence[Reason]") -> Iterator[str]:
         yield from (f"  {example.id}  {fit(one_line(example.query), 100)}" for example in item.examples)
 
 
-def undo(store: "Store", name: str, now: float) -> "Deployment":
+def undo(store: "Store", name: str, now: float, *, to_base: bool = False) -> "Deployment":
     """Deploy what served the cluster before; InputError with the closest name where there is no such cluster."""
     from logtune import rebasing
+    from logtune.edges.pruned import Pruned
     from logtune.experiments import stop_test
     from logtune.records import Deployment
     from logtune.stages.deploy import rollback as previous
     from logtune.stages.deploy import state_of
+    from logtune.stages.deploy import to_base as base_of
 
     names = store.deployments()
     if names and name not in names:
@@ -212,11 +216,16 @@ def undo(store: "Store", name: str, now: float) -> "Deployment":
         guess = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"no cluster '{name}' was ever deployed", f"{guess}deployed are: {', '.join(sorted(names))}")
     history = [row for row in store.list(Deployment, limit=ALL) if row.cluster_name == name]
-    made, base = previous(name, history, now, "rolled back by hand"), rebasing.last(store)
+    made, base = (base_of if to_base else previous)(name, history, now, "rolled back by hand"), rebasing.last(store)
     proven = next((row for row in history if row.action == "deploy" and state_of(row) == state_of(made)), made)
     if base is not None and made.candidate != "base" and (reason := rebasing.misfit(store, proven, base)):
         raise InputError(
             f"what served {name} before was {reason}", "what serves now stays; the next cycle that passes deploys again"
+        )
+    if (at := Pruned(store).every().get(made.adapter_id or "")) is not None:
+        raise InputError(
+            f"the weights of {made.adapter_id}, which served {name} before, were removed on {moment(at)}",
+            f"logtune rollback {name} --base gives it to the base model; store.keep_past says how many stay",
         )
     stop_test(store, name, now)
     store.deploy(made, BY_HAND)
