@@ -195,7 +195,7 @@ def asked(*texts: str, answer: str = "It is 41."):
 def test_a_detection_becomes_a_signal_with_the_users_words():
     item = asked("It is 42, you miscounted")
     (signal,) = read(item, [], SignalSettings(), {item.follow_ups[0].text: found(0.8, "correction")})
-    assert (signal.kind, signal.confidence, signal.detector) == ("correction", 0.8, "small-t@2")
+    assert (signal.kind, signal.confidence, signal.detector) == ("correction", 0.8, "small-t@3")
     assert signal.evidence == "It is 42, you miscounted"
 
 

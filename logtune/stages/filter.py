@@ -39,7 +39,7 @@ REASONS: Mapping[str, str] = {
     "no_answer": "There is no answer that could be a good example.",
     "high_perplexity_answer": "The answer is no positive example: it is very unlikely under the served model.",
     "no_feedback": "Nobody said anything about the answer.",
-    "mixed_feedback": "Praise and complaint balance each other.",
+    "mixed_feedback": "Praise and complaint balance each other, or mere thanks say too little.",
     "praised": "The user was satisfied: the answer is a positive example.",
     "explicit_correction": "The user corrected the answer: never a positive example, always a source of rules.",
     "unsatisfied": "The user complained, asked again or asked for something else: a source of rules.",

@@ -17,10 +17,11 @@ from logtune.ids import identified
 from logtune.ports import Detection, Turn
 from logtune.prompts import PROMPTS
 from logtune.records import Feedback, FollowUp, Interaction, Signal, SignalKind
+from logtune.stages.courtesy import Kind, courtesy
 from logtune.stages.stated import stated_answer
-from logtune.stages.wording import ASKED, FAMILIES, REASK, Family, content_words
+from logtune.stages.wording import ASKED, CONSTRAINT, FAMILIES, REASK, Family, content_words
 
-VERSION = "2"
+VERSION = "3"
 SCANNED = 4000  # characters of a turn that are read
 SPAN = 300  # characters of evidence
 FEW_MORE = 8  # words beside a question that is asked again
@@ -45,6 +46,8 @@ POLARITY: Mapping[SignalKind, float] = {
     "reask": -0.7, "correction": -0.8, "complaint": -0.9, "doubt": -0.4, "constraint": -0.5, "praise": 1.0,
 }  # fmt: skip
 STATED = {"plain": 0.9, "terse": 0.85, "bare": 0.7}
+LIKED = 0.6  # that praise in a next turn is meant; assumed
+MANNERS = 0.3  # polarity of mere thanks, which are said for bad answers too: with LIKED too little to teach alone
 
 
 def turns_of(interaction: Interaction) -> list[Turn]:
@@ -115,6 +118,9 @@ def _edit(correction: str, answer: str, confidence: float, detector: str) -> Rea
 
 def comment(text: str, answer: str, value: float | None = None, is_answer: bool = False) -> Reading:
     """What a comment says that was given as feedback; `is_answer`: it was given as the right answer."""
+    kind_words = courtesy(text).kind
+    if kind_words in ("praise", "thanks") and not is_answer and not (value or 0) < 0:
+        return _praise(kind_words, text, ASKED, "comment")
     liked, family = value is not None and value > 0, _family(text)
     if not liked and (family is None or family.polarity < 0):
         stated = stated_answer(text, answer, asked=True)
@@ -159,16 +165,29 @@ def _implicit(
 
 def detected_turn(text: str, answer: str, found: Detection) -> Reading | None:
     """What a detection says about the answer; None: the turn is no feedback."""
+    manners = courtesy(text, answer)
+    if manners.kind not in ("", "more"):
+        return None if manners.kind == "declined" else _praise(manners.kind, text, LIKED, "turn")
     if not found.is_feedback:
         return None
-    stated = stated_answer(text, answer) if found.kind in ("complaint", "correction") else None
+    found_bad = found.kind in ("complaint", "correction")
+    stated = stated_answer(text, answer) if found_bad else None
     kind: SignalKind = "correction" if stated is not None else found.kind
+    if manners.kind == "more" and found_bad and stated is None:
+        if not CONSTRAINT.search(manners.rest):
+            return None  # thanks for the answer, and a new matter
+        kind = "constraint"
     liked = kind == "praise"
     praise = found.kinds.get("praise", 0.0)
     sure = found.feedback * (praise if liked else 1 - praise)  # that it is feedback, and with this sign
     polarity = -1.0 if stated is not None else POLARITY[kind]
     right = stated.text if stated is not None else None
     return Reading(kind, polarity, round(sure, 4), _span(text, _telling(text, kind)), right, found.detector)
+
+
+def _praise(kind: Kind, text: str, sure: float, where: str) -> Reading:
+    """What courtesies say that are all of a text."""
+    return Reading("praise", 1.0 if kind == "praise" else MANNERS, sure, _span(text), None, f"{where}.{kind}")
 
 
 def _telling(text: str, kind: SignalKind) -> Family | None:
@@ -183,7 +202,10 @@ def next_turn(text: str, query: str, answer: str) -> Reading | None:
         return None
     if _repeats(text, query):
         return _reask("same", text)
-    family = _family(text, answer)
+    manners = courtesy(text, answer)
+    if manners.kind not in ("", "more"):
+        return None if manners.kind == "declined" else _praise(manners.kind, text, LIKED, "turn")
+    family = _family(manners.rest if manners.kind == "more" else text, answer)
     if family is None:
         return _rephrases(text, query)
     stated = stated_answer(text, answer) if family.polarity < 0 and family.kind in ("complaint", "correction") else None
