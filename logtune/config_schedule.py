@@ -20,14 +20,14 @@ def interval_s(every: str) -> float | None:
 
 
 class ScheduleSettings(Settings):
-    """When `logtune serve` and `logtune cycle --every` begin a cycle. All of it must hold."""
+    """When `logtune serve`, `cycle --every` and `schedule --begin` begin a cycle. All of it must hold."""
 
     every: str = ""
     """An interval (7d, 12h, 30m) or a cron expression in local time (0 3 * * 1); empty: never by itself."""
     window: str = ""
     """Hours in which a cycle may begin, in local time, such as 01:00-05:00; empty: at any time."""
     min_new: Annotated[int, Field(ge=0)] = 20
-    """New log records and items of feedback since the last cycle that ended; fewer are waited for."""
+    """New log records, with or without feedback and unseen answers of live tests too, and items of feedback."""
     cooldown_h: Annotated[float, Field(ge=0)] = 1.0
     """Hours after the end of a cycle in which no other begins."""
     backoff_h: Annotated[float, Field(gt=0)] = 1.0
@@ -44,6 +44,8 @@ class ScheduleSettings(Settings):
     """Niceness of the process that learns; serving is never niced."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Threads that the process may compute with; 0: as many as there are cores."""
+    max_memory_gb: Annotated[float, Field(ge=0)] = 0.0
+    """Memory that each process which learns may have (Linux); one that asks for more fails alone. 0: any."""
     timeout_h: Annotated[float, Field(gt=0)] = 24.0
     """Hours after which a cycle is stopped; the next one goes on where it was."""
 
@@ -64,4 +66,6 @@ class ScheduleSettings(Settings):
     def _hours(cls, window: str) -> str:
         if window and not WINDOW.fullmatch(window):
             raise ValueError("is not of the form 01:00-05:00")
+        if window and window[:5] == window[-5:]:
+            raise ValueError("ends when it begins, so no cycle could ever begin; empty means at any time")
         return window

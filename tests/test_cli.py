@@ -4,7 +4,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,13 +13,14 @@ import pytest
 import sample_cycle
 
 from logtune.app import cli
-from logtune.app.commands import loop
+from logtune.app.commands import loop, schedule
 from logtune.app.commands.project import example_settings
 from logtune.app.commands.records import KINDS
 from logtune.app.console import Console, cells, fit, harmless, plain, table
 from logtune.config import Config, build, load
 from logtune.edges.runs import Runs
 from logtune.edges.store import CycleRow, Store
+from logtune.errors import ModelError
 from logtune.ports import ChatCall, Tools
 from logtune.testing import (
     FakeExecutor,
@@ -436,6 +437,33 @@ def test_a_cycle_tells_its_stages_and_ends_with_a_sentence(tools: Tools, capsys:
         again = json.loads(capsys.readouterr().out)
         assert again["exit_code"] == code
         assert again["stages"]["interactions"] == {"done": 0, "unchanged": 120, "failed": 0}
+
+
+def test_a_timer_begins_a_cycle_only_where_the_gates_are_open(tools: Tools, capsys: pytest.CaptureFixture[str]) -> None:
+    open_gates = CONFIG.schedule.model_copy(update={"min_disk_gb": 0.0, "min_memory_gb": 0.0})
+    config = CONFIG.model_copy(update={"schedule": open_gates})
+    with closing(with_logs()) as store:
+
+        def when_due(learn: Callable[[], int]) -> int:
+            return schedule.when_due(say(), store, config, learn)
+
+        def fails() -> int:
+            raise ModelError("the teacher does not answer", "start it")
+
+        with pytest.raises(ModelError, match="does not answer"):
+            when_due(fails)
+        (run,) = Runs(store).recent()
+        assert (run.exit_code, run.detail) == (1, "the teacher does not answer")
+        assert when_due(fails) == 0
+        assert "No cycle begins: 1 failed in a row; the next try is at" in capsys.readouterr().out
+        Runs(store).end(run, run.began_at, 0, "as if nothing had happened")
+        more, _ = sample_logs(users=160, per_user=1)
+        store.add_logs(more)
+        assert when_due(lambda: loop.learn(say(), store, tools, config)) == 0
+        assert Runs(store).recent()[0].exit_code == 0
+        assert "interactions" in Runs(store).recent()[0].detail
+        assert when_due(fails) == 0
+        assert "and schedule.min_new asks for 20" in capsys.readouterr().out
 
 
 def test_a_dry_run_shows_reasons_with_examples_and_writes_nothing(

@@ -135,6 +135,18 @@ def test_a_time_that_cannot_be_read_is_refused(every: str) -> None:
         build({"schedule": {"every": every}})
 
 
+def test_a_window_that_never_opens_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no cycle could ever begin"):
+        build({"schedule": {"window": "03:00-03:00"}})
+
+
+def test_a_timer_of_the_caller_stands_in_for_a_time_that_is_not_set() -> None:
+    just_begun = facts(last_began=NOW - 2 * HOUR, last_ended=NOW - 1.5 * HOUR)
+    assert decide(settings(every=""), just_begun, timer=True).ready
+    assert decide(settings(every="7d"), just_begun, timer=True).reason == "not_due"
+    assert decide(settings(every="", min_new=501), just_begun, timer=True).reason == "not_enough_new"
+
+
 def test_a_window_that_cannot_be_read_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"01:00-05:00"):
         build({"schedule": {"window": "25:00-26:00"}})

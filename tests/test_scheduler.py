@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -170,6 +171,25 @@ def test_a_look_that_the_system_refuses_is_made_again(store: Store, config: Conf
     assert "cannot be looked at now" in said[0]
 
 
+@pytest.mark.parametrize("every", ["", "7d", "0 3 * * 1"])
+def test_a_timer_that_asks_now_and_then_begins_the_first_cycle_and_then_waits(
+    store: Store, config: Config, every: str
+) -> None:
+    time = Time()
+    due = config.model_copy(update={"schedule": config.schedule.model_copy(update={"every": every, "min_new": 0})})
+
+    def asked() -> bool:
+        scheduler = Scheduler(store, due, ends(0), lambda line: None, time, timer=True)
+        return scheduler.step(threading.Event()) is not None
+
+    assert asked()
+    begun = 0
+    for _ in range(14 * 24):
+        time.now += HOUR
+        begun += asked()
+    assert begun == (2 if every else 14 * 24)
+
+
 YEARS = 3 * 365 * 24 * HOUR
 
 
@@ -280,6 +300,15 @@ def test_a_child_that_takes_too_long_is_stopped_and_says_so() -> None:
     ended = child("import time\ntime.sleep(1000)", timeout_s=0.2)(threading.Event())
     assert ended.exit_code not in (0, 3)
     assert "too long" in ended.detail
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit of another process is Linux's")
+def test_a_child_that_wants_more_memory_than_it_may_have_fails_alone() -> None:
+    code = "import time\ntime.sleep(0.5)\nwant = bytearray(2**30)\nprint('had it')"
+    limited = replace(child(code), memory_bytes=2**28)
+    ended = limited(threading.Event())
+    assert (ended.exit_code, ended.detail) == (1, "MemoryError")
+    assert child(code)(threading.Event()) == Ended(exit_code=0, detail="had it")
 
 
 # the command

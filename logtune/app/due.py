@@ -47,12 +47,12 @@ class Look:
 Gate = Callable[[ScheduleSettings, Facts], str]  # why it is shut; "": it is open
 
 
-def decide(settings: ScheduleSettings, facts: Facts) -> Look:
-    """Ready, or the first gate that is shut."""
-    if not settings.every:
+def decide(settings: ScheduleSettings, facts: Facts, *, timer: bool = False) -> Look:
+    """Ready, or the first gate that is shut; `timer`: the caller is one, so without schedule.every it is time now."""
+    if not settings.every and not timer:
         detail = "schedule.every is empty, so no cycle begins by itself"
         return Look(ready=False, reason="off", detail=detail, next_at=None)
-    at = due_at(settings.every, facts)
+    at = due_at(settings.every, facts) if settings.every else None
     for reason, gate in GATES:
         if shut := gate(settings, facts):
             return Look(ready=False, reason=reason, detail=shut, next_at=at)
@@ -78,6 +78,8 @@ def backoff_s(settings: ScheduleSettings, failures: int) -> float:
 
 
 def _not_due(settings: ScheduleSettings, facts: Facts) -> str:
+    if not settings.every:
+        return ""
     at = due_at(settings.every, facts)
     return f"the next one is due at {clock(at)}" if facts.now < at and not facts.unfinished else ""
 

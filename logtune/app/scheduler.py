@@ -6,6 +6,7 @@ child's, so cycles begun by hand, by cron and by other machines' schedules never
 """
 
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -52,20 +53,21 @@ class Scheduler:
 
     def __init__(
         self, store: Store, config: Config, start: Start, tell: Callable[[str], None],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.time, *, timer: bool = False,
     ) -> None:  # fmt: skip
+        self._timer = timer  # the caller is one (`decide`)
         self._store = store
         self._config = config
         self._start = start
         self._tell = tell
         self._clock = clock
         self._runs = Runs(store)
-        self._since = clock()
+        self._since = 0.0 if timer else clock()  # who asks now and then has no beginning; a first cycle is due
         self._told = ""
 
     def look(self) -> Look:
         """Whether a cycle may begin now, and why not."""
-        return decide(self._config.schedule, self.facts())
+        return decide(self._config.schedule, self.facts(), timer=self._timer)
 
     def facts(self) -> Facts:
         """What the gates look at, read now."""
@@ -130,6 +132,7 @@ class Child:
     threads: int  # 0: as many as there are cores
     timeout_s: float
     tell: Callable[[str], None]  # hears its progress
+    memory_bytes: int = 0  # that each of its processes may have; 0: any
 
     def __call__(self, stop: threading.Event) -> Ended:
         """Run it; it is told to end when `stop` is set or its time is over, and the next one goes on from there."""
@@ -137,7 +140,7 @@ class Child:
             self.command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.PIPE, text=True,
             errors="replace", env={**os.environ, **self._environment()},
         ) as child:  # fmt: skip
-            _nice(child.pid, self.niceness)
+            _limit(child.pid, self.niceness, self.memory_bytes)
             last = [""]
             reading = threading.Thread(target=self._read, args=(child, last), daemon=True)
             reading.start()
@@ -199,9 +202,12 @@ def _existing(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
 
 
-def _nice(pid: int, niceness: int) -> None:
+def _limit(pid: int, niceness: int, memory_bytes: int) -> None:
+    """Before it has begun to learn; its own children have the same."""
     try:
         os.setpriority(os.PRIO_PROCESS, pid, niceness)
+        if memory_bytes and hasattr(resource, "prlimit"):  # Linux
+            resource.prlimit(pid, resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     except ProcessLookupError:  # it has ended already
         return
 

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from logtune.app import build
 from logtune.app.console import Console, one_line
+from logtune.app.due import GB
 from logtune.app.projects import for_project, known
 from logtune.app.scheduler import Child, Scheduler
 from logtune.app.sidecar import Task
@@ -90,6 +91,7 @@ def _scheduler(say: Console, config: Config, name: str, limits: Limits) -> Sched
     child = Child(
         command=[*command(say, None if name == DEFAULT else name), *options], niceness=settings.niceness,
         threads=settings.threads, timeout_s=3600 * settings.timeout_h, tell=tell,
+        memory_bytes=int(settings.max_memory_gb * GB),
     )  # fmt: skip
     Path(own.store.home).mkdir(parents=True, exist_ok=True)
     return Scheduler(build.store(own), own, child, tell)
