@@ -68,8 +68,7 @@ def prune(say: Console, dry_run: bool) -> None:
     """
     from logtune import pruning
     from logtune.app.build import adapters_dir
-    from logtune.app.scheduler import CYCLE
-    from logtune.edges.lease import Lease
+    from logtune.edges.lease import CYCLE, Lease
 
     with say.store() as (store, config), Lease(store, CYCLE).held():
         home = adapters_dir(config)
