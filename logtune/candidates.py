@@ -4,10 +4,10 @@ A unit names in its inputs every id its result depends on; the runner skips thos
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 
-from logtune import incumbents, knowing, ladder
+from logtune import knowing, ladder
 from logtune.errors import ModelError
 from logtune.gate import Contender, gate
 from logtune.ids import digest, identified
@@ -17,19 +17,15 @@ from logtune.records import (
     AdapterKind,
     CandidateKind,
     Cluster,
-    Deployment,
     Derived,
     Evaluation,
     Failure,
     Interaction,
     PreferencePair,
-    Verdict,
 )
 from logtune.runner import Cycle, Unit, each
-from logtune.stages import choice, deploy, distill, gap, standing
+from logtune.stages import choice, distill, gap, standing
 from logtune.stages import pairs as pairing
-from logtune.stages import plan as planning
-from logtune.stages.budget import Limits
 from logtune.views import given, max_tokens, pairs_of, prompt_of, rules_by_interaction, taught
 
 
@@ -264,22 +260,6 @@ def judge_experiments(cycle: Cycle) -> Iterator[Unit]:
             return choice.verdicts(group, worth=worth, live_test=live_test, config_hash=told)
 
         yield Unit(tuple(found.id for found in group), work)
-
-
-def plan_deployments(
-    cycle: Cycle, current: Mapping[str, Deployment], load: Callable[[Sequence[str]], Sequence[Adapter]],
-    limits: Limits, barred: Mapping[str, str], leaving: Mapping[str, str],
-) -> list[Deployment]:  # fmt: skip
-    """What changes in serving; `load`: adapters by id.
-
-    `barred`: verdict id -> why its candidate stays away; `leaving`: live cluster of no cluster here -> why it retires.
-    """
-    adapters = [*cycle.board.all(Adapter), *load(deploy.live_adapters(current))]
-    serving = planning.Serving(
-        current=current, adapters={each.id: each for each in adapters}, now=cycle.tools.clock.now(), limits=limits,
-        moved=incumbents.moves(cycle), live=incumbents.live_clusters(cycle), barred=barred, leaving=leaving,
-    )  # fmt: skip
-    return planning.plan(cycle.board.all(Verdict), cycle.board.all(Cluster), serving)
 
 
 async def unload_tried(cycle: Cycle, live: Sequence[str]) -> None:

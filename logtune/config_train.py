@@ -11,7 +11,7 @@ class TrainSettings(Settings):
     """How adapters are trained."""
 
     budget: Annotated[float, Field(gt=0, le=1)] = 0.005
-    """Parameters of all live adapters as a share of the base model's."""
+    """Parameters of all live adapters of a project as a share of the base model's."""
     max_rank: Positive = 16
     """Highest rank; the rank is the highest power of two that the budget allows."""
     target_modules: Literal["all-linear", "attention"] = "all-linear"

@@ -142,7 +142,12 @@ def promote(
     coming = {at.test.adapter_id: [at.test.cluster_name]} if at.test.adapter_id else {}
     adapters = store.load(Adapter, sorted({*deploy.live_adapters(current), *coming}))
     limits = holdings.outside(store, config, base_parameters, now, coming) if base_parameters is not None else None
-    serving = Serving(current=current, adapters={each.id: each for each in adapters}, now=now, limits=limits)
+    others = {name: test.adapter_id for name, (test, _) in Experiments(store).running().items() if test.adapter_id}
+    others.pop(at.test.cluster_name, None)
+    adapters += store.load(Adapter, sorted(set(others.values()) - {each.id for each in adapters}))
+    serving = Serving(
+        current=current, adapters={each.id: each for each in adapters}, now=now, limits=limits, tested=others
+    )
     changes = promotion(verdict, at.test.cluster_name, serving)
     if changes[-1].action == "keep":
         return end(store, at, "stop", code, changes[-1].reason, by=by, now=now)

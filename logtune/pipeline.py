@@ -13,7 +13,7 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
-from logtune import candidates, experiments, holdings, lessons, pruning, rebasing, silent, trusting, undone
+from logtune import candidates, experiments, holdings, incumbents, lessons, pruning, rebasing, silent, trusting, undone
 from logtune.config import Config
 from logtune.edges.experiments import Experiments
 from logtune.edges.ledger import RuleLedger
@@ -48,6 +48,9 @@ from logtune.records import (
 from logtune.runner import Board, Counts, Cycle, Prompted, Stage, run_stage
 from logtune.served import accepted_lessons, aged_lessons, read_voted, served_rules, voted
 from logtune.sides import settled
+from logtune.stages.budget import Limits
+from logtune.stages.deploy import live_adapters
+from logtune.stages.plan import Serving, no_room, plan
 
 TRAIN = Stage(
     name="train", version=f"2.{PROMPTS}", reads=(Cluster, PreferencePair, Gap), writes=(Adapter,), stops=False,
@@ -286,12 +289,11 @@ async def _deploy(store: Store, cycle: Cycle) -> Counts:
     verdicts = cycle.board.all(Verdict)
     barred = undone.barred(store, verdicts, names)
     cycle.kept["skipped"] = [f"{names[row.cluster_id]}: {barred[row.id]}." for row in verdicts if row.id in barred]
-    planned = candidates.plan_deployments(
-        cycle, store.deployments(), lambda ids: store.load(Adapter, ids), limits, barred, silent.leaving(store, cycle)
-    )
+    at = replace(_serving(store, cycle, limits), barred=barred, leaving=silent.leaving(store, cycle))
+    planned = plan(verdicts, cycle.board.all(Cluster), at)
     for deployment in planned:
         store.deploy(deployment, cycle.id)
-    _test_live(store, cycle, barred)
+    _test_live(store, cycle, limits, barred)
     current, tested = store.deployments(), Experiments(store).running().values()
     serving = [*(row.adapter_id for row in current.values()), *(test.adapter_id for test, _ in tested)]
     await candidates.unload_tried(cycle, [adapter for adapter in serving if adapter])
@@ -299,7 +301,19 @@ async def _deploy(store: Store, cycle: Cycle) -> Counts:
     return Counts(done=len(planned), unchanged=len(current) - len(planned))
 
 
-def _test_live(store: Store, cycle: Cycle, barred: Container[str]) -> None:
+def _serving(store: Store, cycle: Cycle, limits: Limits) -> Serving:
+    """What serves and what is tested now, as a plan needs it."""
+    current, running = store.deployments(), Experiments(store).running()
+    tested = {name: test.adapter_id for name, (test, _) in running.items() if test.adapter_id}
+    loaded = store.load(Adapter, sorted({*live_adapters(current), *tested.values()}))
+    return Serving(
+        current=current, adapters={each.id: each for each in (*cycle.board.all(Adapter), *loaded)},
+        now=cycle.tools.clock.now(), limits=limits, moved=incumbents.moves(cycle),
+        live=incumbents.live_clusters(cycle), tested=tested,
+    )  # fmt: skip
+
+
+def _test_live(store: Store, cycle: Cycle, limits: Limits, barred: Container[str]) -> None:
     """Begin a live test of each candidate that passed its gate and may not serve without one."""
     evaluations = {found.id: found for found in cycle.board.all(Evaluation) if found.outcome == "passed"}
     said: list[str] = []
@@ -308,7 +322,9 @@ def _test_live(store: Store, cycle: Cycle, barred: Container[str]) -> None:
         if may and verdict.evaluation_id in evaluations:
             name = cycle.board.get(Cluster, verdict.cluster_id).name
             evaluation = evaluations[verdict.evaluation_id]
-            test, reason = experiments.begin(store, evaluation, name, cycle.config, cycle.tools.clock.now())
+            test, reason = None, no_room(verdict, name, _serving(store, cycle, limits))
+            if not reason:
+                test, reason = experiments.begin(store, evaluation, name, cycle.config, cycle.tools.clock.now())
             began = f"live test {test.id} begins" if test else f"no live test begins: {reason}"
             said.append(f"{name}, {evaluation.candidate}: passed its gate; {began}.")
             cycle.progress(f"deploy: {said[-1]}")

@@ -229,12 +229,53 @@ def test_a_refused_replacement_leaves_what_serves_and_can_still_be_rolled_back()
     assert store.rollback("cards").candidate == "base"
 
 
-def test_a_shrinking_replacement_is_allowed_even_above_the_budget():
+def test_a_shrinking_replacement_brings_the_budget_back():
     store = Store()
     store.plan([verdict(CARDS, "ada-a")], [CARDS], [A])
     smaller = adapter("ada-s", 100_000)
-    limits = {"base_parameters": BASE_PARAMETERS, "budget": 0.0005}
+    limits = {"base_parameters": BASE_PARAMETERS, "budget": 0.0015}
     assert [row.action for row in store.plan([verdict(CARDS, "ada-s")], [CARDS], [A, smaller], **limits)] == ["deploy"]
+
+
+def test_beyond_the_budget_the_least_worth_retires_in_the_next_cycle():
+    store, pins = Store(), cluster("pins")
+    three = [CARDS, LOANS, pins]
+    store.plan([verdict(CARDS, "ada-a"), verdict(LOANS, "ada-b"), verdict(pins, "ada-c")], three, [A, B, C])
+    lowered = {"base_parameters": BASE_PARAMETERS, "budget": 0.0025}
+    worth = {"ada-a": 0.2, "ada-b": 0.1}  # nobody knows of pins: they go last
+    rows = store.plan([], three, [A, B, C], **lowered, worth=worth)
+    assert [(row.cluster_name, row.action) for row in rows] == [("cards", "retire"), ("loans", "retire")]
+    assert rows[1].reason == (
+        "live adapters are 0.600% of the base model, the budget is 0.250%; its gain x traffic of 0.100 is the least"
+    )
+    assert store.plan([], three, [A, B, C], **lowered, worth=worth) == []
+    store.plan([], three, [A, B, C], base_parameters=BASE_PARAMETERS, budget=0.0001, worth=worth)
+    assert live_adapters(store.current) == ()
+
+
+def test_what_a_rollback_brought_beyond_the_budget_goes_in_the_next_cycle():
+    store = Store()
+    small = adapter("ada-small", 100_000)
+    big = adapter("ada-big", 450_000)
+    store.plan([verdict(CARDS, "ada-big")], [CARDS, LOANS], [big], **LIMITS)
+    store.plan([verdict(CARDS, "ada-small")], [CARDS, LOANS], [big, small], **LIMITS)
+    store.plan([verdict(LOANS, "ada-b")], [CARDS, LOANS], [small, B], **LIMITS)
+    assert store.rollback("cards").adapter_id == "ada-big"
+    store.plan([], [CARDS, LOANS], [big, B], **LIMITS, worth={"ada-big": 0.3, "ada-b": 0.1})
+    assert live_adapters(store.current) == ("ada-big",)
+
+
+def test_the_room_of_a_live_test_is_not_given_away():
+    """What it takes from its cluster's adapter it will free; only the rest is counted."""
+    store, big = Store(), adapter("ada-big", 400_000)
+    store.plan([verdict(CARDS, "ada-a")], [CARDS, LOANS], [A], **LIMITS)
+    at = planning.Serving(
+        current=store.current, adapters={each.id: each for each in (A, B, big)}, now=9.0,
+        limits=Limits(base_parameters=BASE_PARAMETERS, budget=0.005, worth={}), tested={"cards": "ada-big"},
+    )  # fmt: skip
+    assert "0.600%" in planning.no_room(verdict(LOANS, "ada-b"), "loans", at)
+    assert planning.no_room(verdict(LOANS, "ada-b"), "loans", replace(at, tested={})) == ""
+    assert planning.plan([], [CARDS, LOANS], at) == []  # a test alone makes nothing retire
 
 
 def test_an_adapter_of_unknown_size_is_an_error_where_a_budget_is_kept():

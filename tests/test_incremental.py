@@ -30,6 +30,7 @@ TWO = build(
     {**SETTINGS, "train": {"budget": 0.004, "go_on": 0.5}}
 )  # of a million parameters, at 1,000 a rank: two of rank 2
 ONE = build({**SETTINGS, "train": {"budget": 0.002}})
+JOINED = build({**SETTINGS, "train": {"budget": 0.004}, "cluster": {"min_size": 1000}})
 Sample = tuple[list[LogRecord], list[Feedback]]
 
 
@@ -286,7 +287,7 @@ def test_two_that_merge_serve_on_until_the_whole_is_better(store: Store) -> None
     cycle(store, FIRST, student(), TWO)
     before = {name: row.adapter_id for name, row in store.deployments().items()}
     assert len(before) == 2
-    cycle(store, part(SAMPLE, lambda n: n >= 400), student(), ONE)
+    cycle(store, part(SAMPLE, lambda n: n >= 400), student(), JOINED)
     assert len(clusters(store)) == 1
     assert {name: row.adapter_id for name, row in store.deployments().items()} == before
     (found,) = judged(store).values()
@@ -294,3 +295,18 @@ def test_two_that_merge_serve_on_until_the_whole_is_better(store: Store) -> None
     assert set(cast("dict[str, Json]", row.guards["served_by"])) == set(before.values())
     cycle(store, PARCELS, student(), TWO)
     assert set(clusters(store)) == set(before)  # and when they part again each is what it was
+
+
+# the budget
+
+
+def test_a_budget_that_was_lowered_is_kept_from_the_next_cycle_on(store: Store) -> None:
+    cycle(store, FIRST, student())
+    assert len([row for row in store.deployments().values() if row.adapter_id]) == 2
+    lowered = build({**SETTINGS, "train": {"budget": 0.003}})
+    cycle(store, ([], []), student(), lowered)
+    gone = [row for row in store.deployments().values() if row.action == "retire"]
+    live = store.load(Adapter, [row.adapter_id for row in store.deployments().values() if row.adapter_id])
+    assert sum(row.parameters for row in live) <= 3000
+    assert len(gone) == 1
+    assert "the budget is 0.300%" in gone[0].reason

@@ -121,7 +121,20 @@ def room(
     The least worth goes first; what need not go after all stays. Together they must be worth clearly less than what
     comes (`gained`; None: that is not known, so nothing goes for it).
     """
-    order = sorted((name for name in live if name in worth), key=lambda name: (worth[name], name))
+    going = _first(sorted((name for name in live if name in worth), key=lambda name: (worth[name], name)), live, least)
+    freed, lost = sum(live[name] for name in going), sum(worth[name] for name in going)
+    return tuple(going) if freed >= least and gained is not None and gained > CLEARLY * max(0.0, lost) else None
+
+
+def beyond(live: Mapping[str, int], worth: Mapping[str, float], least: int) -> tuple[str, ...]:
+    """Which of the live adapters go where they take `least` parameters too many: the least worth first, at last those
+    of which nothing is known.
+    """
+    return tuple(_first(sorted(live, key=lambda name: (name not in worth, worth.get(name, 0.0), name)), live, least))
+
+
+def _first(order: Sequence[str], live: Mapping[str, int], least: int) -> list[str]:
+    """As many from the front as free `least` parameters, without those that then need not go."""
     going: list[str] = []
     for name in order:
         if sum(live[each] for each in going) >= least:
@@ -130,8 +143,7 @@ def room(
     for name in reversed(going.copy()):  # a small one that went first may have gone in vain
         if sum(live[each] for each in going if each != name) >= least:
             going.remove(name)
-    freed, lost = sum(live[name] for name in going), sum(worth[name] for name in going)
-    return tuple(going) if freed >= least and gained is not None and gained > CLEARLY * max(0.0, lost) else None
+    return going
 
 
 def traffic(sent: Sequence[str | None], names: Iterable[str]) -> dict[str, float]:

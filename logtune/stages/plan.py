@@ -3,6 +3,7 @@
 Nothing is taken away before something stands in for it: a cluster that has become part of another one serves on until
 that one has a candidate of its own, and what splits off keeps the adapter that served it. All adapters together stay
 within the budget: for a new one those go that are worth clearly less, else a cheaper candidate that passed serves.
+Where more serves than the budget allows, the least worth goes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ from typing import cast
 
 from logtune.errors import InputError
 from logtune.records import Adapter, CandidateKind, Cluster, Deployment, Verdict
-from logtune.stages.budget import Limits, room
+from logtune.stages.budget import Limits, beyond, room
 from logtune.stages.choice import RUNNER_UP
 from logtune.stages.deploy import (
     NOTHING,
@@ -39,6 +40,7 @@ class Serving:
     moved: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # live cluster -> cluster of this cycle ->
     # share of its members that are there now
     live: Mapping[str, Cluster] = field(default_factory=dict)  # by name, as the gateway routes to them
+    tested: Mapping[str, str] = field(default_factory=dict)  # cluster name -> adapter that a live test has there
     leaving: Mapping[str, str] = field(default_factory=dict)  # live cluster without an heir -> why what serves it goes
     barred: Mapping[str, str] = field(default_factory=dict)  # verdict id -> why its candidate must not serve again
 
@@ -90,7 +92,14 @@ def _planned(
         found = _part(draft, name, clusters)
         if found is not None:  # others were planned around it, so all is planned again without it
             return _planned(verdicts, clusters, at, {**refused, name: found})
+    draft.take(_restored(draft))
     return draft.made
+
+
+def no_room(verdict: Verdict, cluster_name: str, at: Serving) -> str:
+    """Why a candidate would find no room once it had won its live test; "": it would."""
+    change = promotion(verdict, cluster_name, at)[-1]
+    return change.reason if change.action == "keep" else ""
 
 
 def promotion(verdict: Verdict, cluster_name: str, at: Serving) -> list[Deployment]:
@@ -270,12 +279,12 @@ def _kept(draft: _Draft, change: Deployment, reason: str) -> Deployment:
 
 def _with_room(draft: _Draft, changes: Sequence[Deployment]) -> list[Deployment] | str:
     """The changes and the retirements that make room for them; a text says why they are refused."""
-    limits, known = draft.at.limits, draft.at.adapters
+    limits = draft.at.limits
     if limits is None:
         return list(changes)
     after = {**draft.serving, **{change.cluster_name: change for change in changes}}
-    share = live_share(after, known, limits.base_parameters)
-    allowed = max(limits.budget, live_share(draft.serving, known, limits.base_parameters))
+    share = _share(after, draft.at, limits)
+    allowed = max(limits.budget, _share(draft.serving, draft.at, limits))
     if share <= allowed:
         return list(changes)
     going = _going(after, changes, draft, share)
@@ -283,6 +292,35 @@ def _with_room(draft: _Draft, changes: Sequence[Deployment]) -> list[Deployment]
         return f"refused: live adapters would be {share:.3%} of the base model, the budget is {limits.budget:.3%}"
     names = [name for name, row in sorted(after.items()) if row.adapter_id in going]
     return [*changes, *(_made_way(draft, name, changes[0], limits) for name in names)]
+
+
+def _share(serving: Mapping[str, Deployment], at: Serving, limits: Limits) -> float:
+    """Of the base model's parameters, with what live tests will add where they are won."""
+    live, known = live_adapters(serving), at.adapters
+    more = 0
+    for name, tested in at.tested.items():
+        replaced = serving[name].adapter_id if name in serving else None
+        if tested in known and tested not in live:
+            more += max(0, known[tested].parameters - (known[replaced].parameters if replaced else 0))
+    return live_share(serving, known, limits.base_parameters) + more / limits.base_parameters
+
+
+def _restored(draft: _Draft) -> list[Deployment]:
+    """What retires where more serves than the budget allows, as after it was lowered or something was rolled back."""
+    limits, known = draft.at.limits, draft.at.adapters
+    if limits is None:
+        return []
+    share = live_share(draft.serving, known, limits.base_parameters)
+    live = {name: known[name].parameters for name in live_adapters(draft.serving)}
+    going = beyond(live, limits.worth, round((share - limits.budget) * limits.base_parameters))
+    rows = [row for _, row in sorted(draft.serving.items()) if row.adapter_id in going]
+    said = f"live adapters are {share:.3%} of the base model, the budget is {limits.budget:.3%}"
+    return [retired(row, f"{said}; {_worth(row, limits)}", draft.at.now) for row in rows]
+
+
+def _worth(row: Deployment, limits: Limits) -> str:
+    worth = limits.worth.get(row.adapter_id or "")
+    return "what it is worth is not known" if worth is None else f"its gain x traffic of {worth:.3f} is the least"
 
 
 def _going(
