@@ -65,7 +65,7 @@ STAGES: tuple[Stage, ...] = (
           settings=lambda c: (), phases=(lessons.interactions,)),
     Stage(name="signals", version="4", reads=(Interaction, Feedback), writes=(Signal,),
           settings=lambda c: (c.signals,), phases=(lessons.signals, lessons.acts)),
-    Stage(name="filter", version="3", reads=(Interaction, Signal), writes=(Decision,),
+    Stage(name="filter", version="4", reads=(Interaction, Signal), writes=(Decision,),
           settings=lambda c: (c.filter, c.embedder), phases=(lessons.filter_noise,)),
     Stage(name="distill", version=f"2.{PROMPTS}", reads=(Interaction, Signal, Decision), writes=(Rule,),
           settings=lambda c: (c.distill, c.teacher), phases=(lessons.distill_rules, lessons.merge_rules)),
