@@ -196,7 +196,7 @@ def _edited(
     cycle: Cycle, rules: Sequence[Rule], own: Sequence[Rule], pair: PreferencePair | None
 ) -> PreferencePair | None:
     """The pair with the right answer as an operator put it, where its rule was edited."""
-    answers = [rule.text for rule in rules if not in_words(rule) and ledger.decided(rule, cycle.ledger).edit]
+    answers = [rule.text for rule in rules if not in_words(rule) and ledger.decided(rule, cycle.ledger, rules).edit]
     if pair is None or not answers:
         return pair
     chosen = answers[0][len(distill.ANSWER) :].strip()

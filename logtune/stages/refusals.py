@@ -2,8 +2,8 @@
 
 Users punish refusals that were right and praise answers that should not have been given. Neither may teach anything:
 a model that learns from them loses its manners. Whether a refusal was right is read from the query alone, with a lower
-bar than that of the filter: the model saw something in it, and so did the classifier. The classifier knows English best,
-so a refusal that is punished teaches nothing at any score unless the user says what would have been right.
+bar than that of the filter: the model saw something in it, and so did the classifier. The classifier knows English
+best, so a refusal that is punished teaches nothing at any score unless the user says what would have been right.
 """
 
 import re
