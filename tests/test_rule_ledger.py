@@ -207,6 +207,21 @@ def run(store: Store, tmp_path: Path):  # type: ignore[no-untyped-def]
     return call
 
 
+def test_the_list_has_what_holds_now_and_with_all_what_it_replaced(run, store: Store) -> None:  # type: ignore[no-untyped-def]
+    mine = merged(store, "greetings")
+    RuleLedger(store).add(line("veto", mine))
+    cycle(store)
+
+    def states(*more: str) -> list[str]:
+        listed = json.loads(run("rules", "--limit", "1000", "--json", *more))
+        return sorted(r["state"] for r in listed if r["text"] == mine.text and r["merged_from"])
+
+    assert (states(), states("--all")) == (["vetoed"], ["active", "vetoed"])
+    RuleLedger(store).add(line("reset", mine, 1))
+    cycle(store)
+    assert states() == ["active"]
+
+
 def test_the_verbs_are_idempotent_and_say_who(run, store: Store) -> None:  # type: ignore[no-untyped-def]
     name = merged(store, "greetings").id
     for verb, more in (("pin", []), ("veto", []), ("edit", ["No greetings."]), ("expire", []), ("reset", [])):
