@@ -159,13 +159,15 @@ def make_pairs(cycle: Cycle) -> Iterator[Unit]:
     edits = [s for item in teaching(cycle) for s in by_item.get(item.id, ())]
     settings, least = cycle.config.pairs, cycle.config.signals.min_confidence
     known = pairing.known_answers(edits, users_of(cycle), settings.min_support)
+    sure = pairing.confirmed_answers(edits, users_of(cycle))
     decisions, own = {d.interaction_id: d for d in cycle.board.all(Decision)}, _own_rules(cycle)
     for item in teaching(cycle):
         rules = rules_of.get(item.id, [])
         if not rules and item.id in over:
             continue  # all that it taught was vetoed or has expired
         mine = own.get(item.id, []) if rules else []
-        pair = _edited(cycle, rules, mine, pairing.from_users(item, by_item.get(item.id, ()), mine, known, least))
+        own_words = pairing.from_users(item, by_item.get(item.id, ()), mine, known, least, sure)
+        pair = _edited(cycle, rules, mine, own_words)
         if pair is not None and item.adapter is None:
             yield Unit((item.id, pair.id), given([pair]))
         elif pair is not None:
@@ -194,7 +196,7 @@ def _edited(
     cycle: Cycle, rules: Sequence[Rule], own: Sequence[Rule], pair: PreferencePair | None
 ) -> PreferencePair | None:
     """The pair with the right answer as an operator put it, where its rule was edited."""
-    answers = [rule.text for rule in rules if not in_words(rule) and ledger.decided(rule, cycle.ledger).edit]
+    answers = [rule.text for rule in rules if not in_words(rule) and ledger.decided(rule, cycle.ledger, rules).edit]
     if pair is None or not answers:
         return pair
     chosen = answers[0][len(distill.ANSWER) :].strip()

@@ -210,6 +210,7 @@ class RuleEntry:
     text: str = ""  # of edit: the new words
     until: float | None = None  # of expire: evidence up to here counts no more
     note: str = ""
+    interaction_ids: tuple[str, ...] = ()  # what the rule rested on then; () in lines of earlier versions
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Pairs: from what users wrote, from what they named, from a judged teacher."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from logtune.records import Interaction, Message, PairOrigin, Rule, Signal, SignalKind
 from logtune.stages.pairs import (
     build,
+    confirmed_answers,
     from_users,
     is_short,
     known_answers,
@@ -29,7 +32,7 @@ def interaction(answer: str = "card_arrival", *context: Message, query: str = "w
 
 def signal(kind: SignalKind, correction: str | None, confidence: float = 0.9, number: int = 0) -> Signal:
     return Signal(
-        id=f"sig-{kind}-{correction}", interaction_id=f"int-{number}", feedback_id=None, kind=kind, polarity=-1.0,
+        id=f"sig-{kind}-{correction}", interaction_id=f"int-{number}", feedback_id="f", kind=kind, polarity=-1.0,
         confidence=confidence, evidence="", correction=correction, detector="test@1",
     )  # fmt: skip
 
@@ -139,6 +142,15 @@ def test_words_that_hold_two_known_answers_side_by_side_name_none() -> None:
 def test_where_no_answer_is_known_the_users_words_are_it() -> None:
     assert right_answer([signal("correction", " It costs 5 euros. ")], {}, 0.5) == ("It costs 5 euros.", "stated")
     assert right_answer([signal("correction", " ".join("abcdefghijklm"))], {}, 0.5) is None
+
+
+def test_words_of_a_turn_train_once_two_users_said_them_or_one_edited_so() -> None:
+    said = [replace(signal("correction", "It costs 5", number=n), feedback_id=None) for n in range(2)]
+    assert right_answer(said[:1], {}, 0.5) is None
+    assert confirmed_answers(said, {"int-0": "ada", "int-1": "ada"}) == frozenset()
+    sure = confirmed_answers(said, {"int-0": "ada", "int-1": "bob"})
+    assert right_answer(said[:1], {}, 0.5, confirmed=sure) == ("It costs 5", "stated")
+    assert right_answer(said[:1], {"it costs 5": "5"}, 0.5) == ("5", "stated")
 
 
 def test_a_pair_from_a_user() -> None:

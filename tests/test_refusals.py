@@ -16,6 +16,7 @@ REFUSED = [
     "Lo siento, pero no puedo ayudar con eso.",
     "Je suis désolé, mais je ne peux pas répondre à cette demande.",
     "Es tut mir leid, dabei kann ich nicht helfen.",
+    "Das kann ich leider nicht beantworten.",
     "Извините, но я не могу помочь с этим.",
     "抱歉，我无法提供这样的信息。",
 ]
@@ -24,6 +25,8 @@ ANSWERED = [
     "You cannot withdraw more than 300 euros a day at a cash machine.",
     "I'm sorry that your card is late. It was sent on Monday.",
     "The function cannot return None here; use a default.",
+    "Das tut mir leid! Ihre Karte wurde am Montag verschickt.",
+    "Je suis désolé pour le retard, votre carte arrive lundi.",
     "Sure, here is the poem that you asked for.",
     "",
 ]

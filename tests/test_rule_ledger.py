@@ -1,6 +1,7 @@
 """The rules ledger: pin, veto, edit, expire and reset; in the store, in a cycle, on the command line, in serving."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def line(action: RuleAction, about: Rule, number: int = 0, text: str = "", until
     return RuleEntry(
         id=f"led-{action}-{number}", action=action, rule_id=about.id, rule_text=about.text,
         parts=about.merged_from or (about.id,), who="ann", at=1e9 + number, text=text, until=until,
+        interaction_ids=about.interaction_ids,
     )  # fmt: skip
 
 
@@ -47,6 +49,25 @@ def test_a_decision_stays_with_a_rule_that_later_cycles_merge_with_more() -> Non
     assert (
         decided(rule("be formal", "b", "x", "y"), [line("veto", mine)]).state is None
     )  # one part of two is not enough
+
+
+def test_a_decision_stays_with_a_rule_that_was_read_anew_in_other_words() -> None:
+    mine = rule("Answer in two sentences.", "a", "b", "c", interactions=("i1", "i2", "i3"))
+    anew = rule("Keep the answer to two sentences.", "x", "y", "z", interactions=("i1", "i2", "i9"))
+    (made,) = amend([anew], [], {}, {}, [line("veto", mine)])
+    assert made.state == "vetoed"
+    (edited,) = amend([anew], [], {}, {}, [line("edit", mine, 1, "Be brief."), line("pin", mine, 2)])
+    assert (edited.text, edited.state) == ("Be brief.", "pinned")
+    fewer = rule("Keep it short.", "x", interactions=("i1", "i8", "i9"))
+    assert amend([fewer], [], {}, {}, [line("veto", mine)]) == [fewer]
+    old_line = replace(line("veto", mine), interaction_ids=())
+    assert amend([anew], [], {}, {}, [old_line]) == [anew]
+
+
+def test_another_rule_of_the_same_interactions_keeps_its_own_state() -> None:
+    mine = rule("Answer in two sentences.", "a", interactions=("i1",))
+    other = rule("Use the polite form.", "b", interactions=("i1",))
+    assert [r.state for r in amend([mine, other], [], {}, {}, [line("veto", mine)])] == ["vetoed", "active"]
 
 
 def test_the_newest_state_and_the_newest_edit_hold_side_by_side() -> None:
@@ -184,6 +205,21 @@ def run(store: Store, tmp_path: Path):  # type: ignore[no-untyped-def]
         return result.output
 
     return call
+
+
+def test_the_list_has_what_holds_now_and_with_all_what_it_replaced(run, store: Store) -> None:  # type: ignore[no-untyped-def]
+    mine = merged(store, "greetings")
+    RuleLedger(store).add(line("veto", mine))
+    cycle(store)
+
+    def states(*more: str) -> list[str]:
+        listed = json.loads(run("rules", "--limit", "1000", "--json", *more))
+        return sorted(r["state"] for r in listed if r["text"] == mine.text and r["merged_from"])
+
+    assert (states(), states("--all")) == (["vetoed"], ["active", "vetoed"])
+    RuleLedger(store).add(line("reset", mine, 1))
+    cycle(store)
+    assert states() == ["active"]
 
 
 def test_the_verbs_are_idempotent_and_say_who(run, store: Store) -> None:  # type: ignore[no-untyped-def]

@@ -85,6 +85,44 @@ NOTHING = [
 ]  # fmt: skip
 
 
+VALUES = [
+    ("not 10.50 but 12.50", "12.50"),
+    ("that's the old price, it's 12.50 now", "12.50"),
+    ("That's outdated. It is 12,50 euros now!", "12,50 euros"),
+    ("Die richtige Antwort ist 12,50 Euro.", "12,50 Euro"),
+    ("the price should be 1.234,56", "1.234,56"),
+    ("No, it's red", "red"),
+]
+NO_ANSWERS = [
+    "no, I want a refund", "my order must be shipped tomorrow", "It should be noted that I am in Austria.",
+    "Which answer should be marked as correct?", "No, it was my mistake", "should it be 12.50?",
+    "I think it should be 12.50?", "no, it's for my wife", "The result should be sorted by date",
+    "the output must be JSON", "my card needs to be blocked", "No, it's not about money but my card doesn't work",
+    "nope, it's a different error now: KeyError 'a'", "That should be enough for today.",
+    "My invoice should be 20 euros",
+    "The answer is probably that my card has expired, what should I do?", "the right answer was deleted",
+    "no, use the csv module",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "answer"), VALUES)
+@pytest.mark.parametrize("as_comment", [True, False])
+def test_a_value_with_a_decimal_is_taken_whole_and_the_newest_one(text, answer, as_comment):
+    found = stated_answer(text, "It costs 10.50.", as_comment)
+    assert found is not None
+    assert found.text == answer
+
+
+@pytest.mark.parametrize("text", NO_ANSWERS)
+def test_a_turn_with_a_question_a_wish_or_what_is_to_be_done_names_no_answer(text):
+    assert stated_answer(text, "It costs 10.50.") is None
+
+
+@pytest.mark.parametrize("text", ["sehr gut", "C'est parfait", "I love it", "good", "👍", "that's the old price"])
+def test_a_comment_of_a_few_words_is_no_right_answer(text):
+    assert comment(text, "It costs 10.50.").correction is None
+
+
 @pytest.mark.parametrize(("text", "answer"), PLAIN)
 @pytest.mark.parametrize("as_comment", [True, False])
 def test_a_right_answer_named_in_words_is_taken_out_clean(text, answer, as_comment):

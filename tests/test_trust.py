@@ -1,6 +1,7 @@
 """Whose word holds: contradictions, reliability, brigades, bursts, and facts that have changed."""
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from logtune.config_trust import TrustSettings
 from logtune.ports import Vectors
 from logtune.records import DAY_S
-from logtune.stages.trust import Claim, Weighed, weigh, weight
+from logtune.stages.trust import Claim, Weighed, bursts, weigh, weight
 
 STREAM = Path(__file__).parents[2] / "shared/data/weekly_stream_banking77/stream.jsonl"
 SMALL = TrustSettings(neighbours=3, unheard=6, agreement=0.6, heard=0.02)
@@ -167,6 +168,15 @@ def test_who_pushes_one_answer_is_not_believed_elsewhere_either() -> None:
     lonely[0, 20] = 1
     extra = Claim(id="extra", user="bad0", answer="z", at=1e9)
     assert weigh([*made, extra], np.concatenate([vectors, lonely]), TrustSettings()).unbelieved.keys() >= {"bad0"}
+
+
+def test_equal_words_of_many_users_over_days_are_read_in_one_pass() -> None:
+    many = [Claim(id=str(i), user=f"u{i}", answer="", at=60.0 * i, words="rating -1") for i in range(20_000)]
+    vectors = np.random.default_rng(0).normal(size=(len(many), 24)).astype(np.float32)
+    began = time.perf_counter()
+    found = bursts(many, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), TrustSettings())
+    assert time.perf_counter() - began < 5  # all with all took a minute
+    assert len(found) == len(many)
 
 
 def test_the_same_words_within_minutes_count_as_one() -> None:

@@ -60,7 +60,7 @@ def of_rule(
             held[user] = (held.get(user, (0, ""))[0] + 1, mine.reason)
         else:
             believed[user] += 1
-    decided = ledger.decided(rule, entries)
+    decided = ledger.decided(rule, entries, None if rule.state == "active" else (rule,))
     lines = tuple(line for line in (decided.state, decided.edit) if line is not None)
     return Influence(standing=standings.get(rule.id), users=dict(believed.most_common()), held=held, lines=lines)
 

@@ -51,7 +51,8 @@ def _lines(db: Connection) -> list[RuleEntry]:
 
 
 def _entry(body: dict[str, Json]) -> RuleEntry:
-    return RuleEntry(**{**body, "parts": tuple(cast("list[str]", body["parts"]))})  # type: ignore[arg-type]
+    lists = {name: tuple(cast("list[str]", body.get(name, ()))) for name in ("parts", "interaction_ids")}
+    return RuleEntry(**{**body, **lists})  # type: ignore[arg-type]
 
 
 def _repeated(lines: Sequence[RuleEntry], entry: RuleEntry) -> RuleEntry | None:

@@ -12,7 +12,7 @@ from logtune.config import FilterSettings
 from logtune.ids import identified
 from logtune.ports import Vectors
 from logtune.records import Decision, Interaction, Signal, Teaches
-from logtune.stages.closeness import Cut, Floats, closeness, cut
+from logtune.stages.closeness import Cut, Floats, Mask, closeness, cut
 from logtune.stages.copies import Copy, copies
 from logtune.stages.personal import strong_identifiers
 from logtune.stages.redact import placeholders
@@ -31,6 +31,7 @@ REASONS: Mapping[str, str] = {
     "spam": "The query is advertising.",
     "personal_data": "The query, the answer or the correction holds personal data.",
     "right_refusal": "The user punished a refusal that was right.",
+    "punished_refusal": "The user punished a refusal without saying what would have been right.",
     "praised_attack": "The user praised an answer to a query that is probably an attack.",
     "language_not_served": "The query is in a language that this deployment does not serve.",
     "duplicate": "The same user got the same answer to the same query before; the copy with the most feedback is kept.",
@@ -228,11 +229,17 @@ def _off_topic(
     trusted = opens & np.array([finding is None for finding in findings])
     attacks = opens & np.array([finding is not None and finding.reason in ATTACKS for finding in findings])
     close = closeness(vectors, owners, trusted)
-    edge = cut(close[trusted], close[attacks], settings)
+    edge = cut(close[_distinct(interactions, trusted)], close[attacks], settings)
     for row, opening in enumerate(openings):
         if opening is not None:
             close[row] = np.nan if opening == UNKNOWN else np.fmax(close[row], close[opening])
     return close, edge
+
+
+def _distinct(interactions: Sequence[Interaction], trusted: Mask) -> list[int]:
+    """The trusted rows, each text once: half the traffic may be five buttons, which bound nothing."""
+    texts = {" ".join(interactions[row].query.casefold().split()): int(row) for row in np.flatnonzero(trusted)[::-1]}
+    return list(texts.values())
 
 
 def _too_far(close: float, edge: Cut | None, scores: Mapping[str, float]) -> Finding | None:
@@ -252,12 +259,14 @@ def _by_feedback(
     heard = {"feedback": balance} if said else {}
     measured = {} if nll is None else {"answer_nll": round(nll, 4)}
     unlikely = nll is not None and nll > settings.max_answer_nll
-    teaches, reason = _lesson(said, balance, bool(item.answer.strip()), unlikely)
+    teaches, reason = _lesson(said, balance, item.answer, unlikely)
     return _decision(item, teaches, reason, {**scores, **heard, **measured})
 
 
-def _lesson(said: Sequence[Signal], balance: float, answered: bool, unlikely: bool) -> tuple[Teaches, str]:
+def _lesson(said: Sequence[Signal], balance: float, answer: str, unlikely: bool) -> tuple[Teaches, str]:
     corrected = any(s.polarity < 0 and (s.kind in ("edit", "correction") or s.correction) for s in said)
+    if balance < 0 and refuses(answer) and not any(s.correction for s in said):
+        return "nothing", "punished_refusal"  # no score tells in every language whether it was right
     if corrected or (said and balance <= -BALANCE):
         return "rule", "explicit_correction" if corrected else "unsatisfied"
     if unlikely:
@@ -266,4 +275,4 @@ def _lesson(said: Sequence[Signal], balance: float, answered: bool, unlikely: bo
         return "nothing", "no_feedback"
     if balance < BALANCE:
         return "nothing", "mixed_feedback"
-    return ("positive", "praised") if answered else ("nothing", "no_answer")
+    return ("positive", "praised") if answer.strip() else ("nothing", "no_answer")

@@ -1,7 +1,9 @@
 """Rule*, RuleEntry* -> Rule*: rules as people decided about them: pinned, vetoed, edited, expired.
 
 A line of the ledger stays with its rule when a later cycle merges it with more evidence into another record: both share
-parts, or their words. The newest line about the state holds, so does the newest edit; a reset ends both.
+parts, or their words. Where later cycles have read the same users anew and found other words, it stays with the rule
+that rests on more than half of its interactions, unless another rule is the one that was meant. The newest line about
+the state holds, so does the newest edit; a reset ends both.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,12 +24,15 @@ class Decided:
     edit: RuleEntry | None = None
 
 
-def decided(rule: Rule, entries: Iterable[RuleEntry]) -> Decided:
-    """What holds for a rule; `entries`: oldest first."""
+def decided(rule: Rule, entries: Iterable[RuleEntry], among: Sequence[Rule] | None = None) -> Decided:
+    """What holds for a rule; `entries`: oldest first.
+
+    `among`: all rules that there are; a line about none of them is about those with its interactions. None: it is not.
+    """
     parts, names = set(rule.merged_from or (rule.id,)), {normalise(rule.text)}
     found = Decided()
     for entry in entries:
-        if not _about(entry, rule, parts, names):
+        if not _about(entry, rule, parts, names) and not _anew(entry, rule, among):
             continue
         if entry.action == "reset":
             found = Decided()
@@ -44,6 +49,14 @@ def _about(entry: RuleEntry, rule: Rule, parts: set[str], names: set[str]) -> bo
     return entry.rule_id == rule.id or 2 * shared > len(entry.parts) or normalise(entry.rule_text) in names
 
 
+def _anew(entry: RuleEntry, rule: Rule, among: Sequence[Rule] | None) -> bool:
+    """Whether the rule is what became of the one that was meant, from the same interactions in other words."""
+    shared = len(set(rule.interaction_ids) & set(entry.interaction_ids))
+    if among is None or 2 * shared <= len(entry.interaction_ids):
+        return False
+    return not any(_about(entry, one, set(one.merged_from or (one.id,)), {normalise(one.text)}) for one in among)
+
+
 def amend(
     merged: Sequence[Rule], singles: Sequence[Rule], said_at: Mapping[str, float], users: Mapping[str, str],
     entries: Sequence[RuleEntry],
@@ -55,7 +68,7 @@ def amend(
     parts = {rule.id: rule for rule in singles}
     found: list[Rule] = []
     for rule in merged:
-        lines = decided(rule, entries)
+        lines = decided(rule, entries, merged)
         if lines.state is not None and lines.state.action == "expire" and lines.state.until is not None:
             until = lines.state.until
             mine = [parts[name] for name in rule.merged_from]

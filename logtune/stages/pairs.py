@@ -7,7 +7,7 @@ users gave it); `revise` has those that models write. Users err, and some mean t
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from logtune.ids import identified
 from logtune.prompts import CHINESE
@@ -16,6 +16,7 @@ from logtune.stages.redact import placeholders
 
 LONGEST_STATED_WORDS = 12  # a longer span is an explanation, not an answer
 LEAST_INSIDE = 4  # letters of a one-word answer that is looked for inside a sentence: "a" and "no" are in many
+CONFIRMED = 2  # users who state the same in turns that nobody asked for, before it may train
 USERS_OWN = frozenset({"edit", "stated"})  # origins of answers that users wrote
 ANSWER_TOKENS = 512  # of the teacher's replies
 # numbers keep what changes their value, "c++" its signs, Chinese characters are words
@@ -39,17 +40,28 @@ def known_answers(signals: Sequence[Signal], users: Mapping[str, str], min_suppo
     return {words: counts.most_common(1)[0][0] for words, counts in forms.items() if len(who[words]) >= min_support}
 
 
+def confirmed_answers(signals: Sequence[Signal], users: Mapping[str, str]) -> frozenset[str]:
+    """The words that several users gave as an answer, in whatever way."""
+    who: dict[str, set[str]] = defaultdict(set)
+    for signal in signals:
+        if signal.correction:
+            who[plain(signal.correction)].add(users.get(signal.interaction_id, signal.interaction_id))
+    return frozenset(words for words, names in who.items() if len(names) >= CONFIRMED)
+
+
 def is_short(answer: str) -> bool:
     """True for an answer of a few words, such as many users could give in the same form."""
     return 0 < len(plain(answer).split()) <= LONGEST_STATED_WORDS
 
 
 def right_answer(
-    signals: Sequence[Signal], known: Mapping[str, str], min_confidence: float, given: str = ""
-) -> tuple[str, PairOrigin] | None:
+    signals: Sequence[Signal], known: Mapping[str, str], min_confidence: float, given: str = "",
+    confirmed: Collection[str] = (),
+) -> tuple[str, PairOrigin] | None:  # fmt: skip
     """The answer that the user gave, and how: their edit, else words that name an answer others have given.
 
-    `given`: the answer they speak of, which is not the right one.
+    `given`: the answer they speak of, which is not the right one. `confirmed`: what several users have stated; where no
+    answer is known, words from a turn that nobody asked for have to be among it, for they may be about something else.
     """
     usable = [s for s in signals if s.correction and s.confidence >= min_confidence]
     edits = [s for s in usable if s.kind == "edit"]
@@ -57,8 +69,10 @@ def right_answer(
         best = max(reversed(edits), key=lambda s: s.confidence)  # of equally sure ones the last
         return (best.correction or "").strip(), "edit"
     for signal in usable:
-        stated = _stated((signal.correction or "").strip(), known, plain(given))
-        if stated is not None:
+        words = (signal.correction or "").strip()
+        stated = _stated(words, known, plain(given))
+        asked_for = signal.feedback_id is not None
+        if stated is not None and (known or asked_for or plain(words) in confirmed):
             return stated, "stated"
     return None
 
@@ -86,9 +100,10 @@ def from_users(
     rules: Sequence[Rule],
     known: Mapping[str, str],
     min_confidence: float,
+    confirmed: Collection[str] = (),
 ) -> PreferencePair | None:
     """The pair that the user's own words make; None when they name no other answer."""
-    found = right_answer(signals, known, min_confidence, interaction.answer)
+    found = right_answer(signals, known, min_confidence, interaction.answer, confirmed)
     return None if found is None else build(interaction, rules, found[0], interaction.answer, found[1])
 
 

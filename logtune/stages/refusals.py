@@ -1,8 +1,9 @@
 """answer -> whether it refuses; and what the feedback on a refusal, or on an attack that was answered, is worth.
 
-Users punish refusals that were right and praise answers that should not have been given. Neither may teach anything: a
-model that learns from them loses its manners. Whether a refusal was right is read from the query alone, with a lower
-bar than that of the filter: the model saw something in it, and so did the classifier.
+Users punish refusals that were right and praise answers that should not have been given. Neither may teach anything:
+a model that learns from them loses its manners. Whether a refusal was right is read from the query alone, with a lower
+bar than that of the filter: the model saw something in it, and so did the classifier. The classifier knows English
+best, so a refusal that is punished teaches nothing at any score unless the user says what would have been right.
 """
 
 import re
@@ -25,8 +26,9 @@ REFUSAL = re.compile(
     r"|\bnot (?:able|allowed|willing|going) to (?:help|assist|do)"
     r"|\b(?:isn['’]t|is not) something i (?:can|will|could)\b|\bi (?:don['’]t|do not) feel comfortable"
     r"|\bno puedo (?:ayudar|hacer|cumplir|proporcionar|responder)|\blo siento, (?:pero )?no"
-    r"|\bje (?:suis désolé|regrette|ne peux pas)|\btut mir leid"
-    r"|\bich kann (?:dir|ihnen|dabei|das|dazu)? ?nicht"
+    r"|\bje (?:suis désolée?|regrette)\b.{0,60}\b(?:peux|puis) pas\b|\bje ne (?:peux|puis) pas\b"
+    r"|\btut (?:es )?mir (?:\w+ )?leid\b.{0,60}\b(?:kann|darf|werde|können|dürfen)\b.{0,40}\b(?:nicht|kein\w*)"
+    r"|\b(?:ich kann|kann ich) (?:(?:dir|ihnen|dabei|das|dazu|hier|leider|auf|diese|dieser|frage|anfrage) ){0,4}nicht"
     r"|\bnon posso (?:aiutar|fornire|rispondere)|\bmi dispiace, (?:ma )?non|\b(?:desculpe|lamento).{0,20}não posso"
     r"|извините.{0,20}не могу|я не могу (?:помочь|предоставить|ответить)"
     r"|抱歉.{0,12}(?:不能|无法)|(?:我|本)(?:不能|无法)|申し訳.{0,20}(?:できません|お答え)",

@@ -30,7 +30,7 @@ SOFT = (
 )
 THING = (
     r"(?:answers?|replies|reply|response|topic|intent|category|class|label|result|output|value|word|name|term|format"
-    r"|option|"
+    r"|option|price|cost|amount|fee|rate|total|sum|address|version|"
     r"choice|one|thing|team|desk|department|queue|place|solution|translation|spelling|number|date|code|tag|subject"
     r"|title)"
 )
@@ -48,20 +48,34 @@ ABOUT = (
     r"|a matter of|a case of|a case for|a problem with|a|an|for|with)"
 )
 
+INSIDE = r"(?:[^,.;:!?]|(?<=\d)[.,](?=\d))"  # a sign of a clause; the comma of 12,50 ends none
+OLD = r"\b(?:old|outdated|out of date|previous|former|no longer|not any ?more|used to be|changed)\b"
 # Each names the answer as `x`. Plain ones first: they say that what follows is right.
-PLAIN: Sequence[str] = (
+VERDICTS: Sequence[str] = (
+    rf"{OLD}.{{0,60}}?[,.;:!–—-]\s*(?:and |but |because )?(?:it|this|that|the \w+)(?:'s| is)\s+{SOFT}(?:now\s+)?"
+    rf"(?P<x>{INSIDE}{{1,60}}?)(?:\s+(?:now|nowadays|today|these days|since\b.*))?\s*[.!]*$",
     rf"\b(?:right|correct|proper|expected|actual|true|real|desired|better|good"
     rf"|perfect)\s+{THING}{WAS}\s*[:=]?\s*{SOFT}(?:about\s+|that\s+)?(?P<x>.+)",
     rf"\b(?:right|correct|proper|expected|actual|better)\s+{THING}\s*(?:[:=]|->|→)\s*(?P<x>.+)",
     rf"\b(?:the|its) (?:answer|topic|intent|category|label|class|solution|translation|desk"
     rf"|department){WAS}\s+{SOFT}(?P<x>.+)",
     r"^\W*(?:correct(?:ion)?|answer|expected|solution|should be|right)\s*(?:[:=]|->|→)\s*(?P<x>.+)",
-    rf"(?<!you )(?<!\bi )(?<!we )(?<!they )\b(?:should|must|ought to|has to|needs? to|supposed to)\s*(?:'ve"
-    rf"|have)?\s+{SOFT}(?:been|be|being|become|say|said|read|answered|answer(?: with)?|reply|replied|go(?:ne)? (?:to"
-    rf"|with|under|in)|be (?:sent|given|classified|labell?ed|filed|routed|marked|tagged|put|listed)(?: (?:as|to|under"
-    rf"|in|with))?|have (?:said|answered|replied)|been (?:sent|classified|labell?ed|filed|routed|marked|tagged"
-    rf"|put)(?: (?:as|to|under|in|with))?)"
-    rf"\s+{SOFT}(?:(?:about|labell?ed|classified|under|as|with)\s+)*(?P<x>.+)",
+)
+BE = (
+    rf"\s*(?:'ve|have)?\s+{SOFT}(?:been|be|being|become|say|said|read|answered|answer(?: with)?|reply|replied"
+    r"|go(?:ne)? (?:to|with|under|in)|be (?:sent|given|classified|labell?ed|filed|routed|marked|tagged|put|listed)"
+    r"(?: (?:as|to|under|in|with))?|have (?:said|answered|replied)|been (?:sent|classified|labell?ed|filed|routed"
+    rf"|marked|tagged|put)(?: (?:as|to|under|in|with))?)\s+{SOFT}(?:(?:about|labell?ed|classified|under|as|with)\s+)*"
+    r"(?P<x>.+)"
+)
+OBLIGED = rf"(?<!you )(?<!\bi )(?<!we )(?<!they )\b(?:should|must|ought to|has to|needs? to|supposed to){BE}"
+# In a turn that nobody asked for, the subject is the answer or its value, or is left out.
+OBLIGED_IN_TURN: Sequence[str] = (
+    r"(?:(?:^|[,.;:!]\s+|\s[–—-]\s)\W*(?:(?:and|but|so|no|wrong|nope|because|then)\b\W*)*"
+    rf"|\b(?:it|this|that|which)\s+){SOFT}(?:should|ought to|(?:is |was )?supposed to){BE}",
+    rf"\b(?:the|your|its|this|that) (?:\w+ )?{THING}\s+{SOFT}(?:should|must|ought to|has to|needs? to){BE}",
+)
+MEANT: Sequence[str] = (
     r"\b(?:should|must|ought to) (?:have )?(?:go|gone|come|land|landed) (?:to|with|under|in) (?P<x>.+)",
     rf"\b(?:I|we)\s+(?:{SOFT})(?:meant|mean|wanted to (?:ask|know) about|was asking (?:about|for)|were asking about"
     rf"|'m asking (?:about|for)|am asking (?:about|for)|asked (?:about|for)|was talking about|'m talking about"
@@ -72,15 +86,17 @@ PLAIN: Sequence[str] = (
     rf"\b{SUBJECT}\s+(?:concerns|relates to|refers to|means|meant)\s+{SOFT}(?P<x>.+)",
     rf"\b(?:this|that|it)(?:'s| is| was)\s+{SOFT}an?\s+(?P<x>[^,.;:!?]{{2,60}}?)\s+(?:question|issue|matter|request"
     r"|case)\b",
-    r"\bnot\s+(?:about\s+)?[^,.;!?]{1,60}?,?\s+but\s+(?:rather\s+)?(?:about\s+)?(?P<x>.+)",
+    r"\bnot\s+(?:about\s+)?(?:[^,.;!?]|(?<=\d)[.,](?=\d)){1,60}?,?\s+but\s+(?:rather\s+)?(?:about\s+)?(?P<x>.+)",
     r"(?:\bes geht (?:hier )?um|\brichtig (?:ist|wäre)|\bdie richtige antwort ist|\bil s'agit (?:de|d')"
     r"|\bla bonne réponse est|\bes sobre|\bse trata de|"
     r"\bla respuesta correcta es|\bsi tratta di|\bla risposta (?:corretta|giusta) è|\bа? ?речь (?:идёт|идет) о"
     r"|\bправильный ответ\W+|正确答案是|应该是)\s*(?P<x>.+)",
 )  # fmt: skip
+PLAIN: Sequence[str] = (*VERDICTS, OBLIGED, *MEANT)
+PLAIN_IN_TURN: Sequence[str] = (*VERDICTS, *OBLIGED_IN_TURN, *MEANT)
 CONTRAST: Sequence[str] = (
-    r"(?:^|[,:;]\s*|\b(?:is|was|it's|that's|about)\s+)(?P<x>[^,.;:!?]{2,80}?),?\s+(?:instead of|rather than)\s+\S",
-    r"(?:^|[,:;]\s*|\b(?:is|was|it's|that's|about)\s+)(?P<x>[^,.;:!?]{2,80}?),\s+(?:and\s+)?not\s+\S",
+    rf"(?:^|[,:;]\s*|\b(?:is|was|it's|that's|about)\s+)(?P<x>{INSIDE}{{2,80}}?),?\s+(?:instead of|rather than)\s+\S",
+    rf"(?:^|[,:;]\s*|\b(?:is|was|it's|that's|about)\s+)(?P<x>{INSIDE}{{2,80}}?),\s+(?:and\s+)?not\s+\S",
 )
 REFUSE = (
     r"^\W*(?:(?:wrong (?:one|answer|topic|desk|team|place|category|label|again)|no+|nope|nah|wrong|incorrect|false"
@@ -90,6 +106,11 @@ REFUSE = (
 IMPLIED: Sequence[str] = (
     rf"{REFUSE}(?:this|that|it)(?:'s| is| was)\s+{SOFT}(?P<x>.+)",
     rf"{REFUSE}(?:I (?:said|asked|want(?:ed)?|need(?:ed)?)|try|make (?:it|this|that)|use|say)\s+(?:for\s+)?(?P<x>.+)",
+)
+IMPLIED_IN_TURN: Sequence[str] = (
+    rf"{REFUSE}(?:this|that|it)(?:'s| is)\s+{SOFT}(?!(?:for |about )?(?:my|our)\b"
+    r"|(?:an? |the )?(?:different|another|other|same|new)\b)(?P<x>.+)",
+    rf"{REFUSE}(?:I (?:said|asked)|say)\s+(?:for\s+)?(?P<x>.+)",
 )
 ASKED: Sequence[str] = (
     rf"\b{MOVE}\b(?:\s+(?:it|this|that|them|me|these|my \w+|over|there))*\s+(?:to|with|under|in|as|into)\s+(?P<x>.+)",
@@ -138,7 +159,8 @@ BEGINS_NOTHING = re.compile(
     r"|did|can|could|will|would|should|have|has|had|no|none|yes|and|but|or|as|than|of|to|totally|completely|exactly"
     r"|supposed|true that|hm+|seriously|unbelievable|come on|thank(?:s| you)|thx|wow|lol|hello|hi|hey|works?|try|asked?"
     r"|nope|nah|even|honestly|an? (?:bit|little|lot|joke|lie|mistake|shame|problem|mess)|either|due|write|create"
-    r"|generate|implement|find)\b",
+    r"|generate|implement|find"
+    r"|(?:old|outdated|previous|former) (?:price|one|version|value|number|date|name|address|rate|fee))\b",
     re.IGNORECASE,
 )
 SAYS_NOTHING = re.compile(
@@ -147,12 +169,21 @@ SAYS_NOTHING = re.compile(
     r"|different|formal|polite|specific|concise|detailed|fixed|improved|changed|removed|added|done|working|fine|ok|okay"
     r"|nowhere|outdated|missing|broken|false|true|pointless|off|great|perfect|nice|cool|well|ashamed|distinct|written"
     r"|opened|harder|hard|big|huge|serious|known|common|simple|five|two|three|one|desk|team|topic|category|label|answer|place|department|class|intent|thing"
+    r"|above|below|deleted|unknown|unclear|obvious|easy|possible|impossible|illegal|enough|allowed|available|ready|mistake|joke"
     r"|person|other|another|reply|response|sentences?|words?|way|ones?|and|or)\W*)+$",
     re.IGNORECASE,
 )
 # "lost property would know": what the named one does is no part of its name.
 DOES = re.compile(
     r"(?<=\w) (?:would|could|can|will|has|have|handles?|sorts?|looks? after|does|knows?|deals?|sorted|to look)\b",
+    re.IGNORECASE,
+)
+# What is to happen to something: "noted that ...", "shipped tomorrow" is no answer.
+PREDICATE = re.compile(
+    r"^(?:\w+ly\s+)?(?:\w{3,}ed|shown|written|given|sent|done|made|taken|paid|put|seen|kept|told|found|run|built|set"
+    r"|known)\s+(?:that|as|to|by|in|on|at|with|without|from|for|before|after|into|within|until|first|again|tomorrow"
+    r"|today|now|soon|here|there|instead|immediately|asap|\w+ly)\b|^(?:enough|useful as)\b|^[^.!?]*n['’]t\b"
+    r"|^(?:json|xml|html|markdown|csv|yaml|plain text|an? (?:list|table|bullet\w*)(?: \w+)?)\W*$",
     re.IGNORECASE,
 )
 SPEECH = re.compile(
@@ -165,17 +196,19 @@ SPEECH = re.compile(
 def stated_answer(text: str, answer: str, asked: bool = False) -> Stated | None:
     """The answer that `text` names as right, or None; never the `answer` itself.
 
-    `asked`: the text is a comment on the answer, so that a bare "exchange rate" is an answer and no new question.
+    `asked`: the text is a comment on the answer, so that a bare "exchange rate" is an answer and no new question. In
+    a turn that nobody asked for, questions, wishes and what is to be done are none.
     """
     if not text.strip() or len(text) > LONGEST:
         return None
     one_line = re.sub(r"[ \t]+", " ", text.strip())
     refused = re.match(REFUSE, one_line, re.IGNORECASE) is not None
-    for span in _spans(one_line, (*PLAIN, *CONTRAST) if asked or refused else PLAIN):
+    plain = PLAIN if asked else PLAIN_IN_TURN
+    for span in _spans(one_line, (*plain, *CONTRAST) if asked or refused else plain, asked):
         found = _clean(span, answer, MANY_WORDS)
         if found:
             return Stated(found, "plain")
-    for span in _spans(one_line, IMPLIED):
+    for span in _spans(one_line, IMPLIED if asked else IMPLIED_IN_TURN, asked):
         found = _clean(span, answer, FEW_WORDS)
         if found and not SPEECH.search(found):
             return Stated(found, "terse")
@@ -194,11 +227,17 @@ def _terse(text: str, answer: str) -> Stated | None:
     return None
 
 
-def _spans(text: str, patterns: Sequence[str]) -> Iterator[str]:
+def _spans(text: str, patterns: Sequence[str], asked: bool = True) -> Iterator[str]:
     for pattern in patterns:
         match = re.search(pattern, text, re.IGNORECASE)
-        if match is not None:
+        if match is not None and (asked or not _says_no_answer(text[match.start("x") :])):
             yield match["x"]
+
+
+def _says_no_answer(span: str) -> bool:
+    """A turn's question, or what is to be done."""
+    end = re.search(r"[.!?](?=\s|$)", span)
+    return PREDICATE.match(span) is not None or (end is not None and end.group() == "?")
 
 
 def _clean(span: str, answer: str, longest: int) -> str | None:

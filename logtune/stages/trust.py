@@ -7,6 +7,7 @@ An answer given by nearly all alike since some day is a fact that has changed: t
 and nobody's reliability suffers.
 """
 
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -321,15 +322,14 @@ def bursts(claims: Sequence[Claim], vectors: Vectors, settings: TrustSettings) -
         same[claim.answer, claim.words].append(row)
     for rows in same.values():
         rows.sort(key=lambda row: claims[row].at)
+        times = [claims[row].at for row in rows]
         for place, first in enumerate(rows):
             if found[first] >= 0:
                 continue
-            soon = [
-                r
-                for r in rows[place:]
-                if found[r] < 0 and claims[r].at - claims[first].at <= settings.burst_minutes * 60
-            ]
-            alike = [r for r in soon if float(vectors[r] @ vectors[first]) >= settings.burst_similarity]
+            end = bisect_right(times, claims[first].at + settings.burst_minutes * 60, place)
+            soon = [r for r in rows[place:end] if found[r] < 0]
+            near = vectors[soon] @ vectors[first] >= settings.burst_similarity
+            alike = [r for r, close in zip(soon, near, strict=True) if close]
             if len({claims[r].user for r in alike}) >= settings.burst_users:
                 for r in alike:
                     found[r] = first

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from logtune.edges.store import Store
 
 CYCLE = "logtune cycle makes them"
+RECENT = 20  # cycles, of which the newest that has made anything tells what holds now
 ELSEWHERE = ("rules", "adapters")  # with verbs of their own
 
 
@@ -115,7 +116,9 @@ def make(name: str, kind: Kind) -> click.Group:
 def _list_command(name: str, kind: Kind) -> click.Command:
     @click.option("--limit", type=click.IntRange(1), default=20, show_default=True, help="At most so many.")
     @click.option("--cycle", "cycle_id", metavar="ID", help="Only what this cycle used.")
-    @click.option("--all", "everything", is_flag=True, help="The parts of merged ones too.", hidden=not kind.parts)
+    @click.option(
+        "--all", "everything", is_flag=True, help="Parts, and what later cycles replaced, too.", hidden=not kind.parts
+    )
     @common
     def run(say: Console, limit: int, cycle_id: str | None, everything: bool) -> None:
         from logtune.app.findings import find_cycle
@@ -123,7 +126,7 @@ def _list_command(name: str, kind: Kind) -> click.Command:
         with say.store() as (store, _):
             cycle_id = find_cycle(store, cycle_id).id if cycle_id else None
             found = store.list(kind.record, limit=ALL if kind.parts else limit + 1, cycle_id=cycle_id)
-            whole = found if everything else whole_ones(found, kind.parts)
+            whole = found if everything or not kind.parts else current(store, kind, whole_ones(found, kind.parts))
         say.answer(whole[:limit], lines(name, kind, whole, limit))
 
     examples = f"\n\n\b\nExamples:\n  logtune {name}\n  logtune {name} --limit 5 --json"
@@ -153,6 +156,21 @@ def whole_ones(found: Sequence[records.Record], parts: str) -> Sequence[records.
     """The records that no other one sums up."""
     covered = {part for record in found for part in getattr(record, parts)} if parts else set()
     return [record for record in found if record.id not in covered]
+
+
+def current(store: "Store", kind: Kind, found: Sequence[records.Record]) -> list[records.Record]:
+    """Without those that a later cycle replaced, with more evidence or as the ledger has them.
+
+    What the newest cycle used comes first: taking back a veto brings back a record that is older than the vetoed one.
+    """
+    used = (store.list(kind.record, limit=ALL, cycle_id=cycle.id) for cycle in store.cycles(RECENT))
+    newest = {record.id for record in next((listed for listed in used if listed), [])}
+    kept: list[tuple[records.Record, frozenset[str]]] = []
+    for record in sorted(found, key=lambda record: record.id not in newest):
+        mine = frozenset(getattr(record, kind.parts)) or frozenset([record.id])
+        if not any(2 * len(mine & parts) > len(mine) for _, parts in kept):
+            kept.append((record, mine))
+    return [record for record, _ in kept]
 
 
 def known(store: "Store", name: str, kind: Kind, wanted: str) -> records.Record:

@@ -73,6 +73,7 @@ def _entry(
     return RuleEntry(
         id=f"led-{new_id()}", action=action, rule_id=rule.id, rule_text=rule.text, parts=rule.merged_from or (rule.id,),
         who=who or getpass.getuser(), at=time.time(), text=_worded(rule, text), until=end, note=note,
+        interaction_ids=rule.interaction_ids,
     )  # fmt: skip
 
 
