@@ -10,8 +10,8 @@ import pytest
 from logtune import pipeline
 from logtune.config import Config, build
 from logtune.edges.store import Store
-from logtune.pipeline import CycleReceipt
 from logtune.ports import ChatCall
+from logtune.receipts import CycleReceipt
 from logtune.records import (
     Adapter,
     Cluster,

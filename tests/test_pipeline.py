@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from logtune import pipeline
+from logtune import pipeline, receipts
 from logtune.config import Config, build
 from logtune.edges.lease import Lease
 from logtune.edges.store import Store, UnitResult
@@ -314,4 +314,4 @@ def test_config_is_typed() -> None:
     ],
 )
 def test_a_traceback_is_no_sentence_of_a_summary(reason: str, told: str) -> None:
-    assert pipeline._brief(reason) == told
+    assert receipts._brief(reason) == told

@@ -17,8 +17,9 @@ from logtune.edges.store import Store
 from logtune.errors import InputError, RequestError
 from logtune.ids import identified, new_id
 from logtune.knowing import knows
-from logtune.pipeline import CycleReceipt, run_cycle
+from logtune.pipeline import run_cycle
 from logtune.ports import ChatCall, Tools
+from logtune.receipts import CycleReceipt
 from logtune.records import Adapter, Cluster, Deployment, Message, PreferencePair, Rule, RuleEntry, Standing
 from logtune.testing import FakeExecutor, FixedClock, ScriptedChat, sample_logs, tools
 

@@ -12,8 +12,8 @@ from logtune.config import Config, build
 from logtune.edges.experiments import Experiments
 from logtune.edges.store import Store
 from logtune.experiments import by_hand
-from logtune.pipeline import CycleReceipt
 from logtune.ports import ChatCall
+from logtune.receipts import CycleReceipt
 from logtune.records import Adapter, Deployment, Evaluation, Experiment, Interaction, Json, PreferencePair
 from logtune.testing import FakeExecutor, ScriptedChat, sample_logs, tools
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from logtune.config import Config
     from logtune.edges.importers import ImportReport
     from logtune.edges.store import Store
-    from logtune.pipeline import CycleReceipt
     from logtune.ports import Tools
+    from logtune.receipts import CycleReceipt
     from logtune.records import Deployment
 
 EXAMPLES = 3  # lines of each reason that an import shows
