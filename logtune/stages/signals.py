@@ -168,7 +168,7 @@ def detected_turn(text: str, answer: str, found: Detection) -> Reading | None:
     """What a detection says about the answer; None: the turn is no feedback."""
     manners = courtesy(text, answer)
     if manners.kind not in ("", "more"):
-        return None if manners.kind == "declined" else _praise(manners.kind, text, LIKED, "turn")
+        return None if manners.kind == "reply" else _praise(manners.kind, text, LIKED, "turn")
     if not found.is_feedback:
         return None
     found_bad = found.kind in ("complaint", "correction")
@@ -207,7 +207,7 @@ def next_turn(text: str, query: str, answer: str) -> Reading | None:
         return _reask("same", text)
     manners = courtesy(text, answer)
     if manners.kind not in ("", "more"):
-        return None if manners.kind == "declined" else _praise(manners.kind, text, LIKED, "turn")
+        return None if manners.kind == "reply" else _praise(manners.kind, text, LIKED, "turn")
     said = manners.rest if manners.kind == "more" else text
     family = None if about_pasted(text, answer) else _family(said, answer)
     if family is None:
