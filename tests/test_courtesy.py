@@ -100,7 +100,8 @@ def test_a_request_after_praise_is_no_complaint_about_the_answer(text, kind):
 
 
 def test_agreement_with_a_question_of_the_assistant_answers_it():
-    assert courtesy("that's right", "Do you mean your card?").kind == ""
+    assert detected_turn("that's right", "Do you mean your card?", complaint("that's right")) is None
+    assert next_turn("correct", "Block it", "Do you mean your card?") is None
     assert courtesy("perfect, thanks", "It costs 10.50. Anything else?").kind == "praise"
 
 
@@ -112,7 +113,7 @@ def test_a_thumbs_down_is_not_outvoted_by_a_word():
 
 @given(st.text(max_size=500))
 def test_any_text_can_be_asked(text):
-    assert courtesy(text, text).kind in ("praise", "thanks", "declined", "more", "")
+    assert courtesy(text, text).kind in ("praise", "thanks", "reply", "more", "")
 
 
 @pytest.mark.parametrize("part", ["thanks ", "that ", "works like ", "ok ", " ", "👍", "谢", "no, "])

@@ -101,6 +101,27 @@ def test_what_a_turn_says_is_read_without_its_code_and_stack():
     assert len(said("word " * 500).split()) == 51
 
 
+LOG = "2024-01-01 12:00:01 ERROR worker failed: connection refused\n2024-01-01 12:00:02 ERROR retrying\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "complains"),
+    [
+        ("I have an error in my other script: NameError: name 'x' is not defined. Can you help?", False),
+        (f"{LOG}what does this log mean?", False),
+        (f"Was bedeutet dieses Protokoll?\n{LOG}", False),
+        (f"{LOG}it still fails", True),
+        (f"I ran it and got:\n{TRACEBACK}", True),
+        (f"{TRACEBACK}\nwhat does this error mean?", True),
+        ("your other answer was better, this code gives an error", True),
+        ("what does this log mean?", True),  # nothing is pasted: the answer's own
+    ],
+)
+def test_an_error_of_something_else_that_was_pasted_is_no_complaint(text, complains):
+    assert (detected_turn(text, "Here is the code.", found()) is not None) is complains
+    assert (detected_turn(text, "Here is the code.", found(kind="correction", correction=1.0)) is not None) is complains
+
+
 # --- the network ---
 
 

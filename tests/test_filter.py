@@ -84,7 +84,9 @@ ATTACK_TEXTS = {
         "\x00\x01\x02 binary rubbish", "<script>alert('x')</script>", "1234567890 !!! ???", "' OR '1'='1' -- ",
         "I\u0300\u0301\u0302\u0303n\u0316\u0317\u0318voke\u0300\u0301\u0302 it", "\\x3c\\x62\\x3e\\x3c\\x2f\\x62\\x3e",
         "\U0001d54b\U0001d559\U0001d556 \U0001d562\U0001d566\U0001d55a\U0001d554\U0001d55c", "😀😀😀😀😀😀😀😀",
-        '<div class="a"><span></span></div>', "test \u202e right to left",
+        '<div class="a"><span></span></div>', "test \u202e right to left", "test\u2060test\u202b", "1/2 + 3",
+        "0,0/0,0", "`touch /tmp/blns.fail`", "<i onwheel=alert(1)> Scroll over me </i>", "\x1b[31m\x00\x01 colour",
+        "%x('ls -al /')",
     ],
     "personal_data": [
         "My card 4111 1111 1111 1111 is blocked", "write to ada.lovelace@example.org please",
@@ -106,6 +108,9 @@ HARMLESS = [
     "how do I add an onclick handler to a button in html?",
     "why was I charged $5.00 for order 12345?", "the shop at exit 7 people in St Louis was closed",
     "my connection to 192.168.0.1 is down again",
+    "$5 + $7 = ?", "what is 2+2=?", "\u202bשלום עולם מה שלומך\u202c", "\x1b[31mERROR\x1b[0m failed to connect",
+    "Explain $(pwd)", 'fix this: <button onclick="alert(1)">x</button>', "`ls /tmp` what does it do",
+    "CALL ME NOW about my refund!!!", "WHERE IS MY ORDER??? ANSWER ME NOW!!!",
     "the range 999.888.777.666 is odd", "is version 10.2.3.4 out?", "what is x² + 3x = 10?",
 ]  # fmt: skip
 

@@ -206,7 +206,7 @@ def test_a_long_text_is_read_for_names_in_overlapping_pieces() -> None:
 
 
 @pytest.mark.parametrize(("query", "answer"), [
-    ("send it to [email] please", "done"), ("what is my balance", "your card [card] has 5"),
+    ("what does [file: image/png, 3000 characters] show", "done"), ("what is my balance", "your card [card] has 5"),
     ("what does the picture show", "[file: image/png, 3000 characters]"), ("who am I", "you are [name]"),
 ])  # fmt: skip
 def test_what_was_cut_out_teaches_nothing_as_what_stood_there_would(query: str, answer: str) -> None:
@@ -214,6 +214,12 @@ def test_what_was_cut_out_teaches_nothing_as_what_stood_there_would(query: str, 
     assert found is not None
     assert found.reason == "personal_data"
     assert check_text(query, answer, FilterSettings(personal_data="keep")) is None
+
+
+@pytest.mark.parametrize("query", ["send it to [email] please", "card [card] was declined, call [phone]"])
+def test_a_query_without_what_was_cut_out_of_it_may_teach(query: str) -> None:
+    assert check_text(query, "It is on its way.", FilterSettings()) is None
+    assert check_text(query, "Sent to [email].", FilterSettings()) is not None
 
 
 def test_a_name_in_a_request_does_no_harm() -> None:

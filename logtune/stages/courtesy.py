@@ -10,11 +10,11 @@ from typing import Literal, NamedTuple
 from logtune.stages.wording import DOUBT
 
 READ = 400  # characters; longer texts are about something else
-Kind = Literal["praise", "thanks", "declined", "more", ""]
+Kind = Literal["praise", "thanks", "reply", "more", ""]
 
 
 class Courtesy(NamedTuple):
-    """`declined`: "no, thanks"; `more`: thanks or praise, and then something else; "": neither."""
+    """`reply`: "no, thanks", or a yes to a question; `more`: thanks or praise, then something else; "": neither."""
 
     kind: Kind
     rest: str = ""  # what follows, of `more`
@@ -175,9 +175,9 @@ def courtesy(text: str, answer: str = "") -> Courtesy:
     declined = DECLINED.match(said)
     kind = _alone(said[declined.end() :] if declined else said)
     if declined is not None:
-        return Courtesy("declined" if kind or not ANY_WORD.search(said[declined.end() :]) else "")
+        return Courtesy("reply" if kind or not ANY_WORD.search(said[declined.end() :]) else "")
     if kind == "agrees":
-        return Courtesy("" if answer.rstrip().endswith(("?", "？")) else "praise")
+        return Courtesy("reply" if answer.rstrip().endswith(("?", "？")) else "praise")
     if kind:
         return Courtesy(kind)
     head = HEAD.match(said)

@@ -16,7 +16,7 @@ from logtune.config import FilterSettings
 from logtune.stages import grams
 from logtune.stages.nearcopies import HASHES, NONE, NearCopies, Signatures, signatures
 from logtune.stages.noise import BLOCK, CLASSES, Floats, NoiseModel
-from logtune.stages.textchecks import Finding, check_form, check_private, worst
+from logtune.stages.textchecks import Finding, check_form, check_private, pardoned, worst
 
 PRIVATE = re.compile(r"[\d@＠]|%40|\[")  # personal data, and placeholders of it, have one of these
 
@@ -73,7 +73,7 @@ def _key(text: str) -> int:
 def _finding(item: Item, scores: Floats, over: bool, settings: FilterSettings) -> Finding | None:
     found = check_form(item.query, item.answer, settings)
     if found is None and over:
-        found = worst(dict(zip(CLASSES, scores.tolist(), strict=True)), settings)
+        found = worst(pardoned(item.query, dict(zip(CLASSES, scores.tolist(), strict=True))), settings)
     if found is None and settings.personal_data == "drop":
         query, answer = (text if PRIVATE.search(text) else "" for text in (item.query, item.answer))
         found = check_private(query, answer) if query or answer else None

@@ -18,6 +18,7 @@ from logtune.ports import Detection, Turn
 from logtune.prompts import PROMPTS
 from logtune.records import Feedback, FollowUp, Interaction, Signal, SignalKind
 from logtune.stages.courtesy import Kind, courtesy
+from logtune.stages.pasted import about_pasted
 from logtune.stages.stated import stated_answer
 from logtune.stages.wording import ASKED, CONSTRAINT, FAMILIES, REASK, Family, content_words
 
@@ -167,7 +168,7 @@ def detected_turn(text: str, answer: str, found: Detection) -> Reading | None:
     """What a detection says about the answer; None: the turn is no feedback."""
     manners = courtesy(text, answer)
     if manners.kind not in ("", "more"):
-        return None if manners.kind == "declined" else _praise(manners.kind, text, LIKED, "turn")
+        return None if manners.kind == "reply" else _praise(manners.kind, text, LIKED, "turn")
     if not found.is_feedback:
         return None
     found_bad = found.kind in ("complaint", "correction")
@@ -177,6 +178,8 @@ def detected_turn(text: str, answer: str, found: Detection) -> Reading | None:
         if not CONSTRAINT.search(manners.rest):
             return None  # thanks for the answer, and a new matter
         kind = "constraint"
+    if found_bad and stated is None and about_pasted(text, answer):
+        return None
     liked = kind == "praise"
     praise = found.kinds.get("praise", 0.0)
     sure = found.feedback * (praise if liked else 1 - praise)  # that it is feedback, and with this sign
@@ -204,8 +207,9 @@ def next_turn(text: str, query: str, answer: str) -> Reading | None:
         return _reask("same", text)
     manners = courtesy(text, answer)
     if manners.kind not in ("", "more"):
-        return None if manners.kind == "declined" else _praise(manners.kind, text, LIKED, "turn")
-    family = _family(manners.rest if manners.kind == "more" else text, answer)
+        return None if manners.kind == "reply" else _praise(manners.kind, text, LIKED, "turn")
+    said = manners.rest if manners.kind == "more" else text
+    family = None if about_pasted(text, answer) else _family(said, answer)
     if family is None:
         return _rephrases(text, query)
     stated = stated_answer(text, answer) if family.polarity < 0 and family.kind in ("complaint", "correction") else None

@@ -202,17 +202,27 @@ def stated_answer(text: str, answer: str, asked: bool = False) -> Stated | None:
     if not text.strip() or len(text) > LONGEST:
         return None
     one_line = re.sub(r"[ \t]+", " ", text.strip())
-    refused = re.match(REFUSE, one_line, re.IGNORECASE) is not None
-    plain = PLAIN if asked else PLAIN_IN_TURN
-    for span in _spans(one_line, (*plain, *CONTRAST) if asked or refused else plain, asked):
+    return _stated(one_line, answer, asked) or (_terse(one_line, answer) if asked else None)
+
+
+def seems_stated(text: str, answer: str) -> bool:
+    """Whether a turn is worded as if it named an answer, questions and wishes too: what the detector learned from."""
+    fits = bool(text.strip()) and len(text) <= LONGEST
+    return fits and _stated(re.sub(r"[ \t]+", " ", text.strip()), answer, loose=True, contrast=False) is not None
+
+
+def _stated(text: str, answer: str, loose: bool, contrast: bool = True) -> Stated | None:
+    plain = PLAIN if loose else PLAIN_IN_TURN
+    refused = re.match(REFUSE, text, re.IGNORECASE) is not None
+    for span in _spans(text, (*plain, *CONTRAST) if (loose and contrast) or refused else plain, loose):
         found = _clean(span, answer, MANY_WORDS)
         if found:
             return Stated(found, "plain")
-    for span in _spans(one_line, IMPLIED if asked else IMPLIED_IN_TURN, asked):
+    for span in _spans(text, IMPLIED if loose else IMPLIED_IN_TURN, loose):
         found = _clean(span, answer, FEW_WORDS)
         if found and not SPEECH.search(found):
             return Stated(found, "terse")
-    return _terse(one_line, answer) if asked else None
+    return None
 
 
 def _terse(text: str, answer: str) -> Stated | None:

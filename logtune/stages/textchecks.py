@@ -16,10 +16,11 @@ from logtune.config import FilterSettings
 from logtune.stages.languages import language
 from logtune.stages.lexicon import CLUES, IDEAS, Clue
 from logtune.stages.personal import personal_data, strong_identifiers
-from logtune.stages.redact import NAME, placeholders
+from logtune.stages.redact import FILE, placeholders
 
 FLAG = 0.5  # a class is named from this score on, in the words of feedback
 SENTENCE = 40  # words that a full stop counts for: more than any span but those over sentences
+SHOUT = 200  # characters of a request that is shouted
 SCANNED = 8000  # characters; longer texts are too long anyway
 
 
@@ -40,7 +41,7 @@ def check_text(
     found = check_form(query, answer, settings)
     if found is not None:
         return found
-    found = worst(class_scores(query) if scores is None else scores, settings)
+    found = worst(pardoned(query, class_scores(query) if scores is None else scores), settings)
     if found is not None:
         return found
     return check_private(query, answer) if settings.personal_data == "drop" else None
@@ -74,11 +75,30 @@ def worst(scores: Mapping[str, float], settings: FilterSettings) -> Finding | No
     return Finding(name, {name: round(scores[name], 3), "threshold": round(limits[name], 3)})
 
 
+OWN = re.compile(r"\b(?:my|our|mine)\s+(?:\w+\s+){0,2}?[a-z]{3,}", re.IGNORECASE)
+SOLD = re.compile(
+    r"https?:|www\.|\.(?:com|net|org|ru|info|co)\b|[£$€]|\d{4,}|%|\b(?:free|win|won|winner|prize|cash|offer|txt|text|reply"
+    r"|stop|claim|gift|deal|discount|cheap|buy|sale|sell|credit|loan|earn|click|subscribe|follow|ringtone|mobile|sms|visit"
+    r"|service|services|company|channel|website|hot|sexy|dating|crypto|bitcoin|investment)\b",
+    re.IGNORECASE,
+)
+
+
+def pardoned(text: str, scores: Mapping[str, float]) -> Mapping[str, float]:
+    """The scores, without that of spam where somebody shouts about their own matter and sells nothing."""
+    if scores.get("spam", 0.0) and len(text) <= SHOUT and OWN.search(text) and not SOLD.search(text):
+        return {**scores, "spam": 0.0}
+    return scores
+
+
 def check_private(query: str, answer: str) -> Finding | None:
-    """Personal data, or the placeholders where it was; a name that was cut out counts in an answer alone."""
+    """Personal data, or the placeholders where it was: in an answer, which would be learned with its gap.
+
+    A query from which it was cut out holds none any more; what a file held is missing from it, though.
+    """
     found = personal_data(query) or strong_identifiers(answer)
     counts = {kind: len(spans) for kind, spans in found.items()}
-    counts = counts or {kind: count for kind, count in placeholders(query).items() if kind != NAME}
+    counts = counts or {kind: count for kind, count in placeholders(query).items() if kind == FILE}
     counts = counts or placeholders(answer)
     return Finding("personal_data", {kind: float(count) for kind, count in counts.items()}) if counts else None
 
@@ -95,6 +115,18 @@ def _width(text: str) -> int:
 
 # --- broken text ---
 
+ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")  # colours of a terminal, in pasted logs
+BIDI = re.compile(r"[\u202a-\u202c\u2066-\u2069]")  # marks of direction, without those that turn letters around
+RIGHT_TO_LEFT = re.compile(r"[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]")
+SUM = re.compile(
+    r"^[\s(]*[$€£¥]?\d[\d.,]*%?(?:[\s()]*[-+*/×÷^=<>][\s()]*[$€£¥]?\d[\d.,]*%?)+[\s()€]*(?:=\s*\??|\?)\s*$"
+)
+ASKS = re.compile(
+    r"\?|\b(?:explain|what|why|how|fix|debug|does|do|is|can|should|convert|translate|describe|meaning|means?|help|was"
+    r"|wie|warum|erkläre?|que|qué|por qué|cómo|comment|pourquoi|explique|cosa|perché|come|wat|waarom|что|как|почему"
+    r"|объясни)\b|什么|为什么|怎么|解释|何|なぜ|説明",
+    re.IGNORECASE,
+)
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u202a-\u202e\u2066-\u2069\ufffe\uffff\ue000-\uf8ff]")
 ESCAPED = re.compile(r"\\x[0-9a-f]{2}|\\u[0-9a-f]{4}|%[0-9a-f]{2}%[0-9a-f]{2}|&#x?[0-9a-f]{2,7};?", re.IGNORECASE)
 STACKED = re.compile(r"[\u0300-\u036f\u0489]{3,}")  # marks piled on one letter
@@ -113,7 +145,7 @@ STYLED = re.compile(r"[\U0001d400-\U0001d7ff\uff21-\uff5a\u24b6-\u24e9\U0001f130
 
 def malformed(text: str) -> str | None:
     """What is broken in `text`: control, marks, no_words, styled, injected or escapes; None: nothing."""
-    if CONTROL.search(text):
+    if CONTROL.search(text) and CONTROL.search(_without_marks(text)):
         return "control"
     foreign = not text.isascii()
     if foreign and STACKED.search(text):
@@ -121,18 +153,27 @@ def malformed(text: str) -> str | None:
     if WORD.search(text) is None and not any(
         char.isalpha() and unicodedata.east_asian_width(char) == "W" for char in text
     ):
-        return "no_words"
+        return None if SUM.match(text) else "no_words"
     if foreign and len(STYLED.findall(text)) * 2 > sum(map(len, WORD.findall(text))) > 0:
         return "styled"
     return _mostly_markup(text)
+
+
+def _without_marks(text: str) -> str:
+    """Without the control characters that belong there: colours of a terminal, directions among Hebrew or Arabic."""
+    plain = ANSI.sub("", text)
+    return BIDI.sub("", plain) if RIGHT_TO_LEFT.search(plain) else plain
 
 
 def _mostly_markup(text: str) -> str | None:
     """A pasted program is fine, a request that is nothing but an attack string is not: few words remain beside it."""
     if MARKS.search(text) is None:
         return None
-    if INJECTED.search(text) and len(WORD.findall(INJECTED.sub(" ", ESCAPED.sub(" ", text)))) < 6:
-        return "injected"
+    if INJECTED.search(text):
+        beside = INJECTED.sub(" ", ESCAPED.sub(" ", text))
+        words = len(WORD.findall(beside))
+        if words < 6 and not (words and ASKS.search(beside)):  # a question about the code is one
+            return "injected"
     if sum(len(item) for item in ESCAPED.findall(text)) * 3 > len(text):
         return "escapes"
     return None

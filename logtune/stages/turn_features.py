@@ -10,7 +10,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 
 from logtune.ports import Turn
-from logtune.stages.stated import stated_answer
+from logtune.stages.stated import seems_stated
 from logtune.stages.wording import ERROR, FAMILIES, content_words
 
 READ = 4000  # characters of each text that are looked at
@@ -158,8 +158,8 @@ def _wording(turn: Turn) -> dict[str, float]:
     if (turn.answer or "").rstrip().endswith("?"):
         hits["family_refusing"] = 0.0
     any_hit = max(hits.values())
-    stated = stated_answer(text, turn.answer or "")
-    return hits | {"family_any": any_hit, "families": sum(hits.values()), "states": float(stated is not None)}
+    states = float(seems_stated(text, turn.answer or ""))
+    return hits | {"family_any": any_hit, "families": sum(hits.values()), "states": states}
 
 
 def _shape(turn: Turn) -> dict[str, float]:
