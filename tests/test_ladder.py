@@ -389,7 +389,8 @@ def test_a_prompt_retires_with_its_cluster_and_takes_the_place_of_an_adapter_wha
     (change,) = planning.plan([replace(verdict, cluster_id=cluster.id)], [cluster], tight)
     assert (change.candidate, change.adapter_id, change.action) == ("rules", None, "deploy")
     other = replace(cluster, id="clu-other", name="other")
-    (gone,) = planning.plan([], [other], serving({change.cluster_name: change}))
+    left = replace(serving({change.cluster_name: change}), leaving={change.cluster_name: "nobody asks any more"})
+    (gone,) = planning.plan([], [other], left)
     assert (gone.candidate, gone.action) == ("base", "retire")
     assert deploy.rollback(change.cluster_name, [expert, change, gone], 9.2e9, "still asked").candidate == "rules"
 
