@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
+from two_topics import right, student
 
 from logtune import pipeline
 from logtune.config import Config, build
@@ -32,22 +33,6 @@ TWO = build(
 ONE = build({**SETTINGS, "train": {"budget": 0.002}})
 JOINED = build({**SETTINGS, "train": {"budget": 0.004}, "cluster": {"min_size": 1000}})
 Sample = tuple[list[LogRecord], list[Feedback]]
-
-
-def right(call: ChatCall) -> str:
-    return "refund_status" if "refund" in call.messages[-1].content else "late_parcel"
-
-
-def student(say: Callable[[ChatCall], str] = right) -> ScriptedChat:
-    """What an adapter says of the two topics; the base model and probes get the same answers ever."""
-
-    def answer(call: ChatCall) -> str:
-        last = call.messages[-1].content
-        if "refund" not in last and "parcel" not in last:
-            return "It is as it is."
-        return say(call) if call.model else "general_question"
-
-    return ScriptedChat(answer)
 
 
 def part(sample: Sample, wanted: Callable[[int], bool]) -> Sample:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from two_topics import student
 
 from logtune import pipeline, pruning
 from logtune.app.cli import cli
@@ -16,9 +17,9 @@ from logtune.edges.pruned import Pruned
 from logtune.edges.store import Store, UnitResult
 from logtune.errors import InputError
 from logtune.ids import identified
-from logtune.ports import ChatCall, TrainingJob
+from logtune.ports import TrainingJob
 from logtune.records import Adapter, Evaluation, Json
-from logtune.testing import FakeExecutor, ScriptedChat, sample_logs, tools
+from logtune.testing import FakeExecutor, sample_logs, tools
 
 SETTINGS: dict[str, Json] = {
     "filter": {"off_topic": "off"}, "ladder": {"rungs": ["expert"]}, "train": {"budget": 0.004, "epochs": 3},
@@ -39,17 +40,6 @@ class Writing(FakeExecutor):
             (self.home / adapter.path).mkdir(parents=True, exist_ok=True)
             (self.home / adapter.path / "adapter_model.safetensors").write_bytes(b"x" * 100)
         return made
-
-
-def student() -> ScriptedChat:
-    def say(call: ChatCall) -> str:
-        last = call.messages[-1].content
-        if "refund" not in last and "parcel" not in last:
-            return "It is as it is."
-        right = "refund_status" if "refund" in last else "late_parcel"
-        return right if call.model else "general_question"
-
-    return ScriptedChat(say)
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from two_topics import student, topic
 
 from logtune import pipeline
 from logtune.config import Config, build
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
 from logtune.ids import new_id
-from logtune.ports import ChatCall
 from logtune.records import Cluster, Deployment, Interaction, Json, LogRecord, Rule, RuleAction, RuleEntry
-from logtune.testing import FakeExecutor, FixedClock, ScriptedChat, sample_log, sample_logs, tools
+from logtune.testing import FakeExecutor, FixedClock, sample_log, sample_logs, tools
 
 DAY = 86_400.0
 SETTINGS: dict[str, Json] = {
@@ -23,22 +23,6 @@ SETTINGS: dict[str, Json] = {
 CONFIG = build(SETTINGS)
 LOGS, FEEDBACK = sample_logs(users=400, per_user=1)  # an hour between two, so 17 days
 LATER = 40 * DAY
-
-
-def student() -> ScriptedChat:
-    """Adapters give the right topic, the base model never."""
-
-    def say(call: ChatCall) -> str:
-        last = call.messages[-1].content
-        if "refund" not in last and "parcel" not in last:
-            return "It is as it is."
-        return right(last) if call.model else "general_question"
-
-    return ScriptedChat(say)
-
-
-def right(query: str) -> str:
-    return "refund_status" if "refund" in query else "late_parcel"
 
 
 @pytest.fixture
@@ -61,7 +45,7 @@ def weeks_later(store: Store, content: Callable[[int, LogRecord], bool]) -> None
         again = f"again-{number}"
         if content(number, log):
             query = log.request["messages"][-1]["content"]  # type: ignore[index, call-overload]
-            store.add_logs([sample_log(again, query, right(query), f"late-{number}", log.at + LATER)])
+            store.add_logs([sample_log(again, query, topic(query), f"late-{number}", log.at + LATER)])
         elif not refunds(number, log):
             store.add_logs([replace(log, id=again, session=again, user=f"late-{number}", at=log.at + LATER)])
             said = [item for item in FEEDBACK if item.target == log.id]

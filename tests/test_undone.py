@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from two_topics import student
 
 from logtune import pipeline
 from logtune.app.commands.loop import undo
@@ -12,10 +13,9 @@ from logtune.config import Config, build
 from logtune.edges.experiments import Experiments
 from logtune.edges.store import Store
 from logtune.experiments import by_hand
-from logtune.ports import ChatCall
 from logtune.receipts import CycleReceipt
 from logtune.records import Adapter, Deployment, Evaluation, Experiment, Interaction, Json, PreferencePair
-from logtune.testing import FakeExecutor, ScriptedChat, sample_logs, tools
+from logtune.testing import FakeExecutor, sample_logs, tools
 
 SETTINGS: dict[str, Json] = {"filter": {"off_topic": "off"}, "ladder": {"rungs": ["expert"]}}
 GATE = build({**SETTINGS, "train": {"budget": 0.004}})
@@ -23,19 +23,6 @@ LIVE = build({**SETTINGS, "train": {"budget": 0.004}, "experiment": {"mode": "ab
 SAMPLE = sample_logs(users=480, per_user=1)
 FIRST = 400  # of its logs
 LATER = SAMPLE[0][-1].at + 9e6  # seconds since 1970, after all of it
-
-
-def student() -> ScriptedChat:
-    """Adapters give the right topic, the base model never."""
-
-    def say(call: ChatCall) -> str:
-        last = call.messages[-1].content
-        if "refund" not in last and "parcel" not in last:
-            return "It is as it is."
-        right = "refund_status" if "refund" in last else "late_parcel"
-        return right if call.model else "general_question"
-
-    return ScriptedChat(say)
 
 
 @pytest.fixture
