@@ -111,9 +111,10 @@ def _trained(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
     async def work() -> Sequence[Derived]:
         return await asyncio.to_thread(cycle.tools.executor.train, job, cycle.progress)
 
+    template = [digest(told)] if (told := cycle.config.model.template) else []
     # not on what it goes on from: once it serves, it would be asked to go on from itself
     yield Unit(
-        (plan.cluster.id, kind, str(job.rank), *plan.lessons[kind], cycle.tools.base_fingerprint, *_told(cycle)), work
+        (plan.cluster.id, kind, str(job.rank), *plan.lessons[kind], cycle.tools.base_fingerprint, *template), work
     )
 
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LOADING_S = 30.0  # until a test comes into force: its candidate has to be loaded by then
 AHEAD_S = 3.0  # beyond the poll of the gateways, until a larger share comes into force: all know it by then
 ALL = 10_000_000
-MOST_COUNTED = 1000  # logs of a test whose guard a gateway saw broken: half a second
+MOST_COUNTED = 1000  # logs since a test began, where somebody waits for its end: half a second
 
 
 def begin(
@@ -54,7 +54,8 @@ def begin(
             attempt=len(history) + 1, plan=settings.model_dump(mode="json"), config_hash=config.config_hash, at=now,
         )
     )  # fmt: skip
-    share = live.first_share(settings, estimates.busiest(store, cluster_name, settings, now))
+    active = estimates.busiest(store, cluster_name, settings, now) if settings.mode == "ab" else 0
+    share = live.first_share(settings, active)
     since = now + config.serve.poll_s + LOADING_S
     first = Step(
         id="", experiment_id="", number=0, action="start", share=share, since=since, verdict_id=None, by="loop",
@@ -205,15 +206,16 @@ def stop_test(store: "Store", cluster_name: str, now: float) -> Step | None:
     led = Experiments(store).running().get(cluster_name)
     if led is None:
         return None
-    return end(store, counted(store, led, now), "stop", "moved", "rolled back by hand", by=whoami(), now=now)
+    at = counted(store, led, now, most=MOST_COUNTED)
+    return end(store, at, "stop", "moved", "rolled back by hand", by=whoami(), now=now)
 
 
 def counted(store: "Store", led: Led, now: float, most: int | None = None) -> Trial:
-    """Where a test stands by all its logs; not counted, where there are more than `most`."""
+    """Where a test stands by all its logs; not counted, where there are more than `most` since it began."""
     logs = list(islice(store.logs(led[0].at, shadow=True), None if most is None else most + 1))
     if most is not None and len(logs) > most:
         return replace(standing(*led, (), (), now), counted=False)
-    return standing(*led, logs, list(store.feedback()), now)
+    return standing(*led, logs, list(store.feedback(led[0].at)), now)
 
 
 def find(store: "Store", wanted: str) -> Led:

@@ -6,7 +6,7 @@ Clusters are made of what users said of answers, so a topic that is served well 
 away what serves it. It goes where its lessons hold no more, or where nobody asks any more.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence, Set
 from typing import TYPE_CHECKING
 
 from logtune import holdings, incumbents
@@ -27,23 +27,27 @@ def leaving(store: "Store", cycle: "Cycle") -> dict[str, str]:
     silent = {name: row for name, row in incumbents.live_clusters(cycle).items() if name not in here}
     if not silent:
         return {}
-    asked = {log.cluster for log in cycle.logs.values()}
+    asked, over = {log.cluster for log in cycle.logs.values()}, _ended(store, cycle)
+    placed = {member for other in cycle.board.all(Cluster) for member in other.interaction_ids}
     routed = holdings.routed(cycle)
     found: dict[str, str] = {}
     for name, cluster in silent.items():
-        if _lost(store, cycle, cluster) >= HEIRS * len(cluster.interaction_ids):
+        if _lost(store, cycle, cluster.interaction_ids, placed, over) >= HEIRS * len(cluster.interaction_ids):
             found[name] = ENDED
         elif name not in asked and not routed.get(name):
             found[name] = f"no request came to it in the {cycle.config.cycle.window_days:g} days that are read"
     return found
 
 
-def _lost(store: "Store", cycle: "Cycle", cluster: Cluster) -> int:
-    """How many of its members teach no more for another reason than their age."""
-    items = store.load(Interaction, cluster.interaction_ids)
-    placed = {member for other in cycle.board.all(Cluster) for member in other.interaction_ids}
+def _lost(
+    store: "Store", cycle: "Cycle", members: Sequence[str], placed: Set[str], over: Set[str]
+) -> int:  # fmt: skip
+    """How many members teach no more for another reason than their age.
+
+    `placed`: those of this cycle's clusters, `over`: those behind rules that somebody ended.
+    """
+    items = store.load(Interaction, members)
     kept = store.known("record", sorted({item.log_id for item in items}))
-    over = _ended(store, cycle)
     aged = [item for item in items if item.log_id not in cycle.logs and item.log_id in kept]
     holds = {item.id for item in aged if item.id not in over and not _taken_back(cycle, item.feedback_ids)}
     teaching = holds | placed

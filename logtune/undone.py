@@ -15,7 +15,8 @@ from logtune.edges.experiments import Experiments
 from logtune.edges.store import Store
 from logtune.records import Adapter, CandidateKind, Deployment, Evaluation, Experiment, Rule, Verdict
 from logtune.served import evaluation_of
-from logtune.stages.choice import NAMES, RUNNER_UP
+from logtune.stages.choice import NAMES
+from logtune.stages.experiment import RUNNER_UP
 
 ALL = 10_000_000
 ILL = ("worse", "guard", "by_hand")  # codes of a live test's end that say something of its candidate

@@ -99,6 +99,19 @@ def test_a_request_after_praise_is_no_complaint_about_the_answer(text, kind):
     assert (reading.kind if reading else None) == kind
 
 
+@pytest.mark.parametrize(
+    "text",
+    ["thanks, this is garbage", "thanks for wasting my time", "amazing how bad this is", "great, now all my tests crash",
+     "super slow"],
+)  # fmt: skip
+def test_a_complaint_in_the_words_of_praise_stays_one(text):
+    reading = detected_turn(text, "It costs 10.50.", complaint(text))
+    assert reading is not None
+    assert reading.kind == "complaint"
+    by_words = next_turn(text, "What?", "It costs 10.50.")
+    assert by_words is None or by_words.polarity < 0
+
+
 def test_agreement_with_a_question_of_the_assistant_answers_it():
     assert detected_turn("that's right", "Do you mean your card?", complaint("that's right")) is None
     assert next_turn("correct", "Block it", "Do you mean your card?") is None

@@ -285,6 +285,7 @@ def test_the_kill_switch_holds_in_every_worker(tmp_path: Path) -> None:
     assert [reason == "the kill switch is on" for reason in reasons] == [True] * 10 + [False] * 10
 
 
+@pytest.mark.slow  # three processes
 def test_workers_end_at_once_when_told_twice(tmp_path: Path) -> None:
     with running(tmp_path, "workers=2") as server, server.asked("wait") as answer:
         answer.readline()

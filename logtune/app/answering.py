@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from logtune.app.critic import Part, drafted, revision, usage_of
@@ -19,7 +19,7 @@ from logtune.app.routing import Router
 from logtune.app.rules_prompt import with_rules
 from logtune.edges.project_scope import unpicked
 from logtune.edges.sse import cut
-from logtune.edges.upstream import STREAM_TYPE, UNKNOWN_URL, Answer, Backend, UpstreamCall, released
+from logtune.edges.upstream import CHAT, STREAM_TYPE, Answer, Backend, UpstreamCall, once, released
 from logtune.errors import RequestError
 from logtune.records import Json
 from logtune.stages.answer import CRITICS
@@ -37,7 +37,7 @@ class Whole:
 
     def again(self) -> Answer:
         """The same, for whoever reads it next."""
-        return replace(self.answer, chunks=_once(self.body), release=released)
+        return replace(self.answer, chunks=once(self.body), release=released)
 
 
 class Refusal(RequestError):
@@ -97,11 +97,11 @@ class Answering:
         """
         try:
             answer = await self._candidate(exchange)
-            if exchange.choice.adapter is None or answer.status != 404:
+            if exchange.choice.adapter is None or answer.status != 404 or exchange.path != CHAT:
                 return answer
             await answer.close()
         except RequestError as error:
-            if exchange.choice.adapter is None or error.status != 404 or error.code == UNKNOWN_URL:
+            if exchange.choice.adapter is None or error.status != 404 or exchange.path != CHAT:
                 raise
         self._router.lost(exchange.choice.adapter)
         LOG.warning(
@@ -158,7 +158,7 @@ class Answering:
         options = exchange.body.get("stream_options")
         counted = isinstance(options, dict) and bool(options.get("include_usage"))
         events = drafted(draft.completion or {}, include_usage=counted)
-        return replace(draft.answer, content_type=STREAM_TYPE, chunks=_once(events), release=released)
+        return replace(draft.answer, content_type=STREAM_TYPE, chunks=once(events), release=released)
 
     async def _part(self, exchange: Exchange, model: str, body: Mapping[str, Json]) -> Whole:
         """One call on the way to an answer, in one piece; RequestError when there is no completion."""
@@ -222,10 +222,6 @@ def read_answer(status: int, body: bytes) -> tuple[dict[str, Json] | None, str |
     if isinstance(value, dict) and "\\u" in shown:  # escapes would hide from the redaction what they say
         shown = json.dumps(value, ensure_ascii=False)[:SHOWN_ERROR]
     return None, f"the model server answered {status}: {shown}"
-
-
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
-    yield body
 
 
 def _failure(error: RequestError, calls: int) -> str:

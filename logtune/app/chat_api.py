@@ -139,6 +139,7 @@ class ChatApi:
             chunks.append(chunk)
             exchange.answer_bytes += len(chunk)
             if exchange.answer_bytes > self._most:
+                exchange.backend_s += time.perf_counter() - asked
                 await self._large(exchange, answer, chunks, send)
                 return
         body = b"".join(chunks)

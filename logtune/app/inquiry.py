@@ -9,6 +9,7 @@ a guard sees. What is asked here is beside serving, in a handful, and the same f
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
 
 from logtune.app.exchange import Exchange
 
@@ -16,14 +17,17 @@ LOG = logging.getLogger(__name__)
 QUESTIONS = 10  # of an inquiry
 BAD = 8  # bad answers to them, at least, that end a test; the base answered all of them
 PAUSE_S = 5.0  # from the beginning of one to that of the next
-Unseen = Callable[[Exchange], Awaitable[Exchange | None]]  # the candidate's exchange; None: it cannot answer now
+T = TypeVar("T")
 
 
-class Inquiry:
-    """Of one test; its methods belong to the event loop."""
+class Inquiry(Generic[T]):
+    """Of one test; its methods belong to the event loop.
 
-    def __init__(self, unseen: Unseen) -> None:
-        self.answers: list[Exchange] = []  # of the candidate, in this inquiry
+    `unseen` asks the candidate what the base was asked, and gives what is seen of its answer; None: it cannot answer.
+    """
+
+    def __init__(self, unseen: Callable[[Exchange], Awaitable[T | None]]) -> None:
+        self.answers: list[T] = []  # of the candidate, in this inquiry
         self._unseen = unseen
         self._left = 0  # questions that may still be asked
         self._begun = float("-inf")

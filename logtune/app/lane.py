@@ -100,7 +100,7 @@ class Lane:
             return
         self._course_at = now
         try:
-            self.course = await asyncio.to_thread(course, self.store)
+            self.course = await asyncio.to_thread(course, self.store, time.time())
         except Exception as error:  # noqa: BLE001  serving goes on, the next look tries again
             LOG.warning("how cycles have gone could not be read: %s", error)
 

@@ -61,7 +61,7 @@ class Seen(NamedTuple):
     seconds: float
     length: int
     calls: int  # that such an answer takes
-    refused: bool  # False also where it was not read, of both arms alike: that hides, but accuses nobody
+    refused: bool | None  # None: it was not read, of both arms alike
 
 
 @dataclass(slots=True)
@@ -110,7 +110,7 @@ def _faded(old: Capital) -> dict[str, Floats]:
 class Watched:
     """The recent traffic of one test."""
 
-    def __init__(self, now: float, inquiry: Inquiry) -> None:
+    def __init__(self, now: float, inquiry: Inquiry[Seen]) -> None:
         self.waiting: list[Seen] = []
         self.inquiry = inquiry
         self._stretch = Stretch(now)
@@ -152,6 +152,8 @@ class Watched:
         """Nearly all that the candidate does is bad, and nearly nothing of the base: seen with few users too."""
         for name in FAST:
             for seen, is_bad in zip(waiting, bad[name], strict=True):
+                if name == "refusals" and seen.refused is None:
+                    continue
                 self._last.setdefault((name, seen.ours), deque(maxlen=BURST)).append(bool(is_bad))
             ours, base = (self._last.get((name, side), ()) for side in (True, False))
             if len(ours) == len(base) == BURST and sum(ours) >= BURST_BAD and sum(base) <= BURST_BASE:
@@ -160,7 +162,7 @@ class Watched:
 
     def _inquired(self, settings: ExperimentSettings) -> tuple[str, dict[str, Json]] | None:
         """Asked what the base has answered well, the candidate nearly always fails; the base itself does not."""
-        found = [_seen(exchange, ours=True) for exchange in self.inquiry.answers]
+        found = self.inquiry.answers
         bad = self._bad(found, settings) if len(found) >= BAD else {}
         for name in bad:
             count, base = int(bad[name].sum()), self._last.get((name, False), ())
@@ -177,7 +179,7 @@ class Watched:
             "errors": np.array([float(seen.failed) for seen in waiting]),
             "slow": np.array([float(seen.seconds > slow) for seen in waiting]),
             "odd_length": np.array([float(not seen.failed and not 0 < seen.length <= long) for seen in waiting]),
-            "refusals": np.array([float(seen.refused) for seen in waiting]),
+            "refusals": np.array([float(seen.refused or False) for seen in waiting]),
         }
 
 
@@ -189,7 +191,7 @@ def _seen(exchange: Exchange, *, ours: bool, read: bool = True) -> Seen:
     seconds = exchange.elapsed_s or time.perf_counter() - exchange.started
     return Seen(
         ours, share, draw.lot, failed=exchange.error is not None, seconds=seconds, length=len(text),
-        calls=CALLS[exchange.choice.kind], refused=read and refuses(text),
+        calls=CALLS[exchange.choice.kind], refused=refuses(text) if read else None,
     )  # fmt: skip
 
 
@@ -222,11 +224,12 @@ class Guarding:
             if not seen.ours:
                 watched.inquiry.note(exchange)
 
-    async def _unseen(self, exchange: Exchange) -> Exchange | None:
+    async def _unseen(self, exchange: Exchange) -> Seen | None:
         """The candidate's answer to what the base has answered."""
         draw = exchange.choice.draw
         choice = self._router.table.asked_again(draw) if draw else None
-        return await self._chat.unseen(exchange, choice) if choice else None
+        found = await self._chat.unseen(exchange, choice) if choice else None
+        return None if found is None else _seen(found, ours=True)
 
     def start(self) -> None:
         """Check from now on."""

@@ -5,7 +5,6 @@ Every text that comes from logs or models is escaped and shortened; the page loa
 
 import platform
 import re
-import tempfile
 import unicodedata
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -18,6 +17,7 @@ from logtune.app.findings import Findings, Group, gather
 from logtune.app.plots import BAD, CALM, FAINT, GOOD, Bar, Interval, Line, bars, curves, intervals, sequence
 from logtune.app.serving_now import base_parameters
 from logtune.app.week import CANDIDATES, Week, before, failed, fresh, tell
+from logtune.edges.whole_file import write_whole
 from logtune.records import Json
 from logtune.stages.standing import REASONS as HELD
 
@@ -50,11 +50,8 @@ def told(store: "Store", found: Findings) -> Week:
 
 def save(path: Path, page: str) -> Path:
     """Write a page, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".part", delete=False) as file:
-        file.write(page)
-    Path(file.name).chmod(0o644)  # temporary files are for their owner alone
-    return Path(file.name).replace(path)
+    write_whole(path, page, 0o644)
+    return path
 
 
 def render(found: Findings, config: "Config", week: Week) -> str:

@@ -24,7 +24,7 @@ from logtune.edges import spending
 from logtune.edges.experiments import Experiments
 from logtune.edges.lease import CYCLE, Lease
 from logtune.edges.memory import available_bytes
-from logtune.edges.runs import Run, Runs, failures, since, succeeded_at
+from logtune.edges.runs import SKEW_S, Run, Runs, believed, failures, since, succeeded_at
 from logtune.edges.store import Store
 from logtune.errors import INTERRUPTED, KNOWN_ERROR, NOT_PASSED, OK
 from logtune.records import DAY_S, Feedback, LogRecord
@@ -33,7 +33,6 @@ MONTH_S = 30 * DAY_S
 END_S = 30.0  # for a child that is told to end
 POLL_S = 0.2
 WORDS = 300  # characters of a child's last words that are kept
-SKEW_S = 120.0  # that clocks of two machines may differ by; times further ahead are of one that was wrong
 SPENT_CYCLES = 200  # newest cycles whose cost is added up
 
 
@@ -74,7 +73,7 @@ class Scheduler:
         now = self._clock()
         self._since = min(self._since, now)  # the clock may have been ahead
         runs, cycles = self._runs.recent(until=now + SKEW_S), self._store.cycles(SPENT_CYCLES)
-        succeeded = succeeded_at([row for row in cycles if (row.ended_at or now) <= now + SKEW_S])
+        late = since(succeeded_at(believed(cycles, now)), runs)
         began = [row.started_at for row in cycles] + [run.began_at for run in runs]
         holder = Lease(self._store, CYCLE).holder()
         counted = [row for row in cycles if row.ended_at is None or row.ended_at >= now - MONTH_S]
@@ -83,8 +82,8 @@ class Scheduler:
             now=now, since=self._since, last_began=_newest(began, now),
             last_ended=_newest([row.ended_at for row in cycles], now),
             run_ended=_newest([run.ended_at for run in runs], now),
-            unfinished=bool(runs and runs[0].unfinished) or self._store.running_cycle() is not None,
-            paused=_paused(self._store), failures=failures(since(succeeded, runs), running=bool(holder)),
+            unfinished=bool(late and late[0].unfinished) or self._store.running_cycle() is not None,
+            paused=_paused(self._store), failures=failures(late, running=bool(holder)),
             holder=holder, new=self._records() - _learned(runs),
             disk_bytes=shutil.disk_usage(_existing(Path(self._config.store.home))).free,
             memory_bytes=available_bytes(), cost_30d=cost,

@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from logtune.edges.memory import available_bytes
 from logtune.edges.training_process import Child, Progress, trainer_of
 from logtune.errors import LogtuneError, MissingExtra, TrainingError
 from logtune.ports import TrainingJob
@@ -103,11 +104,10 @@ def memory_to_spare(pids: Sequence[int | None]) -> bool:
     """Whether so much as these processes hold is free besides; False where this machine does not tell."""
     try:
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in pids)
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        (free,) = (int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, ValueError, IndexError):
         return False
-    return 1024 * free > pages * os.sysconf("SC_PAGE_SIZE")
+    free = available_bytes()
+    return free is not None and free > pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class _Crew:

@@ -7,12 +7,12 @@ It holds what the store holds of a key, its hash, and is read in no other case: 
 
 import json
 import logging
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from logtune.edges.keyring import Key
+from logtune.edges.whole_file import write_whole
 
 LOG = logging.getLogger(__name__)
 FILE = "keys.json"
@@ -30,7 +30,7 @@ class KeyCopy:
         if self._kept == keys:
             return
         try:
-            self._write(json.dumps([asdict(key) for key in keys]))
+            write_whole(self._path, json.dumps([asdict(key) for key in keys]))
         except OSError as error:
             LOG.warning("the copy of the keys cannot be written, so the kill switch cannot replace a store: %s", error)
             return
@@ -45,10 +45,3 @@ class KeyCopy:
         except (OSError, ValueError, TypeError) as error:
             LOG.warning("the copy of the keys cannot be read: %s", error)
             return None
-
-    def _write(self, text: str) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        # Such a file is its owner's alone, and of processes that write at once each puts a whole one there.
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=self._path.parent, delete=False) as file:
-            file.write(text)
-        Path(file.name).replace(self._path)

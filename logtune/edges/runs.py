@@ -17,6 +17,7 @@ from logtune.ids import new_id
 
 LATELY = 5  # cycles
 MOST = 500  # runs that are looked through
+SKEW_S = 120.0  # that clocks of two machines may differ by; times further ahead are of one that was wrong
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,11 +102,17 @@ def succeeded_at(cycles: Sequence[CycleRow]) -> float | None:
     return max(ended, default=None)
 
 
-def course(store: Store) -> Course:
+def believed(cycles: Sequence[CycleRow], now: float) -> list[CycleRow]:
+    """Those of the cycles that did not end on a clock that was ahead."""
+    return [row for row in cycles if (row.ended_at or now) <= now + SKEW_S]
+
+
+def course(store: Store, now: float) -> Course:
     """How cycles have gone lately, from the newest few."""
-    succeeded, runs = succeeded_at(store.cycles(LATELY)), Runs(store).recent()
+    succeeded = succeeded_at(believed(store.cycles(LATELY), now))
+    late = since(succeeded, Runs(store).recent(until=now + SKEW_S))
     running = bool(Lease(store, CYCLE).holder())
-    return Course(succeeded_at=succeeded, failures=failures(since(succeeded, runs), running=running))
+    return Course(succeeded_at=succeeded, failures=failures(late, running=running))
 
 
 def failed_between(store: Store, begin: float, end: float) -> list[Run]:

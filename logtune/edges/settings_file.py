@@ -5,11 +5,11 @@ text, section, key, value -> text        path -> the file replaced at once, so t
 
 import json
 import re
-import tempfile
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
+from logtune.edges.whole_file import write_whole
 from logtune.errors import ConfigError
 
 BY_HAND = "change it there by hand, then run the command again"
@@ -64,9 +64,6 @@ def _parsed(text: str) -> object:
 def _replace(path: Path, text: str) -> None:
     target = path.resolve()  # a link stays a link
     try:
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=target.parent, delete=False) as file:
-            file.write(text)
-        Path(file.name).chmod(target.stat().st_mode & 0o7777)
-        Path(file.name).replace(target)
+        write_whole(target, text, target.stat().st_mode & 0o7777)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror or error}", BY_HAND) from error

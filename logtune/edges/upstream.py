@@ -144,7 +144,7 @@ class EmbeddedBackend:
                 )  # fmt: skip
             replies = await asyncio.gather(*map(self._engine.complete, request.calls))
         body = json.dumps(chat_body.completion(head, replies)).encode()
-        return Answer(status=200, content_type=JSON_TYPE, chunks=_once(body))
+        return Answer(status=200, content_type=JSON_TYPE, chunks=once(body))
 
     async def models(self) -> list[dict[str, Json]]:
         """The base model and every loaded adapter with its parent."""
@@ -170,7 +170,8 @@ def model_row(name: str, created: int, parent: str | None = None) -> dict[str, J
     return {"id": name, "object": "model", "created": created, "owned_by": "logtune", "root": name, "parent": parent}
 
 
-async def _once(body: bytes) -> AsyncGenerator[bytes, None]:
+async def once(body: bytes) -> AsyncGenerator[bytes, None]:
+    """A body in one piece."""
     yield body
 
 

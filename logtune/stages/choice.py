@@ -9,13 +9,12 @@ from dataclasses import replace
 
 from logtune.ids import identified
 from logtune.records import CandidateKind, Evaluation, Json, Verdict
-from logtune.stages.experiment import decide
+from logtune.stages.experiment import RUNNER_UP, decide
 
 NAMES: Mapping[CandidateKind, str] = {
     "base": "the base model", "rules": "rules in the prompt", "critic_prompt": "the base model as its own critic",
     "critic": "a critic adapter", "expert": "an expert adapter",
 }  # fmt: skip
-RUNNER_UP = "runner_up"  # code of a verdict
 CALLS: Mapping[CandidateKind, int] = {"base": 1, "rules": 1, "expert": 1, "critic_prompt": 3, "critic": 3}
 
 

@@ -144,9 +144,11 @@ TURNS = re.compile(
     re.IGNORECASE,
 )
 IRONIC = re.compile(
-    r"\bfor nothing\b|\bno,? but thanks|thanks,? but no\b|^\W*yeah,? right|\bas if\b|^\W*oh,? (?:great|"
+    r"\bfor (?:nothing|wasting)\b|\bamazing (?:how|that)\b|"
+    r"\bsuper[^\S\n]+(?:slow|bad|annoying|frustrating|unhelpful|wrong)\b|"
+    r"\bno,? but thanks|thanks,? but no\b|^\W*yeah,? right|\bas if\b|^\W*oh,? (?:great|"
     r"brilliant|wonderful|perfect|lovely)\b|\bnice try\b"
-    r"|\bgood luck\b|\banother\b|\bgreat,? now (?:it|my|i|the)\b|für nichts|pour rien|por nada|per niente",
+    r"|\bgood luck\b|\banother\b|\bgreat,? now (?:it|(?:all )?my|i|the)\b|für nichts|pour rien|por nada|per niente",
     re.IGNORECASE,
 )
 DECLINED = re.compile(

@@ -3,7 +3,6 @@
 Without a live test a passed gate promotes. With one it begins the test (`stages.live`), which decides later.
 """
 
-from collections.abc import Mapping
 from typing import Literal
 
 from logtune.ids import identified
@@ -11,13 +10,8 @@ from logtune.records import Evaluation, Json, Verdict
 
 BASE, CANDIDATE = "base", "candidate"  # names of arms
 GATE_PASSED = "gate_passed"
-CODES: Mapping[str, str] = {
-    GATE_PASSED: "the candidate is better on held-out users, and kept all guards",
-    "gate_failed": "it is not",
-    "gate_guard": "it did not keep a guard",
-    "not_enough_data": "the held-out users are too few to tell",
-    "runner_up": "it passed too, and serves where there is no room for the one chosen",
-}
+RUNNER_UP = "runner_up"  # it passed too, and serves where there is no room for the one chosen
+CODES = frozenset({GATE_PASSED, "gate_failed", "gate_guard", "not_enough_data", RUNNER_UP})
 Decision = Literal["promote", "extend", "stop", "rollback"]
 
 

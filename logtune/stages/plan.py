@@ -13,7 +13,6 @@ from typing import cast
 from logtune.errors import InputError
 from logtune.records import Adapter, CandidateKind, Cluster, Deployment, Verdict
 from logtune.stages.budget import Limits, beyond, room
-from logtune.stages.choice import RUNNER_UP
 from logtune.stages.deploy import (
     NOTHING,
     State,
@@ -24,6 +23,7 @@ from logtune.stages.deploy import (
     retired,
     state_of,
 )
+from logtune.stages.experiment import RUNNER_UP
 
 HEIRS = 0.5  # share of its members that must be in other clusters for one to live on in them
 SPLIT = 0.15  # share of its members that makes another cluster a part of what it was

@@ -17,10 +17,10 @@ from logtune.ids import identified
 from logtune.ports import Detection, Turn
 from logtune.prompts import PROMPTS
 from logtune.records import Feedback, FollowUp, Interaction, Signal, SignalKind
-from logtune.stages.courtesy import Kind, courtesy
+from logtune.stages.courtesy import IRONIC, Kind, courtesy
 from logtune.stages.pasted import about_pasted
 from logtune.stages.stated import stated_answer
-from logtune.stages.wording import ASKED, CONSTRAINT, FAMILIES, REASK, Family, content_words
+from logtune.stages.wording import ASKED, FAMILIES, REASK, Family, content_words
 
 VERSION = "3"
 SCANNED = 4000  # characters of a turn that are read
@@ -175,9 +175,10 @@ def detected_turn(text: str, answer: str, found: Detection) -> Reading | None:
     stated = stated_answer(text, answer) if found_bad else None
     kind: SignalKind = "correction" if stated is not None else found.kind
     if manners.kind == "more" and found_bad and stated is None:
-        if not CONSTRAINT.search(manners.rest):
+        follows = _family(manners.rest, answer)
+        if follows is None or follows.polarity >= 0:
             return None  # thanks for the answer, and a new matter
-        kind = "constraint"
+        kind = follows.kind
     if found_bad and stated is None and about_pasted(text, answer):
         return None
     liked = kind == "praise"
@@ -210,7 +211,7 @@ def next_turn(text: str, query: str, answer: str) -> Reading | None:
         return None if manners.kind == "reply" else _praise(manners.kind, text, LIKED, "turn")
     said = manners.rest if manners.kind == "more" else text
     family = None if about_pasted(text, answer) else _family(said, answer)
-    if family is None:
+    if family is None or (family.polarity > 0 and IRONIC.search(said)):
         return _rephrases(text, query)
     stated = stated_answer(text, answer) if family.polarity < 0 and family.kind in ("complaint", "correction") else None
     if stated is None:

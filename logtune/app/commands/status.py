@@ -1,5 +1,6 @@
 """`logtune status`: what came in, what the last cycle did, what serves, and what would happen next."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
@@ -65,7 +66,7 @@ def look(store: "Store", config: "Config") -> Status:
     running, newest = store.running_cycle(), next(iter(store.list(LogRecord, limit=1)), None)
     last = next((row for row in store.cycles(100) if row.ended_at is not None), None)
     serving = live(store, base_parameters(config))
-    since = course(store).succeeded_at or 0.0
+    since = course(store, time.time()).succeeded_at or 0.0
     return Status(
         schedule=look_at(store, config), failed=tuple(failed_between(store, since, inf)),
         logs=logs, feedback=feedback, last_log_at=newest.at if newest else None, last_cycle=last, running_cycle=running,
