@@ -196,8 +196,11 @@ def _edited(
     cycle: Cycle, rules: Sequence[Rule], own: Sequence[Rule], pair: PreferencePair | None
 ) -> PreferencePair | None:
     """The pair with the right answer as an operator put it, where its rule was edited."""
-    answers = [rule.text for rule in rules if not in_words(rule) and ledger.decided(rule, cycle.ledger, rules).edit]
-    if pair is None or not answers:
+    if pair is None or not cycle.ledger:
+        return pair
+    merged = [rule for rule in cycle.board.all(Rule) if rule.merged_from]
+    answers = [rule.text for rule in rules if not in_words(rule) and ledger.decided(rule, cycle.ledger, merged).edit]
+    if not answers:
         return pair
     chosen = answers[0][len(distill.ANSWER) :].strip()
     item = cycle.board.get(Interaction, pair.interaction_id)

@@ -8,7 +8,7 @@ store -> Voted: who has which side at the gate, as earlier cycles say
 from collections import defaultdict
 from collections.abc import Collection, Container, Sequence
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
@@ -21,6 +21,7 @@ from logtune.records import (
     Interaction,
     Json,
     PreferencePair,
+    Record,
     Rule,
     RuleEntry,
     Verdict,
@@ -33,6 +34,15 @@ from logtune.statistics import uniform
 LESSON_SALT = "logtune-lessons"  # fixed: the same lessons are checked in every cycle
 MOST_DEPLOYMENTS = 10_000  # read back; a weekly deployment of a hundred clusters takes two years to get there
 MOST_CYCLES = 100  # looked back for what the last ones said
+RECENT = 20  # cycles, of which the newest that has used any record of a kind tells what holds now
+ALL = 10_000_000
+R = TypeVar("R", bound=Record)
+
+
+def in_use(store: Store, kind: type[R]) -> list[R]:
+    """The records of a kind that the newest cycle with any of them used, newest first."""
+    used = (store.list(kind, limit=ALL, cycle_id=cycle.id) for cycle in store.cycles(RECENT))
+    return next((listed for listed in used if listed), [])
 
 
 def served_rules(store: Store, deployment: Deployment) -> tuple[Rule, ...]:
@@ -51,13 +61,16 @@ def served_rules(store: Store, deployment: Deployment) -> tuple[Rule, ...]:
     if not proven:
         return active(rule for rule in found if not ended_by_hand(store, rule, entries))
     ended = [set(rule.merged_from) for rule in found if rule.merged_from and rule.state not in ACTIVE]
-    left = (rule for rule in proven if not any(set(rule.merged_from) <= parts for parts in ended))
-    return tuple(rule for rule in left if not ended_by_hand(store, rule, entries))
+    left = [rule for rule in proven if not any(set(rule.merged_from) <= parts for parts in ended)]
+    now = {rule.id for rule in in_use(store, Rule)} if entries else set[str]()
+    return tuple(r for r in left if not ended_by_hand(store, r, entries, None if r.id in now else ()))
 
 
-def ended_by_hand(store: Store, rule: Rule, entries: Sequence[RuleEntry]) -> bool:
-    """Whether somebody ended the rule since."""
-    line = ledger.decided(rule, entries).state
+def ended_by_hand(
+    store: Store, rule: Rule, entries: Sequence[RuleEntry], among: Sequence[Rule] | None = None
+) -> bool:  # fmt: skip
+    """Whether somebody ended the rule since; `among`: as `ledger.decided`, () for one that has other words now."""
+    line = ledger.decided(rule, entries, among).state
     if line is None or line.action == "pin":
         return False
     if line.action == "veto" or line.until is None:

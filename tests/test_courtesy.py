@@ -101,8 +101,8 @@ def test_a_request_after_praise_is_no_complaint_about_the_answer(text, kind):
 
 @pytest.mark.parametrize(
     "text",
-    ["thanks, this is garbage", "thanks for wasting my time", "amazing how bad this is", "great, now all my tests crash",
-     "super slow"],
+    ["thanks, this is garbage", "thanks for wasting my time", "amazing how bad this is",
+     "great, now all my tests crash", "super slow"],
 )  # fmt: skip
 def test_a_complaint_in_the_words_of_praise_stays_one(text):
     reading = detected_turn(text, "It costs 10.50.", complaint(text))

@@ -14,7 +14,8 @@ from gateway_kit import WEIGHTS, gateway, post, write_adapter
 from logtune import pipeline
 from logtune.app.rules_prompt import with_rules as with_rules_in_body
 from logtune.config import Config, build
-from logtune.edges.store import Store
+from logtune.edges.ledger import RuleLedger
+from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.ids import identified
 from logtune.ports import ChatCall, Example, Tools, TrainingJob
 from logtune.records import (
@@ -27,6 +28,7 @@ from logtune.records import (
     Message,
     PreferencePair,
     Rule,
+    RuleEntry,
     Verdict,
 )
 from logtune.served import served_rules
@@ -342,6 +344,38 @@ def test_what_rules_of_held_out_users_taught_is_no_lesson_of_the_next_adapter(st
     assert learned
     assert held_out
     assert not learned & held_out
+
+
+def test_a_veto_of_a_rule_in_its_new_words_ends_the_proven_one_too(store: Store) -> None:
+    cycle(store, tools(store, student("rules")))
+    (row,) = store.deployments().values()
+    (proven,) = served_rules(store, row)
+    sibling = identified(replace(proven, id="", text="Be kind.", merged_from=("rule-other",)))
+    anew = identified(replace(proven, id="", text="Say it in other words.", merged_from=("rule-anew",)))
+
+    def veto(about: Rule) -> None:
+        RuleLedger(store).add(RuleEntry(
+            id=f"led-{about.id}", action="veto", rule_id=about.id, rule_text=about.text, parts=about.merged_from,
+            who="ann", at=8e9, interaction_ids=about.interaction_ids,
+        ))  # fmt: skip
+
+    veto(sibling)
+    assert served_rules(store, row) == (proven,)  # it holds still, and another rule was meant
+    store.open_cycle(CycleRow(id="c2", config_hash="c", started_at=9e9, ended_at=None, receipt={}))
+    store.commit_units(
+        [
+            UnitResult(
+                stage="distill",
+                key="k",
+                outputs=(anew,),
+                cycle_id="c2",
+                config_hash="c",
+                at=9e9,
+            )
+        ]
+    )
+    veto(anew)
+    assert served_rules(store, row) == ()
 
 
 def test_what_serves_can_be_rolled_back_to_rules_and_keeps_the_proven_ones(store: Store) -> None:

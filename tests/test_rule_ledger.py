@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from logtune import pipeline
 from logtune.app.cli import cli
+from logtune.app.influence import Decisions, of_rule
 from logtune.config import build
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
@@ -68,6 +69,17 @@ def test_another_rule_of_the_same_interactions_keeps_its_own_state() -> None:
     mine = rule("Answer in two sentences.", "a", interactions=("i1",))
     other = rule("Use the polite form.", "b", interactions=("i1",))
     assert [r.state for r in amend([mine, other], [], {}, {}, [line("veto", mine)])] == ["vetoed", "active"]
+
+
+def test_a_decision_about_another_rule_of_the_same_interactions_is_not_told_of_this_one() -> None:
+    mine = replace(rule("Use the polite form.", "a"), state="pinned")
+    other = replace(rule("Answer in two sentences.", "b"), state="vetoed")
+    pinned, vetoed = line("pin", mine, 1), line("veto", other, 2)
+    decisions = Decisions((pinned, vetoed), (mine, other))
+    assert of_rule(mine, [], {}, decisions).lines == (pinned,)
+    anew = rule("Be brief.", "x")
+    edited = line("edit", rule("Keep it short.", "y"), 3, "Be brief indeed.")
+    assert of_rule(anew, [], {}, Decisions((edited,), (anew,))).lines == (edited,)  # it is still active
 
 
 def test_the_newest_state_and_the_newest_edit_hold_side_by_side() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
 from logtune.app.console import ALL
-from logtune.app.influence import newest, of_rule, told
+from logtune.app.influence import Decisions, newest, of_rule, told
 from logtune.app.live_tests import LiveTest, newest_tests
 from logtune.app.reflective import Reflective, reflective
 from logtune.app.serving_now import Serving, live, sum_of_shares
@@ -299,7 +299,7 @@ def _lessons(
 ) -> tuple[Lesson, ...]:
     """Rules from feedback, those of most users first, with the users' words; a merged one stands for its parts."""
     rules, standings = _made(store, Rule, cycle), newest(_made(store, Standing, cycle))
-    entries = RuleLedger(store).every()
+    decisions = Decisions(RuleLedger(store).every(), [rule for rule in rules if rule.merged_from])
     parts = {part for rule in rules for part in rule.merged_from}
     ordered = sorted(
         (rule for rule in rules if rule.from_feedback and rule.id not in parts),
@@ -307,7 +307,7 @@ def _lessons(
     )
     found = []
     for rule in ordered:
-        on = of_rule(rule, _known(rule.interaction_ids, interactions), standings, entries)
+        on = of_rule(rule, _known(rule.interaction_ids, interactions), standings, decisions)
         decided = tuple(told(line) for line in on.lines)
         found.append(Lesson(rule=rule, evidence=_evidence(rule, signals), rests_on=on.sentence, decided=decided))
     return tuple(found)

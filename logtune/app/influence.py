@@ -8,9 +8,18 @@ from logtune.app.console import ALL, counted, moment
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
 from logtune.records import Interaction, Rule, RuleEntry, Standing
+from logtune.served import in_use
 from logtune.stages import ledger
 
 NAMED = 5  # users that a sentence names
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What people decided about rules."""
+
+    entries: Sequence[RuleEntry]  # oldest first
+    among: Sequence[Rule]  # the merged rules that hold now
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +47,8 @@ class Influence:
 def influence(store: Store, rule: Rule) -> Influence:
     """Of one rule, by the newest cycle that weighed it."""
     items = store.load(Interaction, rule.interaction_ids)
-    return of_rule(rule, items, newest(store.list(Standing, limit=ALL)), RuleLedger(store).every())
+    decided = Decisions(RuleLedger(store).every(), [each for each in in_use(store, Rule) if each.merged_from])
+    return of_rule(rule, items, newest(store.list(Standing, limit=ALL)), decided)
 
 
 def newest(standings: Iterable[Standing]) -> dict[str, Standing]:
@@ -50,7 +60,7 @@ def newest(standings: Iterable[Standing]) -> dict[str, Standing]:
 
 
 def of_rule(
-    rule: Rule, items: Sequence[Interaction], standings: Mapping[str, Standing], entries: Sequence[RuleEntry]
+    rule: Rule, items: Sequence[Interaction], standings: Mapping[str, Standing], decisions: Decisions
 ) -> Influence:
     """Of one rule; `items`: its interactions, `standings`: by lesson id."""
     believed, held = Counter[str](), dict[str, tuple[int, str]]()
@@ -60,7 +70,7 @@ def of_rule(
             held[user] = (held.get(user, (0, ""))[0] + 1, mine.reason)
         else:
             believed[user] += 1
-    decided = ledger.decided(rule, entries, None if rule.state == "active" else (rule,))
+    decided = ledger.decided(rule, decisions.entries, decisions.among)
     lines = tuple(line for line in (decided.state, decided.edit) if line is not None)
     return Influence(standing=standings.get(rule.id), users=dict(believed.most_common()), held=held, lines=lines)
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from logtune.edges.store import Store
 
 CYCLE = "logtune cycle makes them"
-RECENT = 20  # cycles, of which the newest that has made anything tells what holds now
 ELSEWHERE = ("rules", "adapters")  # with verbs of their own
 
 
@@ -122,11 +121,15 @@ def _list_command(name: str, kind: Kind) -> click.Command:
     @common
     def run(say: Console, limit: int, cycle_id: str | None, everything: bool) -> None:
         from logtune.app.findings import find_cycle
+        from logtune.served import in_use
 
         with say.store() as (store, _):
             cycle_id = find_cycle(store, cycle_id).id if cycle_id else None
-            found = store.list(kind.record, limit=ALL if kind.parts else limit + 1, cycle_id=cycle_id)
-            whole = found if everything or not kind.parts else current(store, kind, whole_ones(found, kind.parts))
+            if kind.parts and not everything and cycle_id is None:
+                found = in_use(store, kind.record)
+            else:
+                found = store.list(kind.record, limit=ALL if kind.parts else limit + 1, cycle_id=cycle_id)
+            whole = found if everything else whole_ones(found, kind.parts)
         say.answer(whole[:limit], lines(name, kind, whole, limit))
 
     examples = f"\n\n\b\nExamples:\n  logtune {name}\n  logtune {name} --limit 5 --json"
@@ -156,21 +159,6 @@ def whole_ones(found: Sequence[records.Record], parts: str) -> Sequence[records.
     """The records that no other one sums up."""
     covered = {part for record in found for part in getattr(record, parts)} if parts else set()
     return [record for record in found if record.id not in covered]
-
-
-def current(store: "Store", kind: Kind, found: Sequence[records.Record]) -> list[records.Record]:
-    """Without those that a later cycle replaced, with more evidence or as the ledger has them.
-
-    What the newest cycle used comes first: taking back a veto brings back a record that is older than the vetoed one.
-    """
-    used = (store.list(kind.record, limit=ALL, cycle_id=cycle.id) for cycle in store.cycles(RECENT))
-    newest = {record.id for record in next((listed for listed in used if listed), [])}
-    kept: list[tuple[records.Record, frozenset[str]]] = []
-    for record in sorted(found, key=lambda record: record.id not in newest):
-        mine = frozenset(getattr(record, kind.parts)) or frozenset([record.id])
-        if not any(2 * len(mine & parts) > len(mine) for _, parts in kept):
-            kept.append((record, mine))
-    return [record for record, _ in kept]
 
 
 def known(store: "Store", name: str, kind: Kind, wanted: str) -> records.Record:
