@@ -161,15 +161,24 @@ def _proven(cycle: Cycle, plan: Plan, turn: int) -> Iterator[Unit]:
     """Nothing where what serves was trained on just this."""
     found = ladder.checkpoints(cycle, plan, turn)
     if found and not ladder.climbed(cycle, plan):
-        yield Unit((*_asked(cycle, plan), *(a.id for a in found)), _put_to_the_gate(cycle, plan, turn, found))
+        # what passed once and has no weights left passes again with new ones; what failed is not trained for nothing
+        again = (adapter.id for adapter in found if adapter.id in cycle.passed and _gone(cycle, adapter))
+        gone = [f"without weights since {cycle.pruned[name]}" for name in again]
+        inputs = (*_asked(cycle, plan), *(a.id for a in found), *gone)
+        yield Unit(inputs, _put_to_the_gate(cycle, plan, turn, found))
+
+
+def _gone(cycle: Cycle, adapter: Adapter) -> bool:
+    """Whether its weights were removed from the disk."""
+    return adapter.id in cycle.pruned and not (Path(cycle.tools.adapters_dir) / adapter.path).is_dir()
 
 
 def _put_to_the_gate(
     cycle: Cycle, plan: Plan, turn: int, found: Sequence[Adapter]
 ) -> Callable[[], Awaitable[Sequence[Derived]]]:
     """The gate of an adapter; where weights were removed since they were trained, they are trained again for it."""
-    kind, folder = plan.kind(turn), Path(cycle.tools.adapters_dir)
-    again = kind is not None and any(a.id in cycle.pruned and not (folder / a.path).is_dir() for a in found)
+    kind = plan.kind(turn)
+    again = kind is not None and any(_gone(cycle, adapter) for adapter in found)
 
     async def work() -> Sequence[Derived]:
         made: Sequence[Adapter] = ()

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 LOADING_S = 30.0  # until a test comes into force: its candidate has to be loaded by then
 AHEAD_S = 3.0  # beyond the poll of the gateways, until a larger share comes into force: all know it by then
-ALL = 10_000_000
 MOST_COUNTED = 1000  # logs since a test began, where somebody waits for its end: half a second
 
 
@@ -177,7 +176,7 @@ def end(
     step = step_of(at, action, share, now, by=by, reason=reason, now=now, verdict=verdict)
     made: list[Deployment] = []
     if back:
-        history = store.list(Deployment, limit=ALL)
+        history = store.list(Deployment, limit=None)
         made = [deploy.rollback(at.test.cluster_name, history, now, f"{reason} ({verdict.id})")]
     return step if Experiments(store).take(step, verdict, made) else None
 

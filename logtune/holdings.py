@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from logtune.edges.store import Store
     from logtune.runner import Cycle
 
-ALL = 10_000_000
 NEWEST = 5000  # interactions by which a cycle tells where requests go
 WINDOW_S = 28 * DAY_S  # of the logs that tell it outside of a cycle
 
@@ -29,7 +28,7 @@ def in_cycle(store: "Store", cycle: "Cycle") -> budget.Limits:
     names = {cluster.id: cluster.name for cluster in cycle.board.all(Cluster)}
     made = cycle.board.all(Verdict)
     at = {verdict.adapter_id: [names[verdict.cluster_id]] for verdict in made if verdict.adapter_id is not None}
-    won = budget.gains([*cycle.board.all(Evaluation), *store.list(Evaluation, limit=ALL)])
+    won = budget.gains([*cycle.board.all(Evaluation), *store.list(Evaluation, limit=None)])
     worth = budget.worths(at | budget.homes(store.deployments()), won, routed(cycle))
     return budget.Limits(base_parameters=cycle.tools.base_parameters, budget=cycle.config.train.budget, worth=worth)
 
@@ -54,7 +53,7 @@ def outside(
     store: "Store", config: "Config", base_parameters: int, now: float, coming: Mapping[str, Sequence[str]]
 ) -> budget.Limits:
     """The budget outside of a cycle; `coming`: adapter id -> the clusters in which a live test has it."""
-    at, won = {**coming, **budget.homes(store.deployments())}, budget.gains(store.list(Evaluation, limit=ALL))
+    at, won = {**coming, **budget.homes(store.deployments())}, budget.gains(store.list(Evaluation, limit=None))
     worth = budget.worths(at, won, _logged(store, now))
     return budget.Limits(base_parameters=base_parameters, budget=config.train.budget, worth=worth)
 
@@ -63,14 +62,14 @@ def listed(store: "Store", base_parameters: int, now: float) -> list[budget.Hold
     """Every live adapter with what it takes and what it is worth; the one that would go first comes first."""
     at = budget.homes(store.deployments())
     adapters = {adapter.id: adapter for adapter in store.load(Adapter, list(at))}
-    won = budget.gains(store.list(Evaluation, limit=ALL))
+    won = budget.gains(store.list(Evaluation, limit=None))
     return budget.holdings(at, adapters, won, _logged(store, now), base_parameters)
 
 
 def _logged(store: "Store", now: float) -> dict[str, float]:
     """Cluster -> the share of the requests that went to it, of those of the last four weeks since it first served."""
     began: dict[str, float] = {}
-    for row in (row for row in store.list(Deployment, limit=ALL) if row.candidate != "base"):
+    for row in (row for row in store.list(Deployment, limit=None) if row.candidate != "base"):
         began[row.cluster_name] = min(row.at, began.get(row.cluster_name, row.at))
     sent = [(log.at, log.cluster) for log in store.logs(now - WINDOW_S)]
     found: dict[str, float] = {}

@@ -187,14 +187,22 @@ def _cycle(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
         for name, ids in cast("dict[str, list[str]]", row.receipt.get("lessons") or {}).items()
     }
     taught = {pair.id for pairs in lessons.values() for pair in pairs} | {n for a in adapters for n in a.pair_ids}
+    pruned = Pruned(store).every()
     return Cycle(
         id=row.id, config=config, tools=tools, board=Board(), logs=logs,
         feedback={item.id: item for item in store.feedback()}, serving=serving,
         before=before, earlier=tuple(earlier), routes=routes, progress=progress, prompted=_prompted(store, row),
         ledger=RuleLedger(store).every(), lessons=lessons, aged=aged_lessons(store, taught, logs),
         base_since=rebasing.of_cycle(row, tools.base_fingerprint).since,
-        pruned=frozenset(Pruned(store).every()), voted=read_voted(row.receipt.get("voted") or {}),
+        pruned=pruned, passed=_passed(store) & pruned.keys() if pruned else frozenset(),
+        voted=read_voted(row.receipt.get("voted") or {}),
     )  # fmt: skip
+
+
+def _passed(store: Store) -> frozenset[str]:
+    """Ids of the adapters that have ever passed a gate."""
+    judged = store.list(Evaluation, limit=None)
+    return frozenset(row.adapter_id for row in judged if row.adapter_id and row.outcome == "passed")
 
 
 def _prompted(store: Store, row: CycleRow) -> dict[str, Prompted]:

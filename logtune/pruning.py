@@ -21,8 +21,6 @@ from logtune.runner import Cycle
 from logtune.stages.deploy import restorable
 from logtune.stages.train import work_folder
 
-ALL = 10_000_000
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
@@ -47,7 +45,7 @@ def plan(store: Store, home: Path, keep: int, passed: Collection[str], training:
     """
     here = pruned.folders(home)
     by_path: dict[str, list[str]] = defaultdict(list)
-    for adapter in store.list(Adapter, limit=ALL):
+    for adapter in store.list(Adapter, limit=None):
         by_path[adapter.path].append(adapter.id)
     needed = _needed(store, keep) | set(passed)
     gone = {name: tuple(ids) for name in here if (ids := by_path.get(name)) and not needed & set(ids)}
@@ -81,13 +79,13 @@ def by_hand(store: Store, home: Path, keep: int) -> Plan:
     running, cycles = store.running_cycle(), store.cycles(1)
     passed = of_cycle(store, cycles[0].id) if cycles else set()
     if running is not None:
-        passed |= {adapter.id for adapter in store.list(Adapter, limit=ALL, cycle_id=running.id)}
+        passed |= {adapter.id for adapter in store.list(Adapter, limit=None, cycle_id=running.id)}
     return plan(store, home, keep, passed, None if running else ())
 
 
 def of_cycle(store: Store, cycle_id: str) -> set[str]:
     """Ids of the adapters that passed a gate in a cycle."""
-    judged = store.list(Evaluation, limit=ALL, cycle_id=cycle_id)
+    judged = store.list(Evaluation, limit=None, cycle_id=cycle_id)
     return {row.adapter_id for row in judged if row.adapter_id and row.outcome == "passed"}
 
 
@@ -102,7 +100,7 @@ def apply(store: Store, home: Path, found: Plan, now: float) -> None:
 
 def _needed(store: Store, keep: int) -> set[str]:
     """Ids of the adapters that serve, that are tested or held back, and that a rollback may restore."""
-    rows = store.list(Deployment, limit=ALL)
+    rows = store.list(Deployment, limit=None)
     by_name: dict[str, list[Deployment]] = defaultdict(list)
     for row in rows:
         by_name[row.cluster_name].append(row)

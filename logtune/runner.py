@@ -108,7 +108,8 @@ class Cycle:
     aged: Mapping[str, Interaction] = field(default_factory=dict)  # pair id -> its interaction, of pairs that were
     # taught earlier and whose logs are no longer read
     voted: Voted = Voted()
-    pruned: frozenset[str] = frozenset()  # ids of adapters whose weights were removed from the disk
+    pruned: Mapping[str, float] = field(default_factory=dict)  # adapters whose weights were removed -> when
+    passed: frozenset[str] = frozenset()  # those of them that have ever passed a gate
     base_since: float = 0.0  # when the base model became the base; 0: there never was another
     ledger: tuple[RuleEntry, ...] = ()  # what people decided about rules, oldest first
     replies: dict[ChatCall, ChatReply] = field(default_factory=dict)  # the gate's, so that no call is made twice

@@ -35,13 +35,12 @@ LESSON_SALT = "logtune-lessons"  # fixed: the same lessons are checked in every 
 MOST_DEPLOYMENTS = 10_000  # read back; a weekly deployment of a hundred clusters takes two years to get there
 MOST_CYCLES = 100  # looked back for what the last ones said
 RECENT = 20  # cycles, of which the newest that has used any record of a kind tells what holds now
-ALL = 10_000_000
 R = TypeVar("R", bound=Record)
 
 
 def in_use(store: Store, kind: type[R]) -> list[R]:
     """The records of a kind that the newest cycle with any of them used, newest first."""
-    used = (store.list(kind, limit=ALL, cycle_id=cycle.id) for cycle in store.cycles(RECENT))
+    used = (store.list(kind, limit=None, cycle_id=cycle.id) for cycle in store.cycles(RECENT))
     return next((listed for listed in used if listed), [])
 
 

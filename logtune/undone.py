@@ -18,7 +18,6 @@ from logtune.served import evaluation_of
 from logtune.stages.choice import NAMES
 from logtune.stages.experiment import RUNNER_UP
 
-ALL = 10_000_000
 ILL = ("worse", "guard", "by_hand")  # codes of a live test's end that say something of its candidate
 
 
@@ -58,13 +57,13 @@ def barred(store: Store, verdicts: Sequence[Verdict], names: Mapping[str, str]) 
 def of_store(store: Store) -> dict[str, list[Undone]]:
     """Cluster name -> what was undone there."""
     found: dict[str, list[Undone]] = defaultdict(list)
-    rows = {row.id: row for row in store.list(Deployment, limit=ALL)}
+    rows = {row.id: row for row in store.list(Deployment, limit=None)}
     for row in (row for row in rows.values() if row.action == "rollback"):
         gone = rows.get(row.previous_id or "")
         proof = evaluation_of(store, gone) if gone and gone.candidate != "base" else None
         if proof is not None:
             found[row.cluster_name].append(_undone(store, proof, f"rolled back on {_day(row.at)}: {row.reason}"))
-    for test in store.list(Experiment, limit=ALL):
+    for test in store.list(Experiment, limit=None):
         last, tried = Experiments(store).led(test)[-1], store.get(test.evaluation_id)
         if last.action in ("stop", "rollback") and last.code in ILL and isinstance(tried, Evaluation):
             words = f"stopped by a live test on {_day(last.at)}: {last.reason}"

@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -11,10 +12,10 @@ import pytest
 
 from logtune.app import cli
 from logtune.edges.preferences import HumanChoice, read_choices
-from logtune.edges.store import Store, UnitResult
+from logtune.edges.store import CycleRow, Store, UnitResult
 from logtune.errors import InputError
 from logtune.ids import identified
-from logtune.records import Message, PreferencePair
+from logtune.records import Message, PreferencePair, Standing
 
 ROWS = [
     {"instruction": f"Add {n} and 1.", "output_1": str(n + 1), "output_2": f"It is {n}.", "preferred": 1}
@@ -95,9 +96,13 @@ def test_without_a_file_the_users_corrections_are_the_yardstick(
             chosen=str(n), rejected="No idea.", origin=origin, margin=None, votes={},
         )) for n, origin in enumerate(["edit", "stated", "revised"] * 4)
     )  # fmt: skip
-    store.commit_units([UnitResult(stage="pairs", key="k", outputs=pairs, cycle_id="c", config_hash="h", at=1.0)])
+    doubt = Standing(id="st-1", lesson_id="int-99", state="held", reason="contradicted", users=1, scores={})
+    doubted = identified(replace(pairs[0], id="", interaction_id="int-99", chosen="a lie"))
+    store.open_cycle(CycleRow(id="c", config_hash="h", started_at=1.0, ended_at=2.0, receipt={}))
+    made = (*pairs, doubted, doubt)
+    store.commit_units([UnitResult(stage="pairs", key="k", outputs=made, cycle_id="c", config_hash="h", at=1.0)])
     store.close()
-    assert cli.main(["judge", "calibrate", "--json", "--limit", "8"]) == 0
+    assert cli.main(["judge", "calibrate", "--json", "--limit", "9"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["decided"] == 8  # not those that a model wrote
     assert (found["agreement"], found["kappa"]) == (1.0, 1.0)  # each other correction stands second

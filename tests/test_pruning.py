@@ -13,6 +13,7 @@ from logtune.app.cli import cli
 from logtune.app.commands.loop import undo
 from logtune.app.projects import for_project
 from logtune.config import Config, build
+from logtune.edges.experiments import Control, Experiments
 from logtune.edges.pruned import Pruned
 from logtune.edges.store import Store, UnitResult
 from logtune.errors import InputError
@@ -101,6 +102,19 @@ def test_what_is_put_to_the_gate_again_is_trained_again(store: Store, home: Path
     (job,) = cycle(store, home, guards).jobs
     assert job.cluster_id == row.cluster_id
     assert not cycle(store, home, guards).jobs
+
+
+def test_what_passed_and_lost_its_weights_meanwhile_is_trained_again_before_it_serves(store: Store, home: Path) -> None:
+    """It passed while live tests were paused, another setting was tried, and then the first one was put back."""
+    Experiments(store).pause(Control(name="", at=1.0, by="ann", reason="the fair"))
+    cycle(store, home, {"experiment": {"mode": "ab"}})
+    assert not live(store)
+    cycle(store, home, {"experiment": {"mode": "ab"}, "train": {"budget": 0.004, "seed": 1}})
+    jobs = cycle(store, home).jobs
+    assert live(store)
+    assert live(store) <= here(home)
+    assert len(jobs) == len(live(store))
+    assert not cycle(store, home).jobs
 
 
 def later(store: Store, count: int) -> list[Adapter]:

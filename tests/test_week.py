@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 import sample_cycle
 
-from logtune.app.console import ALL
 from logtune.app.findings import Findings, HeldBack, gather
 from logtune.app.report import told
 from logtune.app.week import MOST, Before, Week, before, failed, failures, fresh, tell
@@ -139,8 +138,8 @@ def test_the_cycle_before_is_the_last_one_that_ended(store: Store, found: Findin
     earlier = before(store, later)
     assert earlier is not None
     assert earlier.started_at == found.cycle.started_at
-    assert earlier.rules == {rule.text for rule in store.list(Rule, limit=ALL, cycle_id=found.cycle.id)}
-    items = store.list(Interaction, limit=ALL, cycle_id=found.cycle.id)
+    assert earlier.rules == {rule.text for rule in store.list(Rule, limit=None, cycle_id=found.cycle.id)}
+    items = store.list(Interaction, limit=None, cycle_id=found.cycle.id)
     assert fresh(store, found.cycle, Before(started_at=max(i.at for i in items), rules=frozenset())) == sum(
         item.at == max(i.at for i in items) for item in items
     )

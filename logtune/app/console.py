@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from logtune.edges.store import Store
     from logtune.records import Json
 
-ALL = 10_000_000  # a limit that is none
 GAP = "  "  # between two columns
 
 

@@ -36,7 +36,6 @@ WEEK_S = 7 * DAY_S  # the messages come in over a week
 AGAIN_S = 60.0  # from an answer to the same question in other words
 EVERY_S = 5.0  # between two lines of progress
 AT_ONCE = 32  # requests under way at the gateway
-ALL = 10_000  # more records than the sample can make of one kind
 ANSWER_S = 300.0  # longest wait for one answer of the gateway
 
 
@@ -107,8 +106,8 @@ def noise(store: "Store", cycle_id: str) -> dict[str, str]:
     """Record id -> reason, of everything that the cycle's filter called noise."""
     from logtune.stages.filter import NOISE_REASONS
 
-    logs = {item.id: item.log_id for item in store.list(Interaction, limit=ALL, cycle_id=cycle_id)}
-    decisions = store.list(Decision, limit=ALL, cycle_id=cycle_id)
+    logs = {item.id: item.log_id for item in store.list(Interaction, limit=None, cycle_id=cycle_id)}
+    decisions = store.list(Decision, limit=None, cycle_id=cycle_id)
     return {
         logs[item.interaction_id]: item.reason for item in decisions if item.reason in NOISE_REASONS | {"duplicate"}
     }

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
 
-from logtune.app.console import ALL
 from logtune.app.influence import Decisions, newest, of_rule, told
 from logtune.app.live_tests import LiveTest, newest_tests
 from logtune.app.reflective import Reflective, reflective
@@ -236,13 +235,13 @@ def _trust(signals: Sequence[Signal]) -> tuple[Reliability, ...]:
 
 def _reflective(store: "Store") -> tuple[Reflective, ...]:
     """All logs are read for it, so only where a critic was ever deployed."""
-    critics = any(item.candidate in CRITICS for item in store.list(Deployment, limit=ALL))
+    critics = any(item.candidate in CRITICS for item in store.list(Deployment, limit=None))
     return reflective(store.logs()) if critics else ()
 
 
 def find_cycle(store: "Store", cycle_id: str | None) -> "CycleRow":
     """The cycle with that id or beginning of one, or the newest."""
-    cycles = store.cycles(ALL)
+    cycles = store.cycles(None)
     if not cycles:
         raise InputError("no cycle has run yet", "logtune cycle runs one")
     found = [row for row in cycles if cycle_id is None or row.id.startswith(cycle_id)]
@@ -254,7 +253,7 @@ def find_cycle(store: "Store", cycle_id: str | None) -> "CycleRow":
 
 
 def _made(store: "Store", kind: type[R], cycle: "CycleRow") -> list[R]:
-    return store.list(kind, limit=ALL, cycle_id=cycle.id)
+    return store.list(kind, limit=None, cycle_id=cycle.id)
 
 
 def reasons(decisions: Iterable[Decision], interactions: Mapping[str, Interaction]) -> tuple[Reason, ...]:

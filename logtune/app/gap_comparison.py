@@ -6,7 +6,6 @@ Reads what cycles have left; the teacher's predictions are remembered from them,
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from logtune.app.console import ALL
 from logtune.candidates import known_beforehand
 from logtune.config import Config
 from logtune.edges.store import CycleRow, Store
@@ -47,8 +46,8 @@ async def compare(
 ) -> Comparison:  # fmt: skip
     """All clusters of the newest `cycles` that ended, each measured once by every method."""
     measured: dict[str, Measured] = {}
-    evaluations = store.list(Evaluation, limit=ALL)
-    for row in [row for row in store.cycles(limit=ALL) if row.ended_at is not None][:cycles]:
+    evaluations = store.list(Evaluation, limit=None)
+    for row in [row for row in store.cycles(limit=None) if row.ended_at is not None][:cycles]:
         cycle = _board(store, tools, config, row, progress)
         for group in cycle.board.all(Cluster):
             if group.id not in measured:
@@ -69,7 +68,7 @@ def _board(store: Store, tools: Tools, config: Config, row: CycleRow, progress: 
     """The records of a cycle that a gap rests on."""
     board = Board()
     for kind in (Cluster, Rule, PreferencePair, Interaction):
-        board.add(store.list(kind, limit=ALL, cycle_id=row.id))
+        board.add(store.list(kind, limit=None, cycle_id=row.id))
     return Cycle(
         id=row.id, config=config, tools=tools, board=board, logs={}, feedback={}, serving={}, before={},
         progress=progress,

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from logtune.app.console import ALL, counted, moment
+from logtune.app.console import counted, moment
 from logtune.edges.ledger import RuleLedger
 from logtune.edges.store import Store
 from logtune.records import Interaction, Rule, RuleEntry, Standing
@@ -48,7 +48,7 @@ def influence(store: Store, rule: Rule) -> Influence:
     """Of one rule, by the newest cycle that weighed it."""
     items = store.load(Interaction, rule.interaction_ids)
     decided = Decisions(RuleLedger(store).every(), [each for each in in_use(store, Rule) if each.merged_from])
-    return of_rule(rule, items, newest(store.list(Standing, limit=ALL)), decided)
+    return of_rule(rule, items, newest(store.list(Standing, limit=None)), decided)
 
 
 def newest(standings: Iterable[Standing]) -> dict[str, Standing]:

@@ -4,7 +4,6 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from logtune.app.console import ALL
 from logtune.edges.experiments import ENDS, Experiments
 from logtune.errors import InputError
 from logtune.records import Cluster, Evaluation, Experiment
@@ -50,7 +49,7 @@ def passed(store: "Store", wanted: str | None) -> dict[str, Evaluation]:
     InputError where that names nothing that has passed.
     """
     found: dict[str, Evaluation] = {}
-    for item in store.list(Evaluation, limit=ALL):
+    for item in store.list(Evaluation, limit=None):
         if item.outcome == "passed":
             (cluster,) = store.load(Cluster, [item.cluster_id])
             if wanted is None or wanted in (cluster.name, item.id):

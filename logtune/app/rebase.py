@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from logtune import knowing, rebasing
-from logtune.app.console import ALL
 from logtune.edges.ledger import RuleLedger
 from logtune.errors import InputError, ModelError
 from logtune.records import Cluster, Deployment, PreferencePair, Rule, Standing
@@ -75,13 +74,13 @@ def plan(store: "Store", config: "Config", tools: "Tools", most: int) -> Plan:
 
     InputError where no cycle has ended.
     """
-    cycle = next((row for row in store.cycles(ALL) if row.ended_at is not None), None)
+    cycle = next((row for row in store.cycles(None) if row.ended_at is not None), None)
     if cycle is None:
         raise InputError("no cycle has ended, so there are no lessons to keep", "set model.base and run logtune cycle")
     base = rebasing.now_on(store, tools.base_fingerprint, tools.clock.now())
     gone, before = rebasing.stale(store, base), rebasing.last(store)
-    pairs = store.list(PreferencePair, limit=ALL, cycle_id=cycle.id)
-    rules = store.list(Rule, limit=ALL, cycle_id=cycle.id)
+    pairs = store.list(PreferencePair, limit=None, cycle_id=cycle.id)
+    rules = store.list(Rule, limit=None, cycle_id=cycle.id)
     old = before.fingerprint if before else None
     done = old == base.fingerprint and not gone and cycle.receipt.get("base", old) == base.fingerprint
     usable = [] if done else _usable(store, cycle, pairs)
@@ -94,7 +93,7 @@ def plan(store: "Store", config: "Config", tools: "Tools", most: int) -> Plan:
 
 def _usable(store: "Store", cycle: "CycleRow", pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
     """Those that are believed; what an earlier base model knew is a lesson again."""
-    standings = store.list(Standing, limit=ALL, cycle_id=cycle.id)
+    standings = store.list(Standing, limit=None, cycle_id=cycle.id)
     held = {item.lesson_id for item in standings if item.state == "held" and item.reason != "known_already"}
     return [pair for pair in pairs if pair.id not in held and pair.interaction_id not in held]
 
@@ -103,7 +102,7 @@ def _by_cluster(
     store: "Store", config: "Config", tools: "Tools", pairs: Sequence[PreferencePair], gone: Mapping[str, Deployment],
     cycle: "CycleRow", most: int,
 ) -> list[Lessons]:  # fmt: skip
-    clusters = store.list(Cluster, limit=ALL, cycle_id=cycle.id)
+    clusters = store.list(Cluster, limit=None, cycle_id=cycle.id)
     places = {member: group.name for group in clusters for member in group.interaction_ids}
     mine: dict[str, list[PreferencePair]] = {group.name: [] for group in clusters}
     for pair in pairs:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING
 
-from logtune.app.console import ALL, counted, moment, one_line
+from logtune.app.console import counted, moment, one_line
 from logtune.app.findings import Findings, Group
 from logtune.edges.runs import failed_between
 from logtune.records import Deployment, Interaction, Rule
@@ -63,11 +63,11 @@ class Week:
 
 def before(store: "Store", cycle: "CycleRow") -> Before | None:
     """The newest cycle that ended before this one began; None: this one is the first."""
-    earlier = (row for row in store.cycles(ALL) if row.started_at < cycle.started_at and row.ended_at is not None)
+    earlier = (row for row in store.cycles(None) if row.started_at < cycle.started_at and row.ended_at is not None)
     row = next(earlier, None)
     if row is None:
         return None
-    rules = store.list(Rule, limit=ALL, cycle_id=row.id)
+    rules = store.list(Rule, limit=None, cycle_id=row.id)
     return Before(started_at=row.started_at, rules=frozenset(rule.text for rule in rules))
 
 
@@ -112,7 +112,7 @@ def fresh(store: "Store", cycle: "CycleRow", earlier: Before | None) -> int | No
     """Messages of the cycle that came in since the one before began."""
     if earlier is None:
         return None
-    items = store.list(Interaction, limit=ALL, cycle_id=cycle.id)
+    items = store.list(Interaction, limit=None, cycle_id=cycle.id)
     return sum(item.at >= earlier.started_at for item in items)
 
 

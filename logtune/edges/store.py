@@ -168,8 +168,8 @@ class Store:
             raise StoreError(f"'{record_id}' starts the ids of several records: {names}", "give more of the id")
         return next((decode(kind, body) for kind, _, body in exact or found), None)
 
-    def list(self, kind: type[R], *, limit: int = 50, cycle_id: str | None = None) -> builtins.list[R]:
-        """The newest records of a kind; with `cycle_id` those that cycle made or reused."""
+    def list(self, kind: type[R], *, limit: int | None = 50, cycle_id: str | None = None) -> builtins.list[R]:
+        """The newest records of a kind, all without a limit; with `cycle_id` those that cycle made or reused."""
         table = TABLES[kind]
         query = select(table.c.body).order_by(table.c.at.desc(), table.c.id).limit(limit)
         if cycle_id is not None:
@@ -263,7 +263,7 @@ class Store:
             if not db.execute(change).rowcount:
                 raise StoreError(f"there is no cycle '{cycle_id}' in {self._name}", "logtune status lists the cycles")
 
-    def cycles(self, limit: int = 20) -> builtins.list[CycleRow]:
+    def cycles(self, limit: int | None = 20) -> builtins.list[CycleRow]:
         """The newest cycles."""
         return self._cycles(None, limit)
 
@@ -282,7 +282,7 @@ class Store:
             rows = db.execute(query.where(tuple_(live.c.cluster_name, live.c.number).in_(newest)))
             return {row.cluster_name: decode(Deployment, row.body) for row in rows}
 
-    def _cycles(self, condition: ColumnElement[bool] | None, limit: int) -> builtins.list[CycleRow]:
+    def _cycles(self, condition: ColumnElement[bool] | None, limit: int | None) -> builtins.list[CycleRow]:
         table = schema.cycles
         query = select(table).order_by(table.c.started_at.desc(), table.c.id.desc()).limit(limit)
         with self.transaction() as db:

@@ -29,7 +29,7 @@ def rollback(cluster_name: str, history: Iterable[Deployment], now: float, reaso
     if len(stack) == 1:
         raise InputError(
             f"cluster '{cluster_name}' is already served by the base model; nothing earlier is left to roll back to",
-            "logtune deployments list shows its history; the next cycle that passes its gate deploys again",
+            "logtune deployments list shows its history; a candidate that somebody new votes for deploys again",
         )
     state, cluster_id = stack[-2]
     return following(rows[-1], cluster_name, cluster_id, state, "rollback", reason, now)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from logtune.app.console import ALL, Console, common, counted, table
+from logtune.app.console import Console, common, counted, table
 from logtune.errors import OK, InputError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def gap(say: Console, compare: bool, methods: tuple[str, ...], cycles: int) -> i
     if not compare:
         raise InputError("nothing to do", "logtune gap --compare measures by every method; logtune gaps lists the gaps")
     with say.store() as (store, config):
-        if not any(row.ended_at is not None for row in store.cycles(limit=ALL)):
+        if not any(row.ended_at is not None for row in store.cycles(limit=None)):
             raise InputError("there are no clusters: no cycle has ended", "logtune cycle makes them")
         # whatever measures the gap in a cycle is made below, or left out with its reason
         asked = config.model_copy(update={"gap": config.gap.model_copy(update={"method": "embedding"})})

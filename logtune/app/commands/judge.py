@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 import click
 
-from logtune.app.console import ALL, Console, common, counted
+from logtune.app.console import Console, common, counted
 from logtune.errors import NOT_PASSED, OK, ConfigError, InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ def judge() -> None:
 def calibrate(say: Console, files: Sequence[Path], limit: int, samples: int) -> int:
     """Compare the teacher's verdicts with people's: in FILEs of preferences, else in the corrections of your own log.
 
-    Exit 3 where it agrees no better than chance; the gate then refuses its verdicts.
+    Exit 3 where it agrees no better than chance. The gate tries its judge too, each time, on believed corrections of
+    many users, and refuses one that does no better there.
 
     \b
     Examples:
@@ -87,12 +88,15 @@ def _alternating(choices: "Sequence[HumanChoice]") -> "list[HumanChoice]":
 
 
 def corrections(store: "Store", served: str = "") -> "list[HumanChoice]":
-    """What the users of this store preferred: their own answer to the one they got of the model `served`."""
+    """What users who are believed preferred: their own answer to the one they got of the model `served`."""
     from logtune.edges.preferences import HumanChoice
-    from logtune.records import PreferencePair
+    from logtune.records import PreferencePair, Standing
+    from logtune.served import in_use
     from logtune.stages.pairs import USERS_OWN
 
-    pairs = [pair for pair in store.list(PreferencePair, limit=ALL) if pair.origin in USERS_OWN]
+    out = {item.lesson_id for item in in_use(store, Standing) if item.state == "held"}
+    own = [pair for pair in in_use(store, PreferencePair) if pair.origin in USERS_OWN]
+    pairs = [pair for pair in own if out.isdisjoint((pair.id, pair.interaction_id))]
     return [
         HumanChoice(
             query=pair.prompt[-1].content, first=pair.chosen, second=pair.rejected, preferred=1.0, writers=("", served)
@@ -151,7 +155,7 @@ def told(found: "Calibration") -> Iterator[str]:
     else:
         yield "Whether it prefers its own answers is not measured: no pair has one (model_1, model_2 name them)."
     if not found.usable:
-        yield "The gate refuses its verdicts. Next: a larger teacher, or more pairs."
+        yield "The gate refuses its verdicts where it does no better there. Next: a larger teacher, or more pairs."
 
 
 COMMANDS = {"judge": judge}

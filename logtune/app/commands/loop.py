@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from logtune.app.console import ALL, Console, common, counted, fit, moment, one_line
+from logtune.app.console import Console, common, counted, fit, moment, one_line
 from logtune.errors import OK, InputError
 
 if TYPE_CHECKING:
@@ -215,7 +215,7 @@ def undo(store: "Store", name: str, now: float, *, to_base: bool = False) -> "De
         close = get_close_matches(name, names, 1)
         guess = f"did you mean {close[0]}? " if close else ""
         raise InputError(f"no cluster '{name}' was ever deployed", f"{guess}deployed are: {', '.join(sorted(names))}")
-    history = [row for row in store.list(Deployment, limit=ALL) if row.cluster_name == name]
+    history = [row for row in store.list(Deployment, limit=None) if row.cluster_name == name]
     made, base = (base_of if to_base else previous)(name, history, now, "rolled back by hand"), rebasing.last(store)
     proven = next((row for row in history if row.action == "deploy" and state_of(row) == state_of(made)), made)
     if base is not None and made.candidate != "base" and (reason := rebasing.misfit(store, proven, base)):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import click
 
 from logtune import ids, records
-from logtune.app.console import ALL, Console, common, counted, harmless, moment, table
+from logtune.app.console import Console, common, counted, harmless, moment, table
 from logtune.errors import InputError
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ def _list_command(name: str, kind: Kind) -> click.Command:
             if kind.parts and not everything and cycle_id is None:
                 found = in_use(store, kind.record)
             else:
-                found = store.list(kind.record, limit=ALL if kind.parts else limit + 1, cycle_id=cycle_id)
+                found = store.list(kind.record, limit=None if kind.parts else limit + 1, cycle_id=cycle_id)
             whole = found if everything else whole_ones(found, kind.parts)
         say.answer(whole[:limit], lines(name, kind, whole, limit))
 

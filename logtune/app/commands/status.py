@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from logtune.app.console import ALL, Console, common, counted, moment, one_line
+from logtune.app.console import Console, common, counted, moment, one_line
 from logtune.records import Feedback, Interaction, LogRecord
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _unread(store: "Store", last: "CycleRow") -> int:
     """How many interactions, as the next cycle would read them, the last cycle did not have."""
     from logtune.stages.interactions import join
 
-    seen = {item.id for item in store.list(Interaction, limit=ALL, cycle_id=last.id)}
+    seen = {item.id for item in store.list(Interaction, limit=None, cycle_id=last.id)}
     return sum(item.id not in seen for item in join(list(store.logs()), store.feedback()))
 
 
