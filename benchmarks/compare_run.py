@@ -70,6 +70,7 @@ async def run(what: Run, bench: Bench) -> None:
     """All weeks that have no result yet, each from the folder of the week before."""
     for week in range(1, what.weeks + 1):
         if what.result(week).exists():
+            _same_settings(what.result(week), bench)
             continue
         state = _begin(what, week)
         setting = Setting(
@@ -83,6 +84,19 @@ async def run(what: Run, bench: Bench) -> None:
             await system.close()
         _end(what, week, state, found)
         bench.say(f"{what.stream.name} {what.system} seed {what.seed} week {week}: {told(found)}")
+
+
+def _same_settings(result: Path, bench: Bench) -> None:
+    """A result that is not run again was measured as it would be now; other code is said, not refused."""
+    found = json.loads(result.read_text(encoding="utf-8"))
+    for key, now in (("model", bench.about.get("model")), ("settings", dict(bench.settings))):
+        if found.get(key, now) != now:
+            raise SystemExit(
+                f"{result} was measured with {key} {json.dumps(found[key])}, and now it is {json.dumps(now)}: "
+                "take another folder for --out, or run with what it was measured with"
+            )
+    if found.get("code") != bench.about.get("code"):
+        bench.say(f"{result}: measured with other code of logtune, and kept")
 
 
 def _begin(what: Run, week: int) -> Path:
@@ -133,7 +147,8 @@ async def one_week(system: System, what: Run, week: int, bench: Bench) -> dict[s
         "completion_tokens": _mean([r.completion_tokens for r in replies]),
         "latency_ms": float(np.median([reply.latency_ms for reply in probed])),
         "traffic": traffic, "learnt": cast("dict[str, Json]", asdict(learnt)), "retention": kept,
-        "seconds": round(time.monotonic() - started, 1), "measured": time.strftime("%Y-%m-%d"), **bench.about,
+        "seconds": round(time.monotonic() - started, 1), "measured": time.strftime("%Y-%m-%d"),
+        "settings": dict(bench.settings), **bench.about,
     }  # fmt: skip
 
 

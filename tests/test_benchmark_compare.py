@@ -140,6 +140,26 @@ async def test_what_exists_is_not_run_again(scene: Scene) -> None:
     assert scene.run(1).result(1).read_text() == before
 
 
+async def test_what_was_measured_with_other_settings_is_not_taken_for_a_result(scene: Scene) -> None:
+    await scene.go(1)
+    scene.bench = replace(scene.bench, settings={"train.seed": "1"})
+    with pytest.raises(
+        SystemExit, match=r'week-1\.json was measured with settings \{\}, and now it is .*"train\.seed"'
+    ):
+        await scene.go(1)
+    scene.bench = replace(scene.bench, settings={}, about={"model": "another"})
+    with pytest.raises(SystemExit, match='model "fake"'):
+        await scene.go(1)
+
+
+async def test_what_other_code_measured_is_kept_and_said(scene: Scene) -> None:
+    await scene.go(1)
+    said: list[str] = []
+    scene.bench = replace(scene.bench, about={"model": "fake", "code": "later"}, say=said.append)
+    await scene.go(1)
+    assert [line for line in said if "measured with other code" in line]
+
+
 async def test_a_killed_week_begins_again_from_the_folder_of_the_week_before(scene: Scene, tmp_path: Path) -> None:
     await scene.go(1)
     kept = (scene.run(2).kept(1) / "knows.json").read_text()
