@@ -120,7 +120,8 @@ def test_lessons_that_are_not_believed_are_explained(store: Store) -> None:
     sample = gather(store)
     back = HeldBack(reason=held.reason, count=30, users=0, examples=())
     line = week(replace(sample, held=(back,))).left_out[-1]
-    assert line.startswith("30 lessons are held back as known already. The base model gives this answer by itself")
+    known = "the base model gives this answer by itself: there is nothing to train (known_already)"
+    assert line == f"30 lessons are held back: {known}."
 
 
 def test_long_lists_end_with_a_count(found: Findings) -> None:

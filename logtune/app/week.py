@@ -187,8 +187,9 @@ def _left_out(found: Findings) -> Iterator[str]:
         others = f", {rest:,} for other reasons" if rest else ""
         yield f"{counted(found.dropped, 'message teaches', 'messages teach')} nothing: {most}{others}."
     for item in found.held[:MOST]:
-        why = item.reason.replace("_", " ")
-        yield f"{counted(item.count, 'lesson is', 'lessons are')} held back as {why}. {HELD.get(item.reason, '')}"
+        why = HELD.get(item.reason, "")
+        why = f"{why[:1].lower()}{why[1:].rstrip('.')} ({item.reason})" if why else item.reason
+        yield f"{counted(item.count, 'lesson is', 'lessons are')} held back: {why}."
     if not dropped and not found.held:
         yield "Nothing."
 
