@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from logtune.records import Json
+from logtune.stages import redact as looks
 from logtune.stages.credentials import credentials
-from logtune.stages.redact import DEEPEST, KINDS, TOO_DEEP, Redactor, find, placeholders, redact
+from logtune.stages.redact import ANSWER_ID, DEEPEST, KINDS, TOO_DEEP, Redactor, find, is_plain, placeholders, redact
 
 CUT = Redactor(kinds=KINDS)
 KEYS = [
@@ -239,3 +240,27 @@ def test_a_secret_anywhere_in_json_is_gone(value: Json, secret: str) -> None:
 ])  # fmt: skip
 def test_the_cheap_look_sees_a_password_between_plain_words(text: str) -> None:
     assert "[key]" in redact(text, KINDS)
+
+
+@given(
+    st.from_regex(r"chatcmpl-[0-9A-Za-z-]{0,40}", fullmatch=True) | st.uuids().map(lambda made: f"chatcmpl-{made.hex}")
+)
+@settings(max_examples=500)
+def test_the_id_of_an_answer_holds_what_the_whole_search_finds_in_it(name: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(looks, "is_plain", lambda text: False)
+        found = find(name, KINDS)
+    assert not (ANSWER_ID.fullmatch(name) and found)
+
+
+def test_only_texts_without_anything_to_find_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[str, None] = {}
+    monkeypatch.setattr(looks, "_known", known)
+    monkeypatch.setattr(looks, "KNOWN", 3)
+    cleaner, plain = Redactor(kinds=KINDS), "You are the assistant of a bank."
+    for _ in range(2):
+        assert cleaner.redacted({"content": plain, "from": "ann@example.com"}) == {"content": plain, "from": "[email]"}
+    assert set(known) == {"content", plain, "from"}
+    cleaner.redacted({"another": plain * 100})
+    assert set(known) == {"another"}
+    assert is_plain("chatcmpl-7c1d9e5f3b2a4860")

@@ -40,6 +40,14 @@ def test_turning_tokens_is_turning_the_query(vectors: StaticVectors, turn: Vecto
     assert same_direction(TurnedVectors(vectors, turn).direction(text), vectors.vector(text) @ turn)
 
 
+def test_frequent_tokens_are_turned_beforehand(vectors: StaticVectors, turn: Vectors) -> None:
+    turned, late = TurnedVectors(vectors, turn, first=4), TurnedVectors(vectors, turn, first=0)
+    assert len(turned._places) == 4
+    assert not late._places
+    for text in ["parcel card", "the account", *WORDS]:
+        assert same_direction(turned.direction(text), late.direction(text))
+
+
 def test_tokens_are_forgotten_where_there_is_no_room_and_directions_stay(vectors: StaticVectors, turn: Vectors) -> None:
     small = TurnedVectors(vectors, turn, kept=1)  # which is raised to what one text may hold
     assert len(small._rows) == MOST_TOKENS
@@ -50,7 +58,7 @@ def test_tokens_are_forgotten_where_there_is_no_room_and_directions_stay(vectors
 
 
 def test_a_token_is_turned_once(vectors: StaticVectors, turn: Vectors, monkeypatch: pytest.MonkeyPatch) -> None:
-    turned, asked = TurnedVectors(vectors, turn), []
+    turned, asked = TurnedVectors(vectors, turn, first=0), []
     monkeypatch.setattr(vectors, "row", lambda token: asked.append(token) or vectors._table[token])
     for _ in range(3):
         turned.direction("parcel card parcel")

@@ -216,10 +216,14 @@ def test_with_model_changes_the_models_name_alone(
 ) -> None:
     raw = json.dumps(body, indent=indent, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
     assert json.loads(with_model(raw, name)) == {**body, "model": name}
+    assert with_model(raw, name, named="model" in body) == with_model(raw, name)
 
 
 def test_with_model_keeps_every_other_byte() -> None:
     raw = b' {"a" : 1.0e3,\n"model"\t: "x", "m": {"model": "inner"}, "\\u00e9": "\xc3\xa9", "model":null} '
     assert with_model(raw, "new") == raw.replace(b'"x"', b'"new"').replace(b":null", b':"new"')
+    assert with_model(b'{"m": {"model": "in"}, "mode\\u006c": "x"}', "new", named=True) == (
+        b'{"m": {"model": "in"}, "mode\\u006c": "new"}'
+    )
     assert with_model(b"{ }", "new") == b'{ "model": "new"}'
     assert with_model(b'{"a":1}', "new") == b'{"model": "new", "a":1}'

@@ -21,8 +21,9 @@ Receive: TypeAlias = Callable[[], Awaitable[Event]]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Hear: TypeAlias = Callable[[Callable[[], None] | None], None]
+Come: TypeAlias = Callable[[], bytes | None]  # takes a request's body where all of it is here; None: wait for it
 
-GONE = "logtune.gone"  # extension of our own server's scopes: a Hear
+GONE, HERE = "logtune.gone", "logtune.here"  # extensions of our own server's scopes: a Hear, a Come
 DRAINED = 64 << 20  # bytes read and thrown away of a body that is too large, so that the client hears the answer
 TYPES = {400: "invalid_request_error", 401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
 
@@ -38,17 +39,22 @@ class Request:
     hear: Hear | None = None  # the server's own word of a client that goes
     project: str = "default"  # whose it is, once access has said so
     receive_s: float | None = None  # seconds in which the body must have come; None: however long
+    come: Come | None = None  # the server's own word of a body that is here
 
     @classmethod
     def of(cls, scope: Scope, receive: Receive) -> "Request":
         """The request of an ASGI scope of type http."""
         pairs = cast("list[tuple[bytes, bytes]]", scope["headers"])
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in pairs}
-        hear = cast("Mapping[str, object]", scope.get("extensions") or {}).get(GONE)
-        return cls(str(scope["method"]), str(scope["path"]), headers, receive, cast("Hear | None", hear))
+        own = cast("Mapping[str, object]", scope.get("extensions") or {})
+        hear, come = cast("Hear | None", own.get(GONE)), cast("Come | None", own.get(HERE))
+        return cls(str(scope["method"]), str(scope["path"]), headers, receive, hear, come=come)
 
     async def body(self, limit: int) -> bytes:
         """The whole body; RequestError 413 above `limit` bytes, 408 when slow, ConnectionError when the client goes."""
+        here = self.come() if self.come is not None else None
+        if here is not None and len(here) <= limit:
+            return here
         try:
             async with asyncio.timeout(self.receive_s):
                 return await self._whole(limit)
@@ -101,7 +107,8 @@ def parse_object(body: bytes) -> dict[str, Json]:
 def parse_json(body: bytes) -> Json:
     """The JSON value in `body`; RequestError 400 saying where it is none."""
     try:
-        return cast("Json", json.loads(body.decode("utf-8"), parse_constant=_no_constant))
+        text = body.decode("utf-8")
+        return cast("Json", json.loads(text) if text.startswith("\ufeff") else _DECODER.decode(text))
     except UnicodeDecodeError as error:
         raise RequestError(f"the request body is not UTF-8: byte {error.start} is 0x{body[error.start]:02x}") from error
     except (ValueError, RecursionError) as error:
@@ -110,6 +117,9 @@ def parse_json(body: bytes) -> Json:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(parse_constant=_no_constant)  # made once; it knows nothing of a byte order mark
 
 
 def error_body(error: RequestError) -> dict[str, Json]:

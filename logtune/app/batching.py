@@ -27,7 +27,7 @@ class Worker:
     def __init__(self, name: str) -> None:
         self._name = name
         self._jobs: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
-        self._thread: threading.Thread | None = None
+        self._started: threading.Thread | None = None
 
     def call(self, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]) -> None:
         """Do `work` when its turn comes; then `done` with its result, or `failed`, is called on the event loop."""
@@ -41,9 +41,9 @@ class Worker:
             else:
                 _tell(loop, done, result)
 
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+        if self._started is None:
+            self._started = threading.Thread(target=self._run, name=self._name, daemon=True)
+            self._started.start()
         self._jobs.put(job)
 
     def ask(self, work: Callable[[], T]) -> "asyncio.Future[T]":

@@ -13,6 +13,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from typing import ClassVar, cast
 
@@ -21,7 +22,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from logtune.app.asgi import GONE, Scope, error_body
+from logtune.app.asgi import GONE, HERE, Scope, error_body
 from logtune.errors import RequestError
 
 LINGER_S = 2.0  # a refused client may still be sending; closing at once would reset the connection under its answer
@@ -143,8 +144,10 @@ class GatewayProtocol(HttpToolsProtocol):
         elif fault := self._fault():
             self._refuse("ambiguous", fault)
         else:
-            cast("Scope", self.scope)["extensions"] = {GONE: self._hear}
+            own: dict[str, object] = {GONE: self._hear}
+            cast("Scope", self.scope)["extensions"] = own
             super().on_headers_complete()
+            own[HERE] = partial(_come, self.cycle)  # of this request, also while earlier ones are answered
 
     def _hear(self, gone: Callable[[], None] | None) -> None:
         self._hears = gone
@@ -277,6 +280,16 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _come(cycle: RequestResponseCycle) -> bytes | None:
+    """Take the body of a request that came whole; nothing has to be awaited for it, nor a time to be kept."""
+    if cycle.more_body or cycle.disconnected or cycle.response_complete or cycle.waiting_for_100_continue:
+        return None
+    cycle.flow.resume_reading()
+    cycle.message_event.clear()  # what is awaited next is the client's end
+    body, cycle.body = bytes(cycle.body), bytearray()
+    return body
 
 
 def _answer(error: RequestError) -> bytes:

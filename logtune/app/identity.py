@@ -33,6 +33,10 @@ TRACE_HEADERS = (
     "x-portkey-trace-id", "langfuse_trace_id", "langfuse_existing_trace_id", "x-litellm-trace-id", "x-litellm-call-id",
     "helicone-request-id", "x-openwebui-message-id", "x-client-request-id", "x-request-id",
 )  # fmt: skip
+# A request without any of these names nobody in its headers.
+NAMING = frozenset({
+    *USER_HEADERS, *SESSION_HEADERS, *TRACE_HEADERS, "x-portkey-metadata", "traceparent", "langsmith-trace",
+})  # fmt: skip
 TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(?:-.*)?")  # W3C Trace Context, 3.2
 DOTTED_RUN = re.compile(r"Z([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")  # LangSmith: time and run of each ancestor
 
@@ -50,6 +54,7 @@ class Identity:
 
 def identify(body: Mapping[str, Json], headers: Mapping[str, str]) -> Identity:
     """User, session and traces of a chat request; `headers` has lower-case names."""
+    headers = {} if NAMING.isdisjoint(headers) else headers
     metadata = body.get("metadata")
     fields = metadata if isinstance(metadata, dict) else {}
     user, user_source = _first(chain(
@@ -57,7 +62,7 @@ def identify(body: Mapping[str, Json], headers: Mapping[str, str]) -> Identity:
     ))  # fmt: skip
     session, session_source = _first(chain(
         _of(fields, SESSION_KEYS), [(f"body.{EPISODE}", body.get(EPISODE))],
-        ((name, headers.get(name)) for name in SESSION_HEADERS),
+        ((name, headers.get(name)) for name in SESSION_HEADERS if headers),
     ))  # fmt: skip
     if session is None:
         session, session_source = _prefix(body.get("messages"), user)
@@ -73,11 +78,15 @@ def header_user(headers: Mapping[str, str]) -> str | None:
 
 
 def _user_headers(headers: Mapping[str, str]) -> Iterator[tuple[str, Json]]:
+    if not headers:
+        return
     yield from ((name, headers.get(name)) for name in USER_HEADERS)
     yield "x-portkey-metadata._user", _json_object(headers.get("x-portkey-metadata", "")).get("_user")
 
 
 def _traces(metadata: Mapping[str, Json], headers: Mapping[str, str]) -> tuple[str, ...]:
+    if not metadata and not headers:
+        return ()
     found = [metadata.get(key) for key in TRACE_KEYS] + [headers.get(name) for name in TRACE_HEADERS]
     parent = TRACEPARENT.fullmatch(headers.get("traceparent", "").strip().lower())
     found += parent.groups() if parent else ()

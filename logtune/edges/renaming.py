@@ -7,10 +7,19 @@ import json
 import re
 
 SPACE = re.compile(r"[ \t\n\r]*")
+KEY = b'"model"'
+PLAIN = re.compile(rb'"model"[ \t\n\r]*:[ \t\n\r]*("[^"\\]*+")')
 
 
-def with_model(raw: bytes, name: str) -> bytes:
-    """The JSON object `raw` with its top-level "model" replaced by `name`, or added; every other byte stays."""
+def with_model(raw: bytes, name: str, *, named: bool = False) -> bytes:
+    """The JSON object `raw` with its top-level "model" replaced by `name`, or added; every other byte stays.
+
+    `named`: it is known to have one. Where the bytes of the key stand but once, and no escape spells them otherwise,
+    they are that key, and the object need not be read again.
+    """
+    found = PLAIN.search(raw) if named and raw.count(KEY) == 1 and b"\\u" not in raw else None
+    if found is not None:
+        return raw[: found.start(1)] + json.dumps(name).encode() + raw[found.end(1) :]
     text, decode = raw.decode("utf-8"), json.JSONDecoder().raw_decode
     start = at = _after_space(text, text.index("{") + 1)
     spots: list[tuple[int, int]] = []

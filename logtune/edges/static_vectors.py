@@ -76,6 +76,10 @@ class StaticVectors:
         """The vector (D,) of a token, weighted, as it is summed."""
         return cast("Row", self._table[token])
 
+    def rows(self, count: int) -> Vectors:
+        """The same of the first tokens, at most so many, shape (N, D)."""
+        return cast("Vectors", self._table[:count])
+
     def vector(self, text: str) -> Row:
         """Unit vector (D,) of a text; zeros for a text without a known token."""
         tokens = self.tokens(text)

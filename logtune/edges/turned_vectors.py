@@ -15,18 +15,21 @@ import numpy as np
 from logtune.edges.static_vectors import MOST_TOKENS, Row, StaticVectors
 from logtune.ports import Vectors
 
+FIRST = 8192  # tokens that are turned beforehand: vocabularies list the frequent ones first
 KEPT = 16_384  # turned tokens: 25 MB with 384 dimensions, if so many ever come; 34,000 questions hold 7,500
 
 
 class TurnedVectors:
     """A copy of an embedder under the correction `turn`, shape (D, D), by which a vector v becomes v @ turn."""
 
-    def __init__(self, vectors: StaticVectors, turn: Vectors, kept: int = KEPT) -> None:
+    def __init__(self, vectors: StaticVectors, turn: Vectors, kept: int = KEPT, first: int = FIRST) -> None:
         self._vectors = vectors
         self._turn = np.ascontiguousarray(turn.T)
         self._shift: Row = self._turn @ vectors.shift
         self._rows = np.empty((max(kept, MOST_TOKENS), vectors.dimension), np.float32)
-        self._places: dict[int, int] = {}  # token -> its row
+        early = vectors.rows(min(first, kept // 2)) @ turn
+        self._rows[: len(early)] = early
+        self._places: dict[int, int] = {token: token for token in range(len(early))}  # token -> its row
 
     def direction(self, text: str) -> Row:
         """`StaticVectors.vector(text) @ turn` but for its length, shape (D,); zeros for a text without known tokens."""

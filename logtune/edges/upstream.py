@@ -264,7 +264,8 @@ class HttpBackend:
 
     async def open(self, call: UpstreamCall) -> Answer:
         """Send the request; the answer's head is here when this returns, its body comes in chunks."""
-        raw = call.raw if call.body.get("model") == call.model else with_model(call.raw, call.model)
+        asked = call.body.get("model")
+        raw = call.raw if asked == call.model else with_model(call.raw, call.model, named=isinstance(asked, str))
         with _upstream_errors(self._url, self._settings):
             response = await self._post(call.path, raw, self._headers(call.headers))
         headers = dict(response.headers)

@@ -38,11 +38,16 @@ PLACEHOLDER = re.compile(r"\[(email|phone|card|iban|ip|key|name|file)(?:: [^\[\]
 
 # Without "@", ":", "=" or "%" and with few digits there is no number, address or assignment; a key is a long word.
 SHORTEST, LONG = 6, 20  # characters of anything that is found, of a key without a digit
+# The id of an answer: no vendor's prefix, no space, ":" or "=" after the name of a secret, and no number of any length.
+ANSWER_ID = re.compile(r"chatcmpl-(?!.*\d[\d-]{6})[0-9A-Za-z-]*+")
+KNOWN, LONGEST_KNOWN = 4096, 2048  # plain texts that are remembered; characters of one
 
 
 def is_plain(text: str) -> bool:
     """True when a cheap look tells that there is nothing to find but names of people."""
     if len(text) < SHORTEST or (len(text) < LEAST and text.isalpha()):
+        return True
+    if text.startswith("chatcmpl-") and ANSWER_ID.fullmatch(text):
         return True
     if "@" in text or ":" in text or "=" in text or "%" in text or not text.isascii():
         return False
@@ -52,9 +57,20 @@ def is_plain(text: str) -> bool:
     return short and digits < LEAST_DOTS and next(named(text), None) is None
 
 
-@lru_cache(maxsize=4096)
-def _plain_field(name: str) -> bool:
-    return is_plain(name)
+_known: dict[str, None] = {}  # names of fields, prompts of systems, earlier turns: the same come again and again
+
+
+def _plain(text: str) -> bool:
+    """`is_plain`, remembered for texts in which there is nothing to find, and for no others."""
+    if text in _known:
+        return True
+    if not is_plain(text):
+        return False
+    if len(text) <= LONGEST_KNOWN:
+        if len(_known) >= KNOWN:
+            _known.clear()
+        _known[text] = None
+    return True
 
 
 def find(text: str, kinds: Collection[str], names: Finder | None = None) -> tuple[Span, ...]:
@@ -126,7 +142,7 @@ def _merged(ordered: Places) -> Iterator[tuple[int, int]]:
 DEEPEST = 100  # objects and lists in each other, as in the log format
 TOO_DEEP = "[too deep]"
 PROMPT = frozenset({"prompt_logprobs", "prompt_token_ids"})  # the prompt again, token by token
-TOKENS = ("logprobs", "token_ids")  # of a choice: its text again, token by token
+TOKENS = frozenset({"logprobs", "token_ids"})  # of a choice: its text again, token by token
 SPOKEN = ("message", "text")  # of a choice: what it says
 NAMELESS = frozenset({
     "role", "type", "model", "object", "finish_reason", "id", "tool_call_id", "system_fingerprint", "service_tier",
@@ -135,7 +151,7 @@ DATA_URL = re.compile(r"data:([\w.+-]{1,40}/[\w.+-]{1,60})?[^,\s\"'()<>]{0,100};
 DATA_FIELDS = frozenset({"data", "file_data", "b64_json"})  # fields of parts that hold a file in base64
 SHORTEST_FILE = 256  # characters
 SHORT = 64  # characters of a value that the name of its field may explain
-LEAST_NUMBER = 1_000_000  # smaller whole numbers are neither phone nor card
+LEAST_NUMBER, MOST_NUMBER = 1_000_000, 10**20  # other numbers are neither phone nor card
 COUNTS = frozenset({"seed", "created"})  # whole numbers that look like anything
 TELLING = re.compile(
     r"phone|mobil|tel|fax|cell|whats|sms|handy|card|cc|visa|iban|account|ip|addr|pass|pwd|secret|token|key|cred|auth",
@@ -187,14 +203,13 @@ class Redactor:
             return self._object(value, depth)
         if isinstance(value, list):
             return [self._value(item, field, depth + 1) for item in value]
-        if isinstance(value, (int, float)) and abs(value) >= LEAST_NUMBER and field not in COUNTS:
-            return self._number(value, field)
-        return value
+        whole = "" if field in COUNTS else _whole(value)
+        return self._number(value, whole, field) if whole else value
 
     def _object(self, given: dict[str, Json], depth: int) -> Json:
         made: dict[str, Json] = {}
         for key, value in given.items():
-            name = cleaned = key if _plain_field(key) else self._text(key, None)
+            name = cleaned = key if _plain(key) else self._text(key, None)
             while name in made:  # two names that differ in what was cut out
                 name = f"{cleaned} {len(made) + 1}"
             if key in PROMPT or (key == "prompt" and _is_tokens(value)):
@@ -203,7 +218,7 @@ class Redactor:
                 made[name] = self._string(value, key, depth + 1)
             else:
                 made[name] = value if value is None or isinstance(value, bool) else self._value(value, key, depth + 1)
-        if any(key in given for key in TOKENS) and any(made.get(key) != given.get(key) for key in SPOKEN):
+        if not TOKENS.isdisjoint(given) and any(made.get(key) != given.get(key) for key in SPOKEN):
             made.update({key: None for key in TOKENS if key in made})
         return made
 
@@ -211,7 +226,7 @@ class Redactor:
         telling, names = _telling(field), None if field in NAMELESS else self.names
         if telling and "key" in self.kinds and is_secret(field, text) and text.lower() not in self.keep:
             return "[key]"
-        plain = names is None and is_plain(text)
+        plain = names is None and _plain(text)
         if plain and field not in DATA_FIELDS:  # a data URL has a colon, so it is not plain
             return text
         if self.files:
@@ -240,10 +255,16 @@ class Redactor:
         moved = [Span(span.start - len(before), span.end - len(before), span.kind) for span in spans]
         return _replaced(text, self._kept(text, moved)) if moved else None
 
-    def _number(self, value: float, field: str) -> Json:
-        whole = str(int(value)) if value == value and abs(value) < 1e20 else ""  # neither NaN nor infinite
+    def _number(self, value: Json, whole: str, field: str) -> Json:
         found = self._explained(whole, field or "number")
         return value if found is None or found == whole else found
+
+
+def _whole(value: Json) -> str:
+    """The digits of a number that could be one of a phone or card; "" for all else."""
+    if isinstance(value, int):  # apart: to the compiler it is no float
+        return str(value) if LEAST_NUMBER <= abs(value) < MOST_NUMBER else ""
+    return str(int(value)) if isinstance(value, float) and LEAST_NUMBER <= abs(value) < MOST_NUMBER else ""
 
 
 def _is_tokens(prompt: Json) -> bool:
