@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from logtune.app.asgi import Receive, Request, Scope, Send, respond
 from logtune.app.http_protocol import Limits, limited
+from logtune.errors import RequestError
 
 WAIT_S = 30.0
 LARGE = b"x" * (32 << 20)
@@ -25,7 +26,10 @@ PATIENT = Limits(head_bytes=4096, head_s=WAIT_S, send_s=WAIT_S, connections=100)
 
 @dataclass
 class Echo:
-    """Answers with the body it was sent; /slow waits for `release` in its middle, /large is large, /endless as well."""
+    """Answers with the body it was sent; /slow waits for `release` in its middle, /large is large, /endless as well.
+
+    /ten takes ten bytes.
+    """
 
     seen: list[tuple[str, bytes]] = field(default_factory=list)
     begun: threading.Event = field(default_factory=threading.Event)
@@ -34,7 +38,11 @@ class Echo:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request.of(scope, receive)
-        body = await request.body(1 << 20)
+        try:
+            body = await request.body(10 if request.path == "/ten" else 1 << 20)
+        except RequestError as error:
+            await respond(send, error.status, str(error).encode(), "text/plain")
+            return
         self.seen.append((request.path, body))
         if request.path == "/large":
             await respond(send, 200, LARGE, "text/plain")
@@ -139,6 +147,14 @@ def refusal(answer: bytes) -> tuple[int, dict[str, object]]:
     error = json.loads(body)["error"]
     assert set(error) == {"message", "type", "param", "code"}
     return int(lines[0].split()[1]), error
+
+
+@pytest.mark.parametrize(("sent", "status"), [(b"0123456789", 200), (b"0123456789a", 413)])
+def test_a_body_that_comes_with_its_head_is_held_to_its_limit(port: Port, sent: bytes, status: int) -> None:
+    head = b"POST /ten HTTP/1.1\r\nHost: here\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(sent)
+    answer = port.says(head + sent)
+    assert answer.startswith(b"HTTP/1.1 %d" % status), answer
+    assert answer.endswith(sent if status == 200 else b"larger than 10 bytes")
 
 
 def one(client: socket.socket) -> bytes:

@@ -21,7 +21,7 @@ Receive: TypeAlias = Callable[[], Awaitable[Event]]
 Send: TypeAlias = Callable[[Event], Awaitable[None]]
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 Hear: TypeAlias = Callable[[Callable[[], None] | None], None]
-Come: TypeAlias = Callable[[], bytes | None]  # takes a request's body where all of it is here; None: wait for it
+Come: TypeAlias = Callable[[int], bytes | None]  # takes a body of at most so many bytes if it is here; None: read it
 
 GONE, HERE = "logtune.gone", "logtune.here"  # extensions of our own server's scopes: a Hear, a Come
 DRAINED = 64 << 20  # bytes read and thrown away of a body that is too large, so that the client hears the answer
@@ -52,8 +52,8 @@ class Request:
 
     async def body(self, limit: int) -> bytes:
         """The whole body; RequestError 413 above `limit` bytes, 408 when slow, ConnectionError when the client goes."""
-        here = self.come() if self.come is not None else None
-        if here is not None and len(here) <= limit:
+        here = self.come(limit) if self.come is not None else None
+        if here is not None:
             return here
         try:
             async with asyncio.timeout(self.receive_s):

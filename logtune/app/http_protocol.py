@@ -282,9 +282,11 @@ class GatewayProtocol(HttpToolsProtocol):
             self._timer = None
 
 
-def _come(cycle: RequestResponseCycle) -> bytes | None:
+def _come(cycle: RequestResponseCycle, limit: int) -> bytes | None:
     """Take the body of a request that came whole; nothing has to be awaited for it, nor a time to be kept."""
     if cycle.more_body or cycle.disconnected or cycle.response_complete or cycle.waiting_for_100_continue:
+        return None
+    if len(cycle.body) > limit:
         return None
     cycle.flow.resume_reading()
     cycle.message_event.clear()  # what is awaited next is the client's end
