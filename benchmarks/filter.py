@@ -9,6 +9,7 @@ another file of the same shape is scored by the shipped classifiers, and nothing
     recall                       share of a class's texts that are called noise of any class, by class and by source
     recall_own_class             the same, under the right name
     false_positives              share of benign texts that are called noise, by kind and by source
+    *_untuned                    the same by the full reading without the tuned embedder
     *_quick                      the same by the words alone, without the embedder
     leave_source_out_recall      recall on a source that was never trained on, mean over the adversarial sources
     off_topic_recall             share of other people's questions found off topic by a banking deployment that knows
@@ -32,14 +33,16 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 import filter_data as data
+import filter_encoder as encoder
 import filter_speed as speed
 import filter_topics as topics
 import filter_training as training
 from filter_data import SHARED, Text
 
 from logtune.app.noise_parameters import noise_model
+from logtune.app.noise_reading import noise_reader
 from logtune.records import Json
-from logtune.stages.noise import CLASSES, Floats
+from logtune.stages.noise import CLASSES, Floats, joined
 from logtune.stages.textchecks import malformed
 
 Row = dict[str, Json]
@@ -85,13 +88,18 @@ def out_of_fold(vectors: Path | None, kept: Path | None) -> Row:
     rows = data.training()
     say(f"{len(rows)} texts, {sum(row.measured for row in rows)} of them measured")
     read = training.features(rows, training.embedded([row.text for row in rows], vectors)[0])
-    unseen = training.Unseen(rows, read, kept)
+    tuned = encoder.tuned(rows, encoder.lower([row.text for row in rows]), say)
+    unseen = training.Unseen(rows, training.networks(rows, read) | {"tuned": tuned}, kept)
+    drawn = training.drawn(unseen, say)
     found: Row = {}
-    for suffix, full in (("_quick", False), ("", True)):
-        odds = unseen.out_of_fold(full, say)
-        line = training.lines(rows, odds)
-        found |= tables(rows, called(rows, odds, line), suffix)
-    return found | left_out(rows, unseen.without_source, line)
+    for suffix, name in (("_quick", "quick"), ("_untuned", "full"), ("", "tuned")):
+        found |= tables(rows, called(rows, drawn[name].odds, drawn[name].line), suffix)
+
+    def score(source: str) -> "tuple[training.Mask, Floats]":
+        measured, full = unseen.without_source("full", source)
+        return measured, joined(full - drawn["full"].line, unseen.without_source("tuned", source)[1])
+
+    return found | left_out(rows, score, drawn["tuned"].line)
 
 
 def left_out(
@@ -120,11 +128,13 @@ def shipped(path: Path, vectors: Path | None) -> Row:
     records = [json.loads(line) for line in data.opened(path)]
     rows = data.bench(records)
     meaning, fingerprint = training.embedded([row.text for row in rows], vectors)
-    model = noise_model()
-    found: Row = {"records": len(rows), "model": model.name}
-    for suffix, given in (("_quick", None), ("", meaning)):
-        scores = model.scores([row.text for row in rows], given, fingerprint)
-        found |= tables(rows, called(rows, scores, np.full(len(CLASSES), 0.5, np.float32)), suffix)
+    model, reader = noise_model(), noise_reader(fingerprint, "auto")
+    texts = [row.text for row in rows]
+    found: Row = {"records": len(rows), "model": reader.name}
+    read = {"_quick": model.by_class(texts, None, ""), "_untuned": model.by_class(texts, meaning, fingerprint)}
+    for suffix, scores in (read | {"": reader.by_class(texts, meaning, fingerprint)}).items():
+        table = np.array([[row[name] for name in CLASSES] for row in scores], np.float32)
+        found |= tables(rows, called(rows, table, np.full(len(CLASSES), 0.5, np.float32)), suffix)
     return found
 
 

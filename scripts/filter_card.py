@@ -13,15 +13,18 @@ from logtune.app.noise_parameters import FILE
 CARD = FILE.with_suffix(".md")
 HEAD = """# Noise classifiers
 
-`noise.npz` holds five classifiers of a user's query: jailbreak, prompt injection, harmful request, toxic, spam.
-They are made by `scripts/train_filter.py`; this card by `scripts/filter_card.py`.
+`noise.npz` and `noise_encoder.npz` hold five classifiers of a user's query: jailbreak, prompt injection, harmful
+request, toxic, spam. They are made by `scripts/train_filter.py`; this card by `scripts/filter_card.py`.
 
 - **What they are for.** Keeping out of the training what a deployment should not learn from. They decide nothing
   about serving: no request is refused because of them.
 - **What they read.** The query alone. Rung *quick*: hashed character 3- to 5-grams, words, pairs of words, and the
   shares of kinds of characters; microseconds a text. Rung *full*: these, the clues of our lexicon, and the vector
   of all-MiniLM-L6-v2. A weight a class for each of 131,072 buckets, and a hidden layer of 128 units over the rest.
-  Numbers only, read without pickle.
+  Rung *tuned*, where the full one runs and the packaged embedder can be had: the mean of the full rung's log odds and
+  those of a copy of all-MiniLM-L6-v2 whose upper three layers were changed by matrices of rank 16 (LoRA), with a head
+  over the mean and the maximum of its tokens; of a long text the first 64 and the last 32 tokens. Numbers only, read
+  without pickle.
 - **What they learned from.** Jailbreak prompts: JailbreakBench artifacts (MIT), in-the-wild prompts of Shen et al.
   (MIT). Injections: CyberSecEval (MIT), BIPIA (MIT). Harmful requests: AdvBench, HarmBench, JailbreakBench (MIT),
   SimpleSafetyTests and XSTest (CC BY). Toxic: Davidson et al. (MIT), OpenAI's moderation evaluation (MIT). Spam:
@@ -33,10 +36,14 @@ They are made by `scripts/train_filter.py`; this card by `scripts/filter_card.py
   counts as caught when any class reaches its threshold. The lexicon, one input of the full rung, was written by
   people who had seen such sets, so that input is not quite out of fold.
 
-| texts | quick | full |
-|---|---|---|
+| texts | quick | full | tuned |
+|---|---|---|---|
 """
 FOOT = """
+**Sources that were never seen.** There the tuned rung is no better than the full one: with five sources left out at
+once both find 45% of their texts on the mean; it finds more harmful requests and far fewer jailbreaks of the kind that
+people post (25% where the full rung finds 47%).
+
 **Where they fail.** Texts that are noise only by what surrounds them: an instruction that would be harmless if it
 did not come out of a pasted document ("What are the benefits of solar power?" in BIPIA), a question in another
 language that only the system prompt forbids (CyberSecEval). Insults without a rude word, and tweets whose words are
@@ -53,7 +60,8 @@ def rows(figures: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
         if key.startswith(wanted):
             name = f"**{key}**" if " / " not in key else key.split(" / ")[1]
             kind = "flagged" if key.startswith("benign") else "caught"
-            yield f"| {name}, {kind} | {figures['quick'][key]:.1%} | {figures['full'][key]:.1%} |"
+            shares = " | ".join(f"{figures[rung][key]:.1%}" for rung in ("quick", "full", "tuned"))
+            yield f"| {name}, {kind} | {shares} |"
 
 
 def main() -> None:

@@ -11,11 +11,13 @@ import numpy as np
 from filter_data import read
 
 from logtune.app.noise_parameters import noise_model
+from logtune.app.noise_reading import noise_reader
 from logtune.app.sifting import sift
 from logtune.config import FilterSettings
 from logtune.edges.schema import encode
 from logtune.edges.vectors import LocalEmbedder
 from logtune.edges.weights import embedder_model
+from logtune.ports import NoiseReader
 from logtune.records import Json, LogRecord
 from logtune.stages.screen import Item, screen
 
@@ -68,21 +70,22 @@ def _bodies(queries: Sequence[str], count: int) -> Iterator[str]:
 
 # --- with the embedder ---
 
-_held: list[LocalEmbedder] = []
+_held: list[tuple[LocalEmbedder, NoiseReader]] = []
 
 
 def _start() -> None:
     import torch
 
     torch.set_num_threads(1)
-    _held.append(LocalEmbedder(embedder_model("all-minilm-l6-v2"), dtype="auto"))
-    _held[0].embed(["the first text takes longer"])
+    embedder = LocalEmbedder(embedder_model("all-minilm-l6-v2"), dtype="auto")
+    _held.append((embedder, noise_reader(embedder.fingerprint, "auto")))
+    _full(["the first text takes longer"])
 
 
 def _full(texts: Sequence[str]) -> int:
-    embedder, model = _held[0], noise_model()
-    model.scores(texts, embedder.embed(texts), embedder.fingerprint)
-    return len(screen([Item("", text, "An answer.", "") for text in texts], model, FilterSettings()).findings)
+    embedder, reader = _held[0]
+    reader.by_class(texts, embedder.embed(texts), embedder.fingerprint)
+    return len(screen([Item("", text, "An answer.", "") for text in texts], noise_model(), FilterSettings()).findings)
 
 
 def _embedded(queries: Sequence[str], say: Say) -> dict[str, Json]:

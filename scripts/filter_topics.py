@@ -9,7 +9,7 @@ import numpy as np
 from filter_data import read
 from filter_training import embedded
 
-from logtune.app.noise_parameters import noise_model
+from logtune.app.noise_reading import noise_reader
 from logtune.config import FilterSettings
 from logtune.records import Interaction, Json
 from logtune.stages import filter as filtering
@@ -104,11 +104,11 @@ def _f1(right: int, found: int, wanted: int) -> float | None:
 
 def weekly(say: Say, cache: Path | None) -> dict[str, Json]:
     """The filter's own decisions about the whole labelled stream, as the last week's cycle makes them."""
-    rows, model = read("weekly_stream_banking77/stream.jsonl"), noise_model()
+    rows = read("weekly_stream_banking77/stream.jsonl")
     items = [_interaction(row, number) for number, row in enumerate(rows)]
     texts = filtering.asked(items)
     meaning, fingerprint = embedded(texts, cache)
-    scores = dict(zip(texts, model.by_class(texts, meaning, fingerprint), strict=True))
+    scores = dict(zip(texts, noise_reader(fingerprint, "auto").by_class(texts, meaning, fingerprint), strict=True))
     row_of = {text: row for row, text in enumerate(texts)}
     vectors = meaning[[row_of[item.query] for item in items]]
     decisions = filtering.decide(items, {}, vectors, [None] * len(items), FilterSettings(), scores)

@@ -7,6 +7,7 @@ than the limits allow.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from logtune.edges.vectors import LocalEmbedder
 from logtune.edges.weights import embedder_model
 from logtune.ids import digest
 from logtune.stages import grams, noise
-from logtune.stages.noise import BLOCK, CLASSES, PADDED, Rung
+from logtune.stages.noise import BLOCK, CLASSES, PADDED, Rung, joined
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -166,39 +167,56 @@ def fold_of(group: int) -> int:
     return int(digest(["fold", group], 8), 16) % FOLDS
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of model, to be learned again and again."""
+
+    known_by: str  # equal: the same odds
+    score: Callable[[Mask], Floats]  # log odds of the rows of a mask by a model that learned from all others
+
+
+def networks(rows: Sequence[Text], read: Features) -> dict[str, Kind]:
+    """The rungs `quick` and `full`."""
+    course = [FOLDS, HIDDEN, EPOCHS, BATCH, RATE, WORD_RATE, DECAY, WORD_DECAY, DROPPED, WORDS_DROPPED, POSITIVE]
+    texts = digest([[row.text, row.label, row.source, row.group] for row in rows])
+    numbers = [float(np.abs(array).sum()) for array in (read.words.data, read.shape, read.clues, read.vectors)]
+    known_by = digest([*course, OWN_WEIGHT, HARD_WEIGHT, texts, numbers], 8)
+
+    def score(full: bool, out: Mask) -> Floats:
+        there, rung = np.flatnonzero(out), learned(rows, read, full, out)
+        return applied(rung, read.words[there], read.rest(full)[there])
+
+    return {name: Kind(known_by, partial(score, name == "full")) for name in ("quick", "full")}
+
+
 class Unseen:
     """Log odds of rows by models that learned from none of them; what is in the folder `kept` is not done again."""
 
-    def __init__(self, rows: Sequence[Text], read: Features, kept: Path | None = None) -> None:
-        self.rows, self.read, self._kept = rows, read, kept
-        course = [FOLDS, HIDDEN, EPOCHS, BATCH, RATE, WORD_RATE, DECAY, WORD_DECAY, DROPPED, WORDS_DROPPED, POSITIVE]
-        texts = digest([[row.text, row.label, row.source, row.group] for row in rows])
-        numbers = [float(np.abs(array).sum()) for array in (read.words.data, read.shape, read.clues, read.vectors)]
-        self._known_by = digest([*course, OWN_WEIGHT, HARD_WEIGHT, texts, numbers], 8)
+    def __init__(self, rows: Sequence[Text], kinds: Mapping[str, Kind], kept: Path | None = None) -> None:
+        self.rows, self._kinds, self._kept = rows, kinds, kept
 
-    def out_of_fold(self, full: bool, say: Callable[[str], None]) -> Floats:
-        """(N, C): each row by a model that learned from no row of its fold."""
+    def out_of_fold(self, name: str, say: Callable[[str], None]) -> Floats:
+        """(N, C): each row by a model of a kind that learned from no row of its fold."""
         folds = np.array([fold_of(row.group) for row in self.rows])
         found = np.zeros((len(self.rows), len(CLASSES)), np.float32)
         for fold in range(FOLDS):
-            found[folds == fold] = self._odds(f"{'full' if full else 'quick'}-{fold}", full, folds == fold)
-            say(f"fold {fold + 1} of {FOLDS}")
+            found[folds == fold] = self._odds(name, str(fold), folds == fold)
+            say(f"{name}: fold {fold + 1} of {FOLDS}")
         return found
 
-    def without_source(self, source: str) -> tuple[Mask, Floats]:
-        """(measured rows of a source, their log odds by a full rung that saw nothing of it or of its near copies)."""
+    def without_source(self, name: str, source: str) -> tuple[Mask, Floats]:
+        """(measured rows of a source, their log odds by a model that saw nothing of it or of its near copies)."""
         measured = np.array([row.source == source and row.measured for row in self.rows])
         kin = {row.group for row in self.rows if row.source == source}
         out = np.array([row.source == source or row.group in kin for row in self.rows])
-        return measured, self._odds(f"without-{source}", True, out)[measured[out]]
+        return measured, self._odds(name, f"without-{source}", out)[measured[out]]
 
-    def _odds(self, name: str, full: bool, out: Mask) -> Floats:
-        file = None if self._kept is None else self._kept / f"{self._known_by}-{name}.npy"
+    def _odds(self, name: str, part: str, out: Mask) -> Floats:
+        kind = self._kinds[name]
+        file = None if self._kept is None else self._kept / f"{kind.known_by}-{name}-{part}.npy"
         if file is not None and file.exists():
             return np.asarray(np.load(file), np.float32)
-        there = np.flatnonzero(out)
-        rung = learned(self.rows, self.read, full, out)
-        found = applied(rung, self.read.words[there], self.read.rest(full)[there])
+        found = kind.score(out)
         if file is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
             np.save(file, found)
@@ -260,3 +278,22 @@ def _steps(column: int, benign: Mapping[str, Floats], caught: Sequence[Floats]) 
     near = [np.quantile(rows[:, column], np.linspace(0.8, 1, 60)) for rows in benign.values()]
     within = np.quantile(caught[column][:, column], np.linspace(0, 0.6, 60))
     return np.asarray(np.unique(np.concatenate([*near, within])) + 1e-4, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """A reading's log odds out of fold, and its lines."""
+
+    odds: Floats  # (N, C)
+    line: Floats  # (C,)
+
+
+def drawn(unseen: Unseen, say: Callable[[str], None]) -> dict[str, Drawn]:
+    """Every reading; `tuned`: the full reading, 0 on its own line as it ships, and the tuned embedder together."""
+    found: dict[str, Drawn] = {}
+    for name in ("quick", "full", "tuned"):
+        odds = unseen.out_of_fold(name, say)
+        if name == "tuned":
+            odds = joined(found["full"].odds - found["full"].line, odds)
+        found[name] = Drawn(odds, lines(unseen.rows, odds))
+    return found

@@ -2,8 +2,8 @@
 
     python scripts/train_filter.py [--vectors CACHE] [--kept DIR] [--measure-only]
 
-Reads ../shared/data and the project's own texts (`filter_data`); writes logtune/parameters/noise.npz. What is printed
-comes from models that learned from nothing of the fold, or of the source, that they are measured on.
+Reads ../shared/data and the project's own texts (`filter_data`); writes noise.npz and noise_encoder.npz in
+logtune/parameters. What is printed comes from models that learned from nothing of the fold that they are measured on.
 """
 
 import argparse
@@ -14,14 +14,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import filter_encoder as encoder
 import numpy as np
 from filter_data import Text, training
-from filter_training import Unseen, embedded, features, learned, lines
+from filter_training import Floats, Unseen, drawn, embedded, features, learned, networks
 
-from logtune.app.noise_parameters import FILE, save
-from logtune.stages.noise import NoiseModel
+from logtune.app.noise_parameters import FILE, TUNING_FILE, save, save_tuning
+from logtune.stages.noise import NoiseModel, Rung
 
-NAME = "noise-1"
+NAME, TUNING_NAME = "noise-1", "tuned-1"
 
 
 def say(line: str) -> None:
@@ -49,19 +50,24 @@ def main() -> None:
     rows = training()
     say(f"{len(rows)} texts")
     vectors, fingerprint = embedded([row.text for row in rows], arguments.vectors)
-    read = features(rows, vectors)
-    rungs, figures, unseen = {}, {}, Unseen(rows, read, arguments.kept)
-    for name in ("quick", "full"):
-        odds = unseen.out_of_fold(name == "full", say)
-        line = lines(rows, odds)
-        figures[name] = flagged(rows, np.any(odds > line, axis=1).tolist())
-        if not arguments.measure_only:
-            made = learned(rows, read, name == "full", np.zeros(len(rows), np.bool_))
-            rungs[name] = replace(made, bias=made.bias - line)  # 0.5 is the line
-    if rungs:
-        save(NoiseModel(name=NAME, quick=rungs["quick"], full=rungs["full"], embedder=fingerprint))
-        say(f"wrote {FILE}")
+    read, states = features(rows, vectors), encoder.lower([row.text for row in rows])
+    kinds = networks(rows, read) | {"tuned": encoder.tuned(rows, states, say)}
+    found = drawn(Unseen(rows, kinds, arguments.kept), say)
+    figures = {name: flagged(rows, np.any(got.odds > got.line, axis=1).tolist()) for name, got in found.items()}
     print(json.dumps(figures, indent=1))
+    if arguments.measure_only:
+        return
+    none = np.zeros(len(rows), np.bool_)
+    rungs = {name: with_line(learned(rows, read, name == "full", none), found[name].line) for name in ("quick", "full")}
+    save(NoiseModel(name=NAME, quick=rungs["quick"], full=rungs["full"], embedder=fingerprint))
+    net = encoder.learned(rows, states, none, say)
+    save_tuning(encoder.as_tuning(net, TUNING_NAME, fingerprint, found["tuned"].line))
+    say(f"wrote {FILE} and {TUNING_FILE}")
+
+
+def with_line(rung: Rung, line: Floats) -> Rung:
+    """The rung whose score is 0.5 on the line."""
+    return replace(rung, bias=rung.bias - line)
 
 
 if __name__ == "__main__":

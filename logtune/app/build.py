@@ -119,7 +119,7 @@ def tools(config: Config, progress: Said = silent, opened: Store | None = None) 
 
     With a store the teacher's replies are kept there, so that nothing is asked twice.
     """
-    from logtune.app.noise_parameters import noise_model
+    from logtune.app.noise_reading import noise_reader
     from logtune.edges.executor import LocalExecutor, SystemClock
     from logtune.edges.replies import Meter
 
@@ -134,7 +134,8 @@ def tools(config: Config, progress: Said = silent, opened: Store | None = None) 
         base_path=str(served.folder.path), lora_sizes=served.lora_sizes, embedder=vectors,
         coverage=coverage(config, config.gap.method, vectors, served.likelihood, served.folder.fingerprint),
         teacher=teacher, executor=LocalExecutor(TRAINER), clock=SystemClock(),
-        adapters_dir=str(adapters_dir(config).resolve()), noise=noise_model(), spent=lambda: meter.spent,
+        adapters_dir=str(adapters_dir(config).resolve()), spent=lambda: meter.spent,
+        noise=noise_reader(vectors.fingerprint, config.embedder.dtype),
         detector=detector(config, vectors, teacher, progress),
     )  # fmt: skip
 

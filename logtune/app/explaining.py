@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from logtune.app.noise_parameters import noise_model
+from logtune.app.noise_reading import noise_reader
 from logtune.config import Config
 from logtune.edges.store import Store
 from logtune.errors import InputError
@@ -55,7 +55,8 @@ def _explained(
     from logtune.app.build import embedder
 
     meaning = embedder(config, progress)
-    (scores,) = noise_model().by_class([query], meaning.embed([query]), meaning.fingerprint)
+    reader = noise_reader(meaning.fingerprint, config.embedder.dtype)
+    (scores,) = reader.by_class([query], meaning.embed([query]), meaning.fingerprint)
     said = class_scores(query)
     words = {"language": language(query) or "not told by the words", "malformed": malformed(query) or "no"}
     words["personal data"] = ", ".join(personal_data(query)) or "none"

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from logtune.app.noise_parameters import noise_model
+from logtune.app.noise_reading import noise_reader
 from logtune.config import Config
 from logtune.edges.store import Store
 from logtune.errors import InputError
@@ -39,7 +39,8 @@ def tuned(store: Store, config: Config, fpr: float, progress: Callable[[str], No
     meaning = embedder(config, progress)
     queries = [item.query for item in items]
     vectors = meaning.embed(queries)
-    scores = dict(zip(queries, noise_model().by_class(queries, vectors, meaning.fingerprint), strict=True))
+    reader = noise_reader(meaning.fingerprint, config.embedder.dtype)
+    scores = dict(zip(queries, reader.by_class(queries, vectors, meaning.fingerprint), strict=True))
     ours, others = of_ordinary(items, vectors, scores, config.filter) if items else ({}, {})
     found = thresholds(ours, fpr) if ours else None
     if found is None:

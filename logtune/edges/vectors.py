@@ -27,7 +27,7 @@ class LocalEmbedder:
         self.fingerprint = folder.fingerprint
         self._batch = batch
         self._max_tokens = _max_tokens(folder.path)
-        self._model, self._tokenizer = _load(folder.path, dtype)
+        self._model, self._tokenizer = load_embedder(folder.path, dtype)
         self._known: OrderedDict[str, Vectors] = OrderedDict()
         self._lock = threading.Lock()  # the tokenizer refuses a second thread
 
@@ -108,7 +108,8 @@ def _settings(path: Path) -> dict[str, object]:
     return cast("dict[str, object]", json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def _load(folder: Path, dtype: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+def load_embedder(folder: Path, dtype: str) -> "tuple[PreTrainedModel, PreTrainedTokenizerBase]":
+    """The model and its tokenizer; ModelError where the folder holds none."""
     try:
         from transformers import AutoModel, AutoTokenizer
         from transformers.utils import logging

@@ -47,22 +47,27 @@ class NoiseModel:
 
     def scores(self, texts: Sequence[str], vectors: Vectors | None = None, embedder: str = "") -> Floats:
         """(N, C) scores 0..1: by the full reading where the vectors are of its embedder, else by the words alone."""
-        reads = vectors is not None and embedder == self.embedder
-        found = [
-            _sigmoid(logits(self.full, texts[at : at + BLOCK], vectors[at : at + BLOCK]))
-            if reads and vectors is not None
-            else _sigmoid(logits(self.quick, texts[at : at + BLOCK], None))
-            for at in range(0, len(texts), BLOCK)
-        ]
-        return np.concatenate(found) if found else np.zeros((0, len(CLASSES)), np.float32)
+        if vectors is None or embedder != self.embedder:
+            return sigmoid(_in_blocks(self.quick, texts, None))
+        return sigmoid(self.full_odds(texts, vectors))
+
+    def full_odds(self, texts: Sequence[str], vectors: Vectors) -> Floats:
+        """(N, C) log odds by the full reading; `vectors` are those of its embedder."""
+        return _in_blocks(self.full, texts, vectors)
 
     def by_words(self, texts: Sequence[str], read: grams.Batch) -> Floats:
         """(N, C) scores by the words alone of one block of texts, `read` before."""
-        return _sigmoid(logits(self.quick, texts, None, read))
+        return sigmoid(logits(self.quick, texts, None, read))
 
     def by_class(self, texts: Sequence[str], vectors: Vectors | None, embedder: str) -> list[Mapping[str, float]]:
         """As `scores`, by the name of the class."""
         return [dict(zip(CLASSES, row, strict=True)) for row in self.scores(texts, vectors, embedder).tolist()]
+
+
+def _in_blocks(rung: Rung, texts: Sequence[str], vectors: Vectors | None) -> Floats:
+    parts = [slice(at, at + BLOCK) for at in range(0, len(texts), BLOCK)]
+    found = [logits(rung, texts[part], None if vectors is None else vectors[part]) for part in parts]
+    return np.concatenate(found) if found else np.zeros((0, len(CLASSES)), np.float32)
 
 
 def logits(rung: Rung, texts: Sequence[str], vectors: Vectors | None, read: grams.Batch | None = None) -> Floats:
@@ -71,6 +76,11 @@ def logits(rung: Rung, texts: Sequence[str], vectors: Vectors | None, read: gram
     seen = [grams.shape(texts)] if vectors is None else [grams.shape(texts), clues(texts), vectors]
     hidden = np.maximum(np.concatenate(seen, axis=1) @ rung.inner + rung.shift, 0.0)
     return np.asarray(found + hidden @ rung.outer + rung.bias, np.float32)
+
+
+def joined(full: Floats, tuned: Floats) -> Floats:
+    """(N, C) log odds by the full reading and the tuned embedder together: their mean, which no weighing has beaten."""
+    return np.asarray((full + tuned) / 2, np.float32)
 
 
 def clues(texts: Sequence[str]) -> Floats:
@@ -98,5 +108,6 @@ def _sums(rows: Floats, run: grams.Run) -> Floats:
     return np.asarray(sums, np.float32)
 
 
-def _sigmoid(values: Floats) -> Floats:
+def sigmoid(values: Floats) -> Floats:
+    """Log odds as 0..1."""
     return np.asarray(1 / (1 + np.exp(-np.clip(values, -30, 30))), np.float32)
