@@ -364,6 +364,10 @@ FIGURES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "records_per_s": ("logs that the filter streams with near copies, two cores", "{:,.0f} a second", "20,000"),
         "records_per_s_embedded": ("texts that it reads in full, with the embedder", "{:.0f} a second", "300"),
     },
+    "poison": {
+        "poison_points": ("attacked topics, 5% of users push one wrong answer", "{:+.1f} points", "no worse than -3"),
+        "poison_points_trust_off": ("the same with trust off", "{:+.1f} points", "-20 or worse"),
+    },
     "startup": {"help_seconds": ("`logtune --help`", "{:.2f} s", "0.3 s")},
 }  # fmt: skip
 
