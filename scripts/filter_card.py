@@ -41,8 +41,8 @@ request, toxic, spam. They are made by `scripts/train_filter.py`; this card by `
 """
 FOOT = """
 **Sources that were never seen.** With the eleven sources left out in two groups the full rung finds 46% of their
-texts on the mean and the tuned one 53%: more of ten of them or as many, and fewer jailbreaks of the kind that people post
-(25% where the full rung finds 47%). Harmless texts that look bad cost it more there: 16% against 5%.
+texts on the mean and the tuned one 53%: more of ten of them or as many, and fewer jailbreaks of the kind that people
+post (25% where the full rung finds 47%). Harmless texts that look bad cost it more there: 16% against 5%.
 
 **Where they fail.** Texts that are noise only by what surrounds them: an instruction that would be harmless if it
 did not come out of a pasted document ("What are the benefits of solar power?" in BIPIA), a question in another
