@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,6 +17,11 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 # No time limit for an example (machines differ); on CI the same examples every time.
 settings.register_profile("logtune", deadline=None, database=None, derandomize="CI" in os.environ)
 settings.load_profile("logtune")
+
+
+# A shell's background jobs ignore Ctrl-C, and so would every program that a test starts and interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Guard:

@@ -178,12 +178,7 @@ def test_a_reader_that_closes_the_pipe_has_all_it_wanted(filled: Store) -> None:
 def test_an_interrupt_exits_with_130(home: Path) -> None:
     os.mkfifo("logs.jsonl")
     command = [sys.executable, "-m", "logtune.app.cli", "import", "logs.jsonl", "--format", "logtune"]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it, for good
-    try:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    finally:
-        signal.signal(signal.SIGINT, before)
-    with process, Path("logs.jsonl").open("w"):
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process, Path("logs.jsonl").open("w"):
         process.send_signal(signal.SIGINT)  # the file is open for writing, so the command is reading it
         assert process.stderr is not None
         said = process.stderr.read()
