@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from logtune.app.exchange import Exchange, begin
 from logtune.app.identity import (
     LONGEST,
+    NAMING,
     SESSION_HEADERS,
     TRACE_HEADERS,
     TRACE_KEYS,
@@ -105,6 +106,18 @@ JSON = st.recursive(
 )
 BODY_KEYS = st.sampled_from(["user", "metadata", "messages", "model", "tensorzero::episode_id", "stream"])
 HEADER_NAMES = st.sampled_from([*USER_HEADERS, *TRACE_HEADERS, "traceparent", "langsmith-trace", "x-portkey-metadata"])
+
+
+def test_every_header_that_is_looked_at_counts_as_one_that_names() -> None:
+    looked = set[str]()
+
+    class Watched(dict[str, str]):
+        def get(self, key: str, default: str = "") -> str:  # type: ignore[override]
+            looked.add(key)
+            return super().get(key, default)
+
+    identify({"messages": [user("hi")], "metadata": {"x": "y"}}, Watched(host="here", traceparent=""))
+    assert looked == NAMING
 
 
 @given(st.dictionaries(BODY_KEYS, JSON), st.dictionaries(HEADER_NAMES, st.text()))

@@ -62,7 +62,7 @@ def identify(body: Mapping[str, Json], headers: Mapping[str, str]) -> Identity:
     ))  # fmt: skip
     session, session_source = _first(chain(
         _of(fields, SESSION_KEYS), [(f"body.{EPISODE}", body.get(EPISODE))],
-        ((name, headers.get(name)) for name in SESSION_HEADERS if headers),
+        ((name, headers.get(name)) for name in SESSION_HEADERS),
     ))  # fmt: skip
     if session is None:
         session, session_source = _prefix(body.get("messages"), user)

@@ -179,10 +179,7 @@ class RoutingTable:
 
     def _served(self, choice: Choice, arm: Arm, reason: str) -> Choice:
         model = self.adapters[arm.adapter].name if arm.adapter else ""
-        return Choice(
-            kind=arm.kind, adapter=arm.adapter, model=model, cluster=choice.cluster, arm=choice.arm,
-            similarity=choice.similarity, rules=arm.rules, reason=reason, draw=choice.draw,
-        )  # fmt: skip
+        return replace(choice, kind=arm.kind, adapter=arm.adapter, model=model, rules=arm.rules, reason=reason)
 
     def _problem(self, arm: Arm) -> str:
         """Why an arm cannot serve; "": it can."""
