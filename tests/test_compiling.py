@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -25,8 +27,13 @@ def test_what_is_compiled_is_there_and_can_be() -> None:
                 assert not any(isinstance(inner, (ast.Yield, ast.YieldFrom)) for inner in ast.walk(node)), name
 
 
-def test_without_being_asked_the_build_is_pure_python() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "LOGTUNE_COMPILE"}
+@pytest.mark.parametrize(("asked", "compiles"), [("", False), ("0", False), ("1", True)])
+def test_the_compiler_is_called_for_where_it_is_asked_for(tmp_path: Path, asked: str, compiles: bool) -> None:
+    (tmp_path / "mypyc").mkdir()
+    (tmp_path / "mypyc" / "__init__.py").touch()
+    (tmp_path / "mypyc" / "build.py").write_text("raise SystemExit('the compiler was called for')\n")
+    environment = {**os.environ, "LOGTUNE_COMPILE": asked, "PYTHONPATH": str(tmp_path)}
     command = [sys.executable, "setup.py", "--version"]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True)
-    assert "mypyc" not in done.stdout + done.stderr
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert ("the compiler was called for" in done.stderr) is compiles
+    assert (done.returncode != 0) is compiles, done.stderr
