@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import numpy.typing as npt
 
+from logtune.edges.late import Late
 from logtune.edges.vectors import load_embedder
 from logtune.edges.weights import ModelFolder
 
@@ -71,15 +72,11 @@ class LateEncoder:
     """A tuned encoder that is made when the first text comes."""
 
     def __init__(self, make: Callable[[], NoiseEncoder]) -> None:
-        self._make = make
-        self._made: NoiseEncoder | None = None
-        self._lock = threading.Lock()
+        self._encoder = Late(make)
 
     def odds(self, texts: Sequence[str]) -> Floats:
         """As the encoder's."""
-        with self._lock:
-            self._made = self._made or self._make()
-        return self._made.odds(texts)
+        return self._encoder().odds(texts)
 
 
 def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> list[list[int]]:

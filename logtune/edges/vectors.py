@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from logtune.edges.dtypes import pick_dtype
+from logtune.edges.late import Late
 from logtune.edges.weights import ModelFolder
 from logtune.errors import MissingExtra, ModelError
 from logtune.ports import Embedder, Vectors
@@ -75,24 +76,16 @@ class LateEmbedder:
     """An embedder that is made when the first text comes, or never: a gateway with nothing deployed needs none."""
 
     def __init__(self, make: Callable[[], Embedder]) -> None:
-        self._make = make
-        self._made: Embedder | None = None
-        self._lock = threading.Lock()
+        self._embedder = Late(make)
 
     @property
     def fingerprint(self) -> str:
         """As the embedder's; makes it."""
-        return self._there().fingerprint
+        return self._embedder().fingerprint
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """As the embedder; what making it raises comes at every call."""
-        return self._there().embed(texts)
-
-    def _there(self) -> Embedder:
-        with self._lock:
-            if self._made is None:
-                self._made = self._make()
-            return self._made
+        return self._embedder().embed(texts)
 
 
 def _max_tokens(folder: Path) -> int:
