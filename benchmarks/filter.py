@@ -42,7 +42,7 @@ from filter_data import SHARED, Text
 from logtune.app.noise_parameters import noise_model
 from logtune.app.noise_reading import noise_reader
 from logtune.records import Json
-from logtune.stages.noise import CLASSES, Floats, joined
+from logtune.stages.noise import CLASSES, Floats
 from logtune.stages.textchecks import malformed
 
 Row = dict[str, Json]
@@ -97,7 +97,8 @@ def out_of_fold(vectors: Path | None, kept: Path | None) -> Row:
 
     def score(source: str) -> "tuple[training.Mask, Floats]":
         measured, full = unseen.without_source("full", source)
-        return measured, joined(full - drawn["full"].line, unseen.without_source("tuned", source)[1])
+        tuned = unseen.without_source("tuned", source)[1]
+        return measured, training.asked_in_doubt(full - drawn["full"].line, tuned, drawn["tuned"].line)
 
     return found | left_out(rows, score, drawn["tuned"].line)
 

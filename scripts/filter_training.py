@@ -20,7 +20,7 @@ from logtune.edges.vectors import LocalEmbedder
 from logtune.edges.weights import embedder_model
 from logtune.ids import digest
 from logtune.stages import grams, noise
-from logtune.stages.noise import BLOCK, CLASSES, PADDED, Rung, joined
+from logtune.stages.noise import BLOCK, CLASSES, PADDED, Rung, doubtful, joined
 
 Floats = npt.NDArray[np.float32]
 Mask = npt.NDArray[np.bool_]
@@ -291,9 +291,14 @@ class Drawn:
 def drawn(unseen: Unseen, say: Callable[[str], None]) -> dict[str, Drawn]:
     """Every reading; `tuned`: the full reading, 0 on its own line as it ships, and the tuned embedder together."""
     found: dict[str, Drawn] = {}
-    for name in ("quick", "full", "tuned"):
+    for name in ("quick", "full"):
         odds = unseen.out_of_fold(name, say)
-        if name == "tuned":
-            odds = joined(found["full"].odds - found["full"].line, odds)
         found[name] = Drawn(odds, lines(unseen.rows, odds))
-    return found
+    full, tuned = found["full"].odds - found["full"].line, unseen.out_of_fold("tuned", say)
+    line = lines(unseen.rows, joined(full, tuned))
+    return found | {"tuned": Drawn(asked_in_doubt(full, tuned, line), line)}
+
+
+def asked_in_doubt(full: Floats, tuned: Floats, line: Floats) -> Floats:
+    """(N, C): both readings where the full one leaves a doubt, as it ships, else the full one."""
+    return np.where(doubtful(full, line)[:, None], joined(full, tuned), full)

@@ -1,15 +1,20 @@
-"""The shipped classifiers and the tuned embedder together, where it can be had: what reads noise in a cycle."""
+"""The shipped classifiers and the tuned embedder together, where it can be had: what reads noise in a cycle.
+
+The tuned embedder takes as long as the vector did, so it is asked only where the classifiers leave a doubt.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+import numpy as np
 
 from logtune.app.noise_parameters import noise_model, noise_tuning
 from logtune.edges.noise_encoder import LateEncoder, NoiseEncoder, Tuning
 from logtune.edges.weights import embedder_model
 from logtune.errors import LogtuneError
 from logtune.ports import NoiseReader, Vectors
-from logtune.stages.noise import CLASSES, Floats, NoiseModel, joined, sigmoid
+from logtune.stages.noise import CLASSES, Floats, NoiseModel, doubtful, joined, sigmoid
 
 
 class Odds(Protocol):
@@ -37,8 +42,11 @@ class TunedReader:
         """Each text's score by class."""
         if vectors is None or embedder != self.tuning.embedder or not texts:
             return self.model.by_class(texts, vectors, embedder)
-        odds = joined(self.model.full_odds(texts, vectors), self.encoder.odds(texts)) - self.tuning.line
-        return [dict(zip(CLASSES, row, strict=True)) for row in sigmoid(odds).tolist()]
+        odds = self.model.full_odds(texts, vectors)
+        asked: list[int] = np.flatnonzero(doubtful(odds, self.tuning.line)).tolist()
+        if asked:
+            odds[asked] = joined(odds[asked], self.encoder.odds([texts[row] for row in asked]))
+        return [dict(zip(CLASSES, row, strict=True)) for row in sigmoid(odds - self.tuning.line).tolist()]
 
 
 def noise_reader(embedder: str, dtype: str) -> NoiseReader:

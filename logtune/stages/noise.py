@@ -20,6 +20,9 @@ Floats = npt.NDArray[np.float32]
 CLASSES = ("jailbreak", "prompt_injection", "harmful_request", "toxic", "spam")
 PADDED = 8  # columns of a weight table: rows of 32 bytes are read fastest
 BLOCK = 256  # texts read at once: their features fit the processor's cache
+DOUBT = (
+    4.0  # log odds below a line from which on a text is beyond doubt: of benign texts 62%, for 0.06 points of recall
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,11 @@ def logits(rung: Rung, texts: Sequence[str], vectors: Vectors | None, read: gram
 def joined(full: Floats, tuned: Floats) -> Floats:
     """(N, C) log odds by the full reading and the tuned embedder together: their mean, which no weighing has beaten."""
     return np.asarray((full + tuned) / 2, np.float32)
+
+
+def doubtful(full: Floats, line: Floats) -> npt.NDArray[np.bool_]:
+    """(N,): whether the tuned embedder is asked: where a class is near its line, or beyond."""
+    return np.asarray(np.any(full > line - DOUBT, axis=1), np.bool_)
 
 
 def clues(texts: Sequence[str]) -> Floats:
