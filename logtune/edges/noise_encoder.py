@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from logtune.edges.late import Late
-from logtune.edges.vectors import load_embedder
+from logtune.edges.vectors import load_embedder, of_like_length
 from logtune.edges.weights import ModelFolder
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ class NoiseEncoder:
         with self._lock:
             ids = token_ids(self._tokenizer, texts)
         found = np.zeros((len(texts), len(self._tuning.bias)), np.float32)
-        order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
-        for start in range(0, len(order), self._batch):
-            part = order[start : start + self._batch]
+        for part in of_like_length(ids, self._batch):
             given, mask = padded([ids[number] for number in part])
             with torch.inference_mode():
                 states = self._model(input_ids=given, attention_mask=mask).last_hidden_state

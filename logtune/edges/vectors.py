@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -53,13 +53,10 @@ class LocalEmbedder:
         return vectors
 
     def _vectors(self, texts: Sequence[str]) -> Vectors:
-        """Batches of similar length, so that little is computed for padding."""
         import torch
 
         rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        order = sorted(range(len(texts)), key=lambda number: len(texts[number]))
-        for start in range(0, len(order), self._batch):
-            part = order[start : start + self._batch]
+        for part in of_like_length(texts, self._batch):
             inputs = self._tokenizer(
                 [texts[number] for number in part], padding=True, truncation=True, max_length=self._max_tokens,
                 return_tensors="pt",
@@ -70,6 +67,13 @@ class LocalEmbedder:
             mean = (states * mask).sum(1) / mask.sum(1)
             rows[part] = torch.nn.functional.normalize(mean, dim=1).numpy()
         return rows
+
+
+def of_like_length(items: Sequence[Sized], batch: int) -> Iterator[list[int]]:
+    """Indices of `items` in batches of similar length, so that little is computed for padding."""
+    order = sorted(range(len(items)), key=lambda number: len(items[number]))
+    for start in range(0, len(order), batch):
+        yield order[start : start + batch]
 
 
 class LateEmbedder:
