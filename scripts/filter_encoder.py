@@ -17,9 +17,9 @@ from filter_data import Text, columns
 from filter_training import HARD_WEIGHT, OWN_WEIGHT, POSITIVE, Floats, Kind, Mask, learns, weights_of
 from torch.nn import functional
 
-from logtune.edges.noise_encoder import FIRST, HEAD, PARTS, TAIL, Tuning, padded, pooled, token_ids
+from logtune.edges.noise_encoder import FIRST, HEAD, PARTS, TAIL, Tuning, pooled, token_ids
 from logtune.edges.noise_encoder import weights_of as own_weights
-from logtune.edges.vectors import load_embedder
+from logtune.edges.vectors import load_embedder, padded
 from logtune.edges.weights import embedder_model
 from logtune.ids import digest
 from logtune.stages.noise import CLASSES

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from logtune.edges.coverage import EmbeddingCoverage
-from logtune.edges.vectors import LocalEmbedder
+from logtune.edges.vectors import PADDING, LocalEmbedder, of_like_length
 from logtune.edges.weights import ModelFolder, embedder_model
 from logtune.errors import ModelError
 
@@ -54,6 +56,20 @@ def test_vectors_are_unit_rows_in_the_order_of_the_texts(tiny: LocalEmbedder) ->
 
 def tiny_folder(embedder: LocalEmbedder) -> ModelFolder:
     return ModelFolder(path=Path(embedder._model.name_or_path), fingerprint="x", parameters=1)
+
+
+@given(st.lists(st.integers(1, 256)), st.integers(1, 70))
+def test_each_text_is_in_one_batch_and_little_of_it_is_padding(tokens: list[int], batch: int) -> None:
+    parts = list(of_like_length(tokens, batch))
+    assert sorted(number for part in parts for number in part) == list(range(len(tokens)))
+    for part in parts:
+        lengths = [tokens[number] for number in part]
+        assert 0 < len(part) <= batch
+        assert max(lengths) * len(part) - sum(lengths) <= PADDING
+
+
+def test_a_long_text_does_not_share_a_batch_with_short_ones() -> None:
+    assert list(of_like_length([12, 256, 13, 12, 250], 64)) == [[0, 3, 2], [4, 1]]
 
 
 def test_texts_seen_before_are_remembered(tiny: LocalEmbedder) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from logtune.edges.late import Late
-from logtune.edges.vectors import load_embedder, of_like_length
+from logtune.edges.vectors import load_embedder, of_like_length, padded
 from logtune.edges.weights import ModelFolder
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class NoiseEncoder:
         with self._lock:
             ids = token_ids(self._tokenizer, texts)
         found = np.zeros((len(texts), len(self._tuning.bias)), np.float32)
-        for part in of_like_length(ids, self._batch):
+        for part in of_like_length([len(tokens) for tokens in ids], self._batch):
             given, mask = padded([ids[number] for number in part])
             with torch.inference_mode():
                 states = self._model(input_ids=given, attention_mask=mask).last_hidden_state
@@ -87,18 +87,6 @@ def token_ids(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str]) -> lis
         [begin, *(ids if len(ids) <= HEAD + TAIL - 2 else [*ids[: HEAD - 1], *ids[-(TAIL - 1) :]]), end]
         for ids in cast("list[list[int]]", split["input_ids"])
     ]
-
-
-def padded(ids: Sequence[Sequence[int]]) -> "tuple[torch.Tensor, torch.Tensor]":
-    """(N, T) tokens and their mask."""
-    import torch
-
-    longest = max(map(len, ids))
-    given, mask = (torch.zeros(len(ids), longest, dtype=torch.long) for _ in range(2))
-    for row, tokens in enumerate(ids):
-        given[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
-    return given, mask
 
 
 def pooled(states: "torch.Tensor", mask: "torch.Tensor") -> "torch.Tensor":

@@ -3,7 +3,7 @@
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence, Sized
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -16,9 +16,12 @@ from logtune.errors import MissingExtra, ModelError
 from logtune.ports import Embedder, Vectors
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 REMEMBERED = 32_768  # texts whose vectors are kept: 50 MB at 384 dimensions
+SPLIT_TOGETHER = 1024  # texts whose tokens are held at once
+PADDING = 64  # tokens of padding that cost about as much as one more pass (docs/log.md, 2026-11-27)
 
 
 class LocalEmbedder:
@@ -56,24 +59,47 @@ class LocalEmbedder:
         import torch
 
         rows = np.zeros((len(texts), self.dimension), dtype=np.float32)
-        for part in of_like_length(texts, self._batch):
-            inputs = self._tokenizer(
-                [texts[number] for number in part], padding=True, truncation=True, max_length=self._max_tokens,
-                return_tensors="pt",
-            )  # fmt: skip
-            with torch.inference_mode():
-                states = self._model(**inputs).last_hidden_state.float()
-            mask = inputs["attention_mask"][..., None].float()
-            mean = (states * mask).sum(1) / mask.sum(1)
-            rows[part] = torch.nn.functional.normalize(mean, dim=1).numpy()
+        filler = cast("int | None", self._tokenizer.pad_token_id) or 0
+        for start in range(0, len(texts), SPLIT_TOGETHER):
+            some = list(texts[start : start + SPLIT_TOGETHER])
+            split = self._tokenizer(some, truncation=True, max_length=self._max_tokens)
+            ids = cast("list[list[int]]", split["input_ids"])
+            for part in of_like_length([len(tokens) for tokens in ids], self._batch):
+                given, mask = padded([ids[number] for number in part], filler)
+                with torch.inference_mode():
+                    states = self._model(input_ids=given, attention_mask=mask).last_hidden_state.float()
+                seen = mask[..., None].float()
+                mean = (states * seen).sum(1) / seen.sum(1)
+                rows[start + np.array(part)] = torch.nn.functional.normalize(mean, dim=1).numpy()
         return rows
 
 
-def of_like_length(items: Sequence[Sized], batch: int) -> Iterator[list[int]]:
-    """Indices of `items` in batches of similar length, so that little is computed for padding."""
-    order = sorted(range(len(items)), key=lambda number: len(items[number]))
-    for start in range(0, len(order), batch):
-        yield order[start : start + batch]
+def of_like_length(tokens: Sequence[int], batch: int) -> Iterator[list[int]]:
+    """Indices of texts with so many `tokens` in batches of at most `batch`, hardly any of a batch being padding."""
+    part: list[int] = []
+    held = 0
+    for number in sorted(range(len(tokens)), key=tokens.__getitem__):
+        longest = tokens[number]
+        if part and (len(part) == batch or longest * len(part) - held > PADDING):
+            yield part
+            part, held = [], 0
+        part.append(number)
+        held += longest
+    if part:
+        yield part
+
+
+def padded(ids: Sequence[Sequence[int]], filler: int = 0) -> "tuple[torch.Tensor, torch.Tensor]":
+    """(N, T) tokens and their mask."""
+    import torch
+
+    longest = max(map(len, ids))
+    given = torch.full((len(ids), longest), filler)
+    mask = torch.zeros_like(given)
+    for row, tokens in enumerate(ids):
+        given[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    return given, mask
 
 
 class LateEmbedder:
