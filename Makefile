@@ -57,7 +57,6 @@ compile: $(STAMP) ## what every request passes through as machine code: a faster
 
 pure:             ## pure Python again
 	find logtune -name '*.so' -delete
-	rm -f *__mypyc.*.so
 
 install: $(STAMP) ## .venv alone
 

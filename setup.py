@@ -18,6 +18,8 @@ if os.environ.get("LOGTUNE_COMPILE") == "1":
     from mypyc.build import mypycify
 
     files = [f"logtune/{name}.py" for name in COMPILED]
-    setup(ext_modules=mypycify(["--config-file=scripts/mypyc.ini", *files], opt_level="2"))
+    # What they share lies in the package: beside it, an editable installation would not find it.
+    shared = "logtune.compiled"
+    setup(ext_modules=mypycify(["--config-file=scripts/mypyc.ini", *files], opt_level="2", group_name=shared))
 else:
     setup()
