@@ -132,14 +132,14 @@ def run(chosen: argparse.Namespace, folder: Path) -> Row:
         overrides = {key: json.loads(value) for key, _, value in (item.partition("=") for item in chosen.set)}
         serving = Serving(folder, port, overrides)
         say(f"{len(rows)} questions; deploying {parts.CLUSTERS} clusters")
-        parts.deploy(serving.config(), rows)
+        kept = parts.deploy(serving.config(), rows)
         bench = Bench(
             folder=folder, texts=str(texts), priority=Priority(level=chosen.priority), upstream=upstream,
             upstream_port=port,
         )  # fmt: skip
         try:
             say(f"the gateway was ready after {serving.start():.1f} s")
-            serving.wait_for_router()
+            serving.wait_for_router(kept)
             serving.stop()
             say(f"with its router made after {serving.start():.1f} s")
             for step in _steps(chosen):

@@ -47,11 +47,6 @@ OWN_THINGS = ("card", "transfer", "loan", "account", "PIN", "address", "order", 
 # --- questions and what is deployed ---
 
 
-def kept(config: Config) -> Path:
-    """Where the router's files of these clusters outlive a run; with other vectors they are other clusters."""
-    return KEPT / digest(config.embedder.model_dump(mode="json"), 12)
-
-
 def questions() -> list[dict[str, str]]:
     """Distinct real questions with their intents where the data is there, else some of our own."""
     found = {row["text"]: row for name in ("banking77", "clinc150") for row in _rows(SHARED / name)}
@@ -69,8 +64,11 @@ def _rows(folder: Path) -> Iterator[dict[str, str]]:
             yield {"text": row["text"], "label": row["label"]}
 
 
-def deploy(config: Config, rows: Sequence[Mapping[str, str]]) -> None:
-    """Clusters around real questions, with the real embedder's centroids, served by an adapter each."""
+def deploy(config: Config, rows: Sequence[Mapping[str, str]]) -> Path:
+    """Clusters around real questions, with the real embedder's centroids, served by an adapter each.
+
+    Where the router's files of these clusters outlive a run: vectors that differ in a last digit make other clusters.
+    """
     by_label: dict[str, list[str]] = {}
     for row in rows:
         by_label.setdefault(row["label"], []).append(row["text"])
@@ -79,17 +77,20 @@ def deploy(config: Config, rows: Sequence[Mapping[str, str]]) -> None:
     vectors = [embedder.embed(by_label[topic][:MEMBERS]).mean(axis=0) for topic in topics]
     centroids = [tuple(map(float, vector / (vector @ vector) ** 0.5)) for vector in vectors]
     opened = build.store(config)
+    clusters: list[str] = []
     for number in range(CLUSTERS):
         texts = [text for topic in topics[number::CLUSTERS] for text in by_label[topic][:MEMBERS]]
-        _deploy_one(opened, config, f"topics-{number}", centroids[number::CLUSTERS], texts)
+        clusters.append(_deploy_one(opened, config, f"topics-{number}", centroids[number::CLUSTERS], texts))
     opened.close()
-    if kept(config).exists():  # made by an earlier run, for the same clusters
-        shutil.copytree(kept(config), Path(config.store.home) / "router", dirs_exist_ok=True)
+    kept = KEPT / digest([config.embedder.model_dump(mode="json"), clusters], 12)
+    if kept.exists():
+        shutil.copytree(kept, Path(config.store.home) / "router", dirs_exist_ok=True)
+    return kept
 
 
 def _deploy_one(
     opened: Store, config: Config, name: str, centroids: Sequence[tuple[float, ...]], texts: Sequence[str]
-) -> None:
+) -> str:
     members = tuple(_interaction(f"{name}-{number}", text) for number, text in enumerate(texts))
     unit = UnitResult(
         stage="bench-members", key=name, outputs=members, cycle_id="bench", config_hash="", at=time.time()
@@ -100,6 +101,7 @@ def _deploy_one(
         label=name, name=name,
     ))  # fmt: skip
     _put(opened, cluster, adapter_record(config, cluster.id, name, 1), None)
+    return cluster.id
 
 
 def _interaction(log: str, query: str) -> Interaction:
@@ -308,12 +310,12 @@ class Serving:
         self._ready(url)
         return time.perf_counter() - begun
 
-    def wait_for_router(self) -> None:
-        """Wait until the router's files are made, which happens beside serving after a first start."""
+    def wait_for_router(self, kept: Path) -> None:
+        """Wait until the router's files are made, beside serving after a first start, and keep them there."""
         end = time.monotonic() + ROUTER_S
         while time.monotonic() < end and self.process.alive():
             if list((self.home / "router").glob("*.npz")):
-                shutil.copytree(self.home / "router", kept(self.config()), dirs_exist_ok=True)
+                shutil.copytree(self.home / "router", kept, dirs_exist_ok=True)
                 return
             time.sleep(0.5)
         raise RuntimeError(f"the router was not ready in time: {self.process.last_words()}")

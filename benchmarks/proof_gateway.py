@@ -259,12 +259,11 @@ def _serving(workers: int) -> Iterator[tuple[parts.Serving, list[str]]]:
             settings: dict[str, Json] = {"serve.workers": workers, "experiment.backoff_days": 0}
             serving = parts.Serving(home, port, settings)
             serving.mock = upstream
-            parts.deploy(serving.config(), rows)
+            kept = parts.deploy(serving.config(), rows)
             texts = _near(serving, [row["text"] for row in rows])
             try:
                 serving.start()
-                if not list((home / "router").glob("*.npz")):
-                    serving.wait_for_router()
+                serving.wait_for_router(kept)
                 yield serving, texts
             finally:
                 serving.stop()
