@@ -118,6 +118,20 @@ def test_one_earlier_voter_of_few_cannot_stop_a_candidate(lost: int, voters: int
     assert ("the estimate decides" in guard.reason) is (by == "estimate")
 
 
+@pytest.mark.parametrize(
+    ("lost", "won", "voters", "passed", "by"),
+    [(10, 8, 24, True, "estimate"), (12, 6, 24, False, "estimate"), (9, 9, 24, True, "estimate"),
+     (75, 75, 200, True, "bound"), (95, 55, 200, False, "bound")],
+)  # fmt: skip
+def test_where_most_answers_differ_as_many_worse_as_better_stop_nothing(
+    lost: int, won: int, voters: int, passed: bool, by: str
+) -> None:
+    said = [(True, False)] * lost + [(False, True)] * won + [(False, False)] * (voters - lost - won)
+    guard = found(Evidence(voters=said), "voters")
+    assert guard.passed is passed
+    assert ("the estimate decides" in guard.reason) is (by == "estimate")
+
+
 def test_too_few_answers_show_nothing_and_it_is_said() -> None:
     few = noninferior("refusals", "refusals", [(False, False)] * 8, SETTINGS)
     assert few.passed

@@ -4,7 +4,7 @@ A guard passes when the upper bound of what got worse lies within its margin (no
 test of paired proportions (1998) with the exact sign test as envelope, for lengths the BCa bootstrap of paired
 logarithms. A candidate that is worse by its margin passes with probability 1 - `confidence` at most. All guards must
 pass, so several need no correction (intersection-union test, Berger 1982). Where the answers are too few to show
-anything, even if both sides never differed, the estimate decides and the reason says so.
+anything, even if both sides were equally good, the estimate decides and the reason says so.
 """
 
 import math
@@ -20,6 +20,7 @@ from logtune.statistics import paired_difference
 SHORT = 100  # characters added to both lengths: whether a label has 5 or 15 is no matter
 # share of the answers that is worse by chance: of 17 voters no candidate could lose one, and half of the good ones do
 BY_CHANCE: Mapping[str, float] = {"voters": 0.05}
+COMPARED = frozenset({"voters"})  # guards whose "bad" is the worse of two answers, and no fault of its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +105,7 @@ def noninferior(
     ours, theirs = [float(mine) for mine, _ in bad], [float(other) for _, other in bad]
     two_sided = 2 * settings.confidence - 1
     found = paired_difference(ours, theirs, two_sided)
-    worse = round(BY_CHANCE.get(name, 0.0) * len(bad))
-    shown = paired_difference([1.0] * worse + [0.0] * (len(bad) - worse), [0.0] * len(bad), two_sided).high <= margin
+    shown = _equals_bound(name, bad, two_sided) <= margin
     told = (
         f"{what}: {_percent(sum(ours) / len(bad))}, baseline {_percent(sum(theirs) / len(bad))} of {len(bad)}; "
         f"{_points(found.mean)} points, upper bound {_points(found.high)}, allowed {_points(margin)}"
@@ -115,6 +115,19 @@ def noninferior(
         upper=round(found.high, 6), answers=len(bad),
         reason=told if shown else f"{told} (too few answers for the bound, the estimate decides)",
     )  # fmt: skip
+
+
+def _equals_bound(name: GuardName, bad: Sequence[Bad], confidence: float) -> float:
+    """The bound for two sides that are equally good, which more answers than these would have to bring down.
+
+    Equal means without any difference, and where voters compare two answers with as many better as worse: of texts
+    that are neither right nor wrong most differ, and each difference is somebody's loss.
+    """
+    better = sum(mine != other for mine, other in bad) // 2 if name in COMPARED else 0
+    worse = min(better + round(BY_CHANCE.get(name, 0.0) * len(bad)), len(bad) - better)
+    alike = [0.0] * (len(bad) - worse - better)
+    ours, theirs = [1.0] * worse + [0.0] * better + alike, [0.0] * worse + [1.0] * better + alike
+    return paired_difference(ours, theirs, confidence).high
 
 
 # --- what each guard looks at ---
