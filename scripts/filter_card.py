@@ -23,8 +23,9 @@ request, toxic, spam. They are made by `scripts/train_filter.py`; this card by `
   of all-MiniLM-L6-v2. A weight a class for each of 131,072 buckets, and a hidden layer of 128 units over the rest.
   Rung *tuned*, where the full one runs and the packaged embedder can be had: the mean of the full rung's log odds and
   those of a copy of all-MiniLM-L6-v2 whose upper three layers were changed by matrices of rank 16 (LoRA), with a head
-  over the mean and the maximum of its tokens; of a long text the first 64 and the last 32 tokens. Numbers only, read
-  without pickle.
+  over the mean and the maximum of its tokens; of a long text the first 64 and the last 32 tokens. It is asked only
+  where the full rung leaves a doubt: a class within 4 (log odds) of its line, or above it. Numbers only, read without
+  pickle.
 - **What they learned from.** Jailbreak prompts: JailbreakBench artifacts (MIT), in-the-wild prompts of Shen et al.
   (MIT). Injections: CyberSecEval (MIT), BIPIA (MIT). Harmful requests: AdvBench, HarmBench, JailbreakBench (MIT),
   SimpleSafetyTests and XSTest (CC BY). Toxic: Davidson et al. (MIT), OpenAI's moderation evaluation (MIT). Spam:
@@ -40,9 +41,13 @@ request, toxic, spam. They are made by `scripts/train_filter.py`; this card by `
 |---|---|---|---|
 """
 FOOT = """
-**Sources that were never seen.** With the eleven sources left out in two groups the full rung finds 46% of their
-texts on the mean and the tuned one 53%: more of ten of them or as many, and fewer jailbreaks of the kind that people
-post (25% where the full rung finds 47%). Harmless texts that look bad cost it more there: 16% against 5%.
+**Sources that were never seen.** Left out one at a time, of the texts of eleven sources the tuned rung finds 53% on
+the mean, the full one 49%: nine of ten orders of AdvBench, two thirds of spam and of XSTest's harmful requests, one in
+three of the jailbreaks that people post, one in five or fewer of CyberSecEval's injections and of toxic texts.
+
+**How much of it is chance.** Which class is caught how often hangs on a handful of benign texts, against which the five
+lines are drawn together: an earlier training by the same course caught 90% of jailbreaks, 64% of injections, 86% of
+harmful requests, 58% of toxic texts and 91% of spam. In the order of their log odds the two are alike.
 
 **Where they fail.** Texts that are noise only by what surrounds them: an instruction that would be harmless if it
 did not come out of a pasted document ("What are the benefits of solar power?" in BIPIA), a question in another
@@ -55,11 +60,12 @@ than other languages: in those they mostly stay silent. Slurs are quoted by peop
 
 def rows(figures: Mapping[str, Mapping[str, float]]) -> Iterator[str]:
     """A line a label, then its sources."""
-    wanted = ("jailbreak", "prompt_injection", "harmful_request", "toxic", "spam", "benign")
+    wanted = ("jailbreak", "prompt_injection", "harmful_request", "toxic", "spam")
     for key in sorted(figures["full"], key=lambda key: (key.split(" / ")[0], " / " in key)):
-        if key.startswith(wanted):
-            name = f"**{key}**" if " / " not in key else key.split(" / ")[1]
-            kind = "flagged" if key.startswith("benign") else "caught"
+        label = key.split(" / ")[0]
+        if label in wanted or label.startswith("benign"):
+            name = f"**{key}**" if key == label else key.split(" / ")[1]
+            kind = "flagged" if label.startswith("benign") else "caught"
             shares = " | ".join(f"{figures[rung][key]:.1%}" for rung in ("quick", "full", "tuned"))
             yield f"| {name}, {kind} | {shares} |"
 

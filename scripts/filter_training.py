@@ -34,6 +34,7 @@ POSITIVE = 0.5  # weight of a class's texts together, as a share of all the othe
 OWN_WEIGHT = 0.5  # of the project's own texts
 HARD_WEIGHT = 3.0  # of benign texts that look harmful
 LIMITS = {"benign": 0.018, "benign_hard": 0.072, "benign_other_language": 0.018}  # below the aims: 2%, 8%, 2%
+SOURCE_LIMIT = 0.05  # of the benign texts of one source: no deployment is like all of them together
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,17 +235,21 @@ def learned(rows: Sequence[Text], read: Features, full: bool, out: Mask) -> Rung
 # --- where the line is drawn ---
 
 
-def lines(rows: Sequence[Text], odds: Floats, limits: Mapping[str, float] = LIMITS) -> Floats:
+def lines(rows: Sequence[Text], odds: Floats) -> Floats:
     """(C,): log odds from which on each class is named, by coordinate ascent from several starts.
 
     What exceeds a limit costs more and more; of the lines within all limits the worthiest are taken.
     """
     measured = np.array([row.measured for row in rows])
-    labels = np.array([row.label for row in rows])
-    benign = {name: odds[(labels == name) & measured] for name in limits}
+    labels, sources = np.array([row.label for row in rows]), np.array([row.source for row in rows])
+    benign = {name: odds[(labels == name) & measured] for name in LIMITS}
+    limits = dict(LIMITS)
+    for source in sorted({row.source for row in rows if row.label == "benign" and row.measured}):
+        benign[source] = odds[(labels == "benign") & measured & (sources == source)]
+        limits[source] = SOURCE_LIMIT
     caught = [odds[(labels == name) & measured] for name in CLASSES]
     draw = np.random.default_rng(0)
-    steps = [_steps(column, benign, caught) for column in range(odds.shape[1])]
+    steps = [_steps(column, [benign[name] for name in LIMITS], caught) for column in range(odds.shape[1])]
 
     def over(line: Floats) -> float:
         return sum(max(0.0, _reached(rows_, line) / limits[name] - 1) for name, rows_ in benign.items())
@@ -273,9 +278,9 @@ def _reached(odds: Floats, line: Floats) -> float:
     return float((odds > line).any(axis=1).mean())
 
 
-def _steps(column: int, benign: Mapping[str, Floats], caught: Sequence[Floats]) -> Floats:
+def _steps(column: int, benign: Sequence[Floats], caught: Sequence[Floats]) -> Floats:
     """Values that a class's line may take."""
-    near = [np.quantile(rows[:, column], np.linspace(0.8, 1, 60)) for rows in benign.values()]
+    near = [np.quantile(rows[:, column], np.linspace(0.8, 1, 60)) for rows in benign]
     within = np.quantile(caught[column][:, column], np.linspace(0, 0.6, 60))
     return np.asarray(np.unique(np.concatenate([*near, within])) + 1e-4, np.float32)
 
