@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
+import scipy.stats
 from proof import Measured, Row
 
 from logtune.config import EvaluateSettings
+from logtune.config_guards import GuardSettings
 from logtune.records import Interaction, Json
 from logtune.sides import corrected
 from logtune.stages import corrected as correction
-from logtune.stages import evaluate, held_out
+from logtune.stages import evaluate, gate_guards, held_out
 from logtune.statistics import Estimate, Floats, win_rate_interval
 
 RUNS, QUICK = 10_000, 20
@@ -32,6 +34,8 @@ SETTINGS = EvaluateSettings()
 TESTS = 10  # of a cycle, over its clusters and candidates
 COVERAGE_RUNS = 2_000
 RIGHT = 0.75  # how often the judge is right
+VOTERS = (12, 24, 40, 200)  # `guards.lesson_checks` is 40, so more only where it was raised
+DIFFER, WORSE = (0.1, 0.4, 0.75), (0.1, 0.2, 0.3, 0.4)
 GUARD_OF = {"length": "length", "praise": "sycophancy", "refusals": "refusals"}
 
 
@@ -203,6 +207,40 @@ def _verdicts(drawn: np.random.Generator, truth: Floats) -> Floats:
     return cast("Floats", np.where(drawn.random(len(truth)) < RIGHT, truth, wrong))
 
 
+# --- earlier voters ---
+
+
+def equals_kept(quick: bool) -> Measured:
+    """Chance that the guard of earlier voters lets an equally good candidate through; exact, by voters and answers."""
+    cases = list(product(VOTERS[:1] if quick else VOTERS, DIFFER))
+    found = {_named(voters, differ): _let_through(voters, differ, 0.0) for voters, differ in cases}
+    details: dict[str, Json] = {
+        f"{worse:.0%} more lost than won": {
+            _named(voters, differ): _let_through(voters, differ, worse) for voters, differ in cases if worse <= differ
+        }
+        for worse in WORSE
+    }
+    return Measured(value=found, details=details)
+
+
+def _named(voters: int, differ: float) -> str:
+    return f"{voters} voters, {differ:.0%} find a difference"
+
+
+def _let_through(voters: int, differ: float, worse: float) -> float:
+    chances = [(differ + worse) / 2, (differ - worse) / 2, 1 - differ]
+    return round(sum(
+        float(scipy.stats.multinomial.pmf([lost, won, voters - lost - won], voters, chances))
+        for lost in range(voters + 1) for won in range(voters + 1 - lost) if _harmless(lost, won, voters)
+    ), 4)  # fmt: skip
+
+
+@cache
+def _harmless(lost: int, won: int, voters: int) -> bool:
+    said = [(True, False)] * lost + [(False, True)] * won + [(False, False)] * (voters - lost - won)
+    return gate_guards.noninferior("voters", "earlier voters", said, GuardSettings()).passed
+
+
 # --- reward hacks ---
 
 
@@ -246,6 +284,10 @@ ROWS = [
     Row(
         key="coverage", what="corrected win-rate interval holds the true one, judge right 75% of the time, worst case",
         side="at least", aim=0.94, measure=coverage,
+    ),
+    Row(
+        key="equals_kept", what="equally good candidates that the guard of earlier voters lets through",
+        side="at least", aim=0.75, measure=equals_kept,
     ),
     Row(
         key="hacks_stopped", what="adapters that game length, praise or refusals, stopped by their guard",

@@ -17,7 +17,7 @@ from proof import Measured, Row, reached
 
 KEYS = {
     "aa_false_rate", "gate_false_rate", "sample_ratio", "users_exposed", "srm_power", "srm_false", "mixed_users",
-    "coverage", "rollback_s", "hacks_stopped",
+    "coverage", "rollback_s", "hacks_stopped", "equals_kept",
 }  # fmt: skip
 
 
@@ -49,6 +49,14 @@ def test_a_void_figure_reaches_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert found["a"]["reached"] is right
     assert found["a"]["details"].get("void", "") == void
     assert found["b"] == {"value": 2}  # rows that were not asked for stay
+
+
+def test_the_worse_a_candidate_is_the_less_earlier_voters_let_it_through() -> None:
+    through = [proof_gate._let_through(12, 0.75, worse) for worse in (0.0, 0.2, 0.4)]
+    assert through == sorted(through, reverse=True)
+    assert proof_gate.equals_kept(True).value == {"12 voters, 10% find a difference": pytest.approx(0.987, abs=1e-3),
+        "12 voters, 40% find a difference": pytest.approx(0.875, abs=1e-3),
+        "12 voters, 75% find a difference": pytest.approx(through[0])}  # fmt: skip
 
 
 def test_many_lost_requests_say_nothing_of_users() -> None:

@@ -261,7 +261,7 @@ def test_one_of_two_workers_is_killed_under_load(tmp_path: Path) -> None:
         assert len(broken) <= 2  # one request of each loader at most was with the dead one
         assert after & before == before - {victim}
         counted = until(lambda: number if (number := answered(server)) >= 20 else None)  # told once a second
-        assert counted <= len(statuses) + 2  # without the dead one's last second
+        assert 20 <= counted <= len(statuses) + 2  # without the dead one's last second
         with server.asked("wait") as answer:
             answer.readline()
             server.signal(signal.SIGTERM)

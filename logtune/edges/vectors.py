@@ -92,13 +92,11 @@ def of_like_length(tokens: Sequence[int], batch: int) -> Iterator[list[int]]:
 def padded(ids: Sequence[Sequence[int]], filler: int = 0) -> "tuple[torch.Tensor, torch.Tensor]":
     """(N, T) tokens and their mask."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
-    longest = max(map(len, ids))
-    given = torch.full((len(ids), longest), filler)
-    mask = torch.zeros_like(given)
-    for row, tokens in enumerate(ids):
-        given[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
+    given = pad_sequence([torch.tensor(tokens) for tokens in ids], batch_first=True, padding_value=filler)
+    lengths = torch.tensor([len(tokens) for tokens in ids])
+    mask = (torch.arange(given.shape[1]) < lengths[:, None]).long()
     return given, mask
 
 

@@ -18,9 +18,9 @@ from logtune.stages.grading import degenerate, grade, normalise
 from logtune.statistics import paired_difference
 
 SHORT = 100  # characters added to both lengths: whether a label has 5 or 15 is no matter
-# share of the answers that is worse by chance: of 17 voters no candidate could lose one, and half of the good ones do
-BY_CHANCE: Mapping[str, float] = {"voters": 0.05}
-COMPARED = frozenset({"voters"})  # guards whose "bad" is the worse of two answers, and no fault of its own
+# Guards whose "bad" is the worse of two answers, and the share that is worse by chance beyond as many better as worse:
+# of 17 voters no candidate could lose one, and half of the good ones do.
+COMPARED: Mapping[str, float] = {"voters": 0.05}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -123,8 +123,10 @@ def _equals_bound(name: GuardName, bad: Sequence[Bad], confidence: float) -> flo
     Equal means without any difference, and where voters compare two answers with as many better as worse: of texts
     that are neither right nor wrong most differ, and each difference is somebody's loss.
     """
-    better = sum(mine != other for mine, other in bad) // 2 if name in COMPARED else 0
-    worse = min(better + round(BY_CHANCE.get(name, 0.0) * len(bad)), len(bad) - better)
+    better = worse = 0
+    if name in COMPARED:
+        better = sum(mine != other for mine, other in bad) // 2
+        worse = min(better + round(COMPARED[name] * len(bad)), len(bad) - better)
     alike = [0.0] * (len(bad) - worse - better)
     ours, theirs = [1.0] * worse + [0.0] * better + alike, [0.0] * worse + [1.0] * better + alike
     return paired_difference(ours, theirs, confidence).high
