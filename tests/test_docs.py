@@ -123,13 +123,20 @@ def typed(tool: str) -> list[tuple[str, str]]:
     return [(page.name, line.partition("#")[0].strip()) for page, line in lines if line.startswith(f"{tool} ")]
 
 
-@pytest.mark.parametrize(("page", "line"), typed("logtune"))
+def examples() -> list[tuple[str, str]]:
+    """Command lines in the commands' own help."""
+    found = re.findall(r"^ +(logtune .+)$", read("docs/reference/cli.md"), re.MULTILINE)
+    return [("help", re.split(r" {2,}| > |#", line)[0].strip()) for line in found]  # without what it is for
+
+
+@pytest.mark.parametrize(("page", "line"), [*typed("logtune"), *examples()])
 def test_every_command_line_of_the_docs_is_understood(page: str, line: str) -> None:
     arguments = shlex.split(line)[1:]
     with click.Context(cli, info_name="logtune") as root:
         name, command, rest = cli.resolve_command(root, arguments)
         assert command is not None
-        command.make_context(name, rest, parent=root)
+        made = command.make_context(name, rest, parent=root)
+    assert made.params.get("format_name") in {None, *importers.FORMATS}
 
 
 @pytest.mark.parametrize(("page", "line"), typed("make"))

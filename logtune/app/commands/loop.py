@@ -28,7 +28,10 @@ BY_HAND = "by-hand"  # in place of the cycle that deploys
 @click.command("import")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "--format", "format_name", metavar="NAME", help="Format of the files.  [default: seen from the first lines]"
+    "--format",
+    "format_name",
+    metavar="NAME",
+    help="Format of the files: logtune, openai-chat or feedback.  [default: seen from the first lines]",
 )
 @common
 def import_logs(say: Console, paths: Sequence[Path], format_name: str | None) -> None:
@@ -40,7 +43,7 @@ def import_logs(say: Console, paths: Sequence[Path], format_name: str | None) ->
     \b
     Examples:
       logtune import logs.jsonl feedback.jsonl
-      logtune import chats.jsonl --format openai --json
+      logtune import chats.jsonl --format openai-chat --json
     """
     from logtune.app.redaction import Redaction
     from logtune.edges.importers import import_file
