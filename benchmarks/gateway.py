@@ -75,7 +75,8 @@ def latencies(bench: Bench, serving: Serving, chosen: argparse.Namespace) -> Non
                     before = serving.stored()
                     count = int(chosen.seconds * (rate or 40 if stream == "none" else rate or 15))
                     row = bench.phase(name, target, port, rate, count, stream, process)
-                    row |= {"round": number, "stored": serving.stored() - before}
+                    wanted = before + count if target == "gateway" else 0
+                    row |= {"round": number, "stored": serving.settled(wanted) - before}
 
 
 def summary(rows: Sequence[Row]) -> Row:

@@ -122,7 +122,7 @@ def sustained(bench: Bench, serving: Serving, ladder: Sequence[int], seconds: fl
         row = bench.phase(
             "ladder", "gateway", serving.port, rate, int(rate * seconds), "none", serving.process
         )  # fmt: skip
-        row["stored"] = serving.stored() - before
+        row["stored"] = serving.settled(before + cast("int", row["count"])) - before
         kept_up = not row["errors"] and row["stored"] == row["count"]
         if not kept_up or cast("float", row["achieved_rps"]) < 0.98 * rate:
             break

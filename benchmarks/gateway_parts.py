@@ -35,6 +35,7 @@ KEPT = cache_home() / "benchmark-router"
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parents[1] / "shared" / "data"
 ROUTER_S = 900.0  # for the token table of the router; made once for a machine
+SETTLED_S = 5.0  # for the last records of a load
 START_S = 120.0  # for a gateway, on a busy machine
 TOPICS = 16  # centroids, in CLUSTERS clusters with an adapter each
 CLUSTERS = 4
@@ -333,6 +334,13 @@ class Serving:
         """End it in order."""
         if self._process is not None:
             self._process.kill(signal.SIGTERM)
+
+    def settled(self, wanted: int) -> int:
+        """Log records in the database, once there are so many or a moment has passed: they come after their answers."""
+        end = time.monotonic() + SETTLED_S
+        while (found := self.stored()) < wanted and time.monotonic() < end:
+            time.sleep(0.02)
+        return found
 
     def stored(self) -> int:
         """Log records in the database."""

@@ -245,7 +245,10 @@ async def serving(store: "Store", tools: Tools, config: Config) -> AsyncIterator
 
 
 def snapshot(config: Config, folder: Path) -> Config:
-    """The settings with a copy of the store, as it is now."""
+    """The settings with a copy of the store, as it is now.
+
+    Its records lie in no file of the folder that both share: should the process be killed, they became the store's own.
+    """
     target = folder / "snapshot.db"
     source = sqlite3.connect(config.store.url.removeprefix("sqlite:///"))
     copy = sqlite3.connect(target)
@@ -253,7 +256,8 @@ def snapshot(config: Config, folder: Path) -> Config:
     source.close()
     copy.close()
     url = f"sqlite:///{target}"
-    return config.model_copy(update={"store": config.store.model_copy(update={"url": url})})
+    serve = config.serve.model_copy(update={"record_first": "store"})
+    return config.model_copy(update={"store": config.store.model_copy(update={"url": url}), "serve": serve})
 
 
 async def one_week(week: int, store: "Store", tools: Tools, config: Config, data: "Data") -> Week:

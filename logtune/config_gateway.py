@@ -97,8 +97,10 @@ class ServeSettings(Settings):
     """full: the embedder for every query; static: token vectors distilled from it; auto: static beside a server."""
     record_mb: Megabytes = 8.0
     """How much of an answer its record keeps; the client gets all of it, and the record says that it was cut."""
+    record_first: Literal["disk", "store"] = "disk"
+    """Where a record lies when its answer ends: disk: in a file, from there in the store a moment later; or store."""
     commit_wait_ms: Annotated[float, Field(gt=0)] = 250.0
-    """How long an answer waits for the store before its record goes to the spool instead."""
+    """How long the store has for a record before it goes to the spool instead."""
     queue_records: Positive = 10_000
     """Records of each project that may wait for the store in memory; more go to the spool."""
     queue_mb: Megabytes = 64.0

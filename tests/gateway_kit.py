@@ -127,6 +127,8 @@ class WatchedStore(Store):
         return list(self.logs())
 
     def record(self, record_id: str) -> LogRecord:
+        """The record of an answer, once it is there."""
+        until(lambda: self.known("record", [record_id]))
         return self.load(LogRecord, [record_id])[0]
 
 
@@ -200,11 +202,17 @@ class Kit:
     def v1(self) -> str:
         return f"{self.url}/v1"
 
+    def logs(self) -> list[LogRecord]:
+        """What is stored, once no record is on its way to the store."""
+        until(lambda: not any(lane.journal.queued for lane in self.gateway.lanes().values()))
+        return list(self.store.logs())
+
 
 @contextmanager
 def gateway(
     folder: Path, *, backend: Backend | None = None, server: MemoryAdapterServer | None = None,
-    embedder: Embedder | None = None, deploy: Sequence[tuple[str, str]] = (), broken: bool = False, **serve: float,
+    embedder: Embedder | None = None, deploy: Sequence[tuple[str, str]] = (), broken: bool = False,
+    **serve: float | str,
 ) -> Iterator[Kit]:  # fmt: skip
     """A running gateway; `deploy` holds (cluster name, example query) of clusters with an expert each."""
     store = WatchedStore(f"sqlite:///{folder / 'logtune.db'}")
@@ -233,7 +241,7 @@ def post(url: str, path: str, body: bytes, method: str = "POST", **headers: str)
         connection.close()
 
 
-def settings(folder: Path, **serve: float) -> Config:
+def settings(folder: Path, **serve: float | str) -> Config:
     return build({"store": {"home": str(folder)}, "serve": {"poll_s": 0.02, **serve}})
 
 
@@ -363,9 +371,15 @@ STREAM = (
 )
 
 
+def until(holds: Callable[[], object]) -> None:
+    """Return once it holds."""
+    end = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < end, "it never came to hold"
+        time.sleep(0.005)
+
+
 def until_stored(kit: Kit, count: int) -> None:
     """Wait until there are `count` records and nothing is left in the spool, which is emptied beside requests."""
     kit.store.wait(count)
-    end = time.monotonic() + WAIT_S
-    while json.loads(post(kit.url, "/readyz", b"", "GET")[2])["waiting"]:
-        assert time.monotonic() < end, "the spool does not empty"
+    until(lambda: not json.loads(post(kit.url, "/readyz", b"", "GET")[2])["waiting"])

@@ -174,7 +174,7 @@ async def test_a_streamed_tool_call_is_put_together(kit: Kit, later: AsyncOpenAI
         final = await stream.get_final_completion()
     (call,) = final.choices[0].message.tool_calls or []
     assert (call.function.name, call.function.arguments) == ("weather", ARGUMENTS)
-    record = list(kit.store.logs())[-1]
+    record = kit.logs()[-1]
     (kept,) = json.loads(json.dumps(answered(kit, record.id)["tool_calls"]))
     assert (kept["id"], kept["function"]) == ("c1", {"name": "weather", "arguments": ARGUMENTS})
     assert json.loads(json.dumps(record.response))["choices"][0]["finish_reason"] == "tool_calls"
@@ -184,7 +184,7 @@ def test_structured_output_is_parsed(kit: Kit, api: OpenAI, model: Model) -> Non
     parsed = api.chat.completions.parse(model="base", messages=ASK, response_format=Weather)
     assert parsed.choices[0].message.parsed == Weather(city="Oslo", degrees=3)
     assert json.loads(json.dumps(model.bodies[-1]["response_format"]))["type"] == "json_schema"
-    assert list(kit.store.logs())[-1].request["response_format"] == model.bodies[-1]["response_format"]
+    assert kit.logs()[-1].request["response_format"] == model.bodies[-1]["response_format"]
 
 
 async def test_structured_output_is_streamed_and_parsed(later: AsyncOpenAI) -> None:
@@ -224,12 +224,12 @@ def test_the_clients_own_retries_get_through(kit: Kit, model: Model) -> None:
         answer = api.chat.completions.create(model="base", messages=ASK)
     assert (answer.choices[0].message.content, model.stumbles) == ("hello", 0)
     assert len(model.bodies) == before + 3
-    errors = [record.error for record in kit.store.logs()][-3:]
+    errors = [record.error for record in kit.logs()][-3:]
     assert [bool(error) for error in errors] == [True, True, False]
 
 
 async def test_a_client_that_stops_reading_leaves_a_record(kit: Kit, later: AsyncOpenAI) -> None:
-    count = len(list(kit.store.logs()))
+    count = len(kit.logs())
     stream = await later.chat.completions.create(model="base", messages=ASK, stream=True)
     async for _ in stream:
         break

@@ -10,7 +10,6 @@ import pytest
 from gateway_kit import Kit, gateway, post, serving
 
 from logtune.app.asgi import Receive, Request, Scope, Send, respond
-from logtune.records import LogRecord
 
 PAGE = "https://app.example.com"
 CHAT = {"model": "base", "messages": [{"role": "user", "content": "one two"}]}
@@ -142,7 +141,7 @@ def test_fetch_of_a_real_browser(tmp_path: Path) -> None:
     with serving(page) as origin, gateway(tmp_path, cors_origins=(origin,)) as kit, gateway(shut) as closed:
         page.script = f"const OPEN = '{kit.url}', CLOSED = '{closed.url}';{SCRIPT}"
         found = json.loads(dom(origin, tmp_path / "profile"))
-        assert kit.store.count(LogRecord) == 2
+        assert len(kit.logs()) == 2
         (item,) = kit.store.feedback()
     assert found == {
         "text": "base: one two", "stream": "base: one two", "id": item.target, "rated": 200, "closed": "TypeError",

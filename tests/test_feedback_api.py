@@ -55,7 +55,7 @@ def test_the_upstreams_own_id_names_its_answer_also_after_a_restart(tmp_path: Pa
     with serving(upstream("base")) as url:
         with gateway(tmp_path, backend=HttpBackend(f"{url}/v1")) as kit:
             ask(kit, "hi")
-            (record,) = kit.store.logs()
+            (record,) = kit.logs()
             assert say(kit, response_id="chatcmpl-up", value=1)[0] == 200
         with gateway(tmp_path, backend=HttpBackend(f"{url}/v1")) as kit:
             assert say(kit, response_id="chatcmpl-up", comment="too short")[0] == 200
@@ -157,7 +157,7 @@ def test_feedback_for_an_unknown_id_is_kept_and_said_to_be(kit: Kit) -> None:
 
 def test_the_same_id_again_replaces_and_neutral_revokes(kit: Kit) -> None:
     ask(kit, "hello")
-    (record,) = kit.store.logs()
+    (record,) = kit.logs()
     say(kit, id="f1", target=record.id, rating="down", comment="wrong")
     say(kit, id="f1", target=record.id, rating="up")
     (feedback,) = kit.store.feedback()
@@ -169,7 +169,7 @@ def test_the_same_id_again_replaces_and_neutral_revokes(kit: Kit) -> None:
 
 def test_a_thumb_without_an_id_replaces_the_same_users_thumb(kit: Kit) -> None:
     ask(kit, "hello")
-    (record,) = kit.store.logs()
+    (record,) = kit.logs()
     for user, rating in [("u1", "up"), ("u2", "down"), ("u1", "neutral")]:
         say(kit, response_id=f"chatcmpl-{record.id}", rating=rating, user=user)
     assert {(item.user, item.value, item.revoked) for item in kit.store.feedback()} == {
@@ -179,7 +179,7 @@ def test_a_thumb_without_an_id_replaces_the_same_users_thumb(kit: Kit) -> None:
 
 def test_comments_and_corrections_without_an_id_stand_side_by_side(kit: Kit) -> None:
     ask(kit, "hello")
-    (record,) = kit.store.logs()
+    (record,) = kit.logs()
     say(kit, target=record.id, comment="too long")
     say(kit, target=record.id, comment="and wrong")
     say(kit, target=record.id, correction=" the right answer\n")

@@ -89,7 +89,7 @@ def test_a_dry_run_is_checked_and_kept_nowhere(kit: Kit) -> None:
 def test_a_tensorzero_episode_is_a_session(kit: Kit) -> None:
     body: dict[str, object] = {"model": "base", "messages": [{"role": "user", "content": "x"}]}
     post(kit.url, "/v1/chat/completions", json.dumps({**body, "tensorzero::episode_id": "e1"}).encode())
-    (record,) = kit.store.logs()
+    (record,) = kit.logs()
     assert (record.session, record.session_source) == ("e1", "body.tensorzero::episode_id")
     call(kit, "/tensorzero/feedback", {"metric_name": "solved", "value": 1.0, "episode_id": "e1"})
     item = kept(kit, "rating")

@@ -27,6 +27,8 @@ from gateway_kit import (
 )  # fmt: skip
 from openai import AsyncOpenAI, OpenAI
 
+from logtune.app.journal import Journal
+from logtune.edges.spool_files import SPOOL, waiting
 from logtune.edges.store import Store
 from logtune.records import Adapter, LogRecord, Message
 from logtune.stages.answer import answer
@@ -83,7 +85,7 @@ def test_a_call_of_the_official_client_is_answered_and_logged(kit: Kit) -> None:
     assert answer.choices[0].finish_reason == "stop"
     assert answer.usage is not None
     assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (4, 3)
-    (record,) = kit.store.logs()
+    (record,) = kit.logs()
     assert answer.id == f"chatcmpl-{record.id}"
     assert record.response == answer.model_dump(exclude_unset=True)
     assert record.request["temperature"] == 0
@@ -97,7 +99,7 @@ def test_a_call_of_the_official_client_is_answered_and_logged(kit: Kit) -> None:
 
 def test_the_answer_names_its_interaction_and_what_answered(kit: Kit) -> None:
     _, headers = ask(kit, "hello")
-    (record,) = kit.store.logs()
+    (record,) = kit.logs()
     assert headers["x-logtune-interaction"] == record.id
     assert headers["x-logtune-cluster"] == "none"
     assert headers["x-logtune-arm"] == "none"
@@ -118,7 +120,7 @@ def test_a_stream_gives_every_word_and_its_record_is_put_together(kit: Kit) -> N
     assert chunks[-2].choices[0].finish_reason == "stop"
     assert chunks[-1].usage is not None
     assert chunks[-1].usage.total_tokens == 7
-    (record,) = kit.store.logs()
+    (record,) = kit.logs()
     assert record.response is not None
     assert record.response["choices"][0]["message"]["content"] == "base: one two three"
     assert record.response["choices"][0]["finish_reason"] == "stop"
@@ -132,19 +134,22 @@ def test_a_stream_ends_with_done(kit: Kit) -> None:
     status, headers, sent = post(kit.url, "/v1/chat/completions", json.dumps(body).encode())
     assert status == 200
     assert headers["content-type"].startswith("text/event-stream")
-    assert headers["x-logtune-interaction"] == next(kit.store.logs()).id
+    assert headers["x-logtune-interaction"] == kit.logs()[0].id
     assert sent.endswith(b"data: [DONE]\n\n")
 
 
-def test_the_record_is_stored_before_the_end_of_the_stream_leaves(kit: Kit) -> None:
-    with client(kit) as api, api.chat.completions.create(
+@pytest.mark.parametrize("first", ["disk", "store"])
+def test_the_record_is_safe_before_the_end_of_the_stream_leaves(tmp_path: Path, first: str) -> None:
+    with gateway(tmp_path, record_first=first) as kit, client(kit) as api, api.chat.completions.create(
         model="base", messages=[{"role": "user", "content": "a b c"}], stream=True
     ) as stream:  # fmt: skip
-        for line in stream.response.iter_lines():
-            if line == "data: [DONE]":
-                assert kit.store.count(LogRecord) == 1
-                return
-    pytest.fail("the stream had no end")
+        kit.store.slow.clear() if first == "disk" else kit.store.slow.set()
+        ended = next(line for line in stream.response.iter_lines() if line == "data: [DONE]")
+        assert (waiting(tmp_path / SPOOL).records, kit.store.count(LogRecord)) == (
+            (1, 0) if first == "disk" else (0, 1)
+        )
+        kit.store.slow.set()
+        assert ended
 
 
 async def test_32_clients_at_once_each_get_their_own_answer(kit: Kit) -> None:
@@ -162,7 +167,7 @@ async def test_32_clients_at_once_each_get_their_own_answer(kit: Kit) -> None:
 
         answers = await asyncio.gather(*map(one, range(32)))
     assert [text for _, text in answers] == [f"base: number {number}" for number in range(32)]
-    assert {answer_id for answer_id, _ in answers} == {f"chatcmpl-{record.id}" for record in kit.store.logs()}
+    assert {answer_id for answer_id, _ in answers} == {f"chatcmpl-{record.id}" for record in kit.logs()}
 
 
 def test_several_choices_and_multi_part_text(kit: Kit) -> None:
@@ -195,7 +200,7 @@ def test_a_request_goes_to_the_adapter_of_its_cluster(routed: Kit) -> None:
     assert text == f"{adapter.path}: {LATE}"
     assert headers["x-logtune-adapter"] == adapter.id
     assert headers["x-logtune-cluster"] == "late_parcel"
-    (record,) = routed.store.logs()
+    (record,) = routed.logs()
     assert (record.adapter, record.cluster, record.model) == (adapter.id, "late_parcel", adapter.path)
     assert record.route_reason == "deployed for late_parcel"
     assert ask(routed, REFUND)[0].startswith("refund_status-expert@2:")
@@ -205,7 +210,7 @@ def test_a_request_out_of_distribution_goes_to_the_base_model(routed: Kit) -> No
     text, headers = ask(routed, "bake bread without yeast")
     assert text == "base: bake bread without yeast"
     assert headers["x-logtune-cluster"] == "none"
-    (record,) = routed.store.logs()
+    (record,) = routed.logs()
     assert (record.adapter, record.cluster, record.route_reason) == (None, None, "out of distribution")
 
 
@@ -215,7 +220,7 @@ def test_streams_are_routed_too(routed: Kit) -> None:
             model="base", messages=[{"role": "user", "content": LATE}], stream=True
         ))  # fmt: skip
     assert chunks[0].model == adapter_of(routed, "late_parcel").path
-    assert next(routed.store.logs()).adapter == adapter_of(routed, "late_parcel").id
+    assert routed.logs()[0].adapter == adapter_of(routed, "late_parcel").id
 
 
 def test_an_adapter_may_be_asked_for_by_its_name_or_id(routed: Kit) -> None:
@@ -224,7 +229,7 @@ def test_an_adapter_may_be_asked_for_by_its_name_or_id(routed: Kit) -> None:
         text, headers = ask(routed, LATE, model=model)
         assert text.startswith(adapter.path)
         assert headers["x-logtune-adapter"] == adapter.id
-    for record in routed.store.logs():
+    for record in routed.logs():
         assert (record.adapter, record.cluster) == (adapter.id, None)
         assert record.route_reason == "the request names its model"
 
@@ -265,7 +270,7 @@ def test_what_three_calls_take_is_recorded_beside_the_one_call_of_the_draft(tmp_
             list(api.chat.completions.create(model="base", messages=conversation(), stream=True))
         draft, critic, revised = kit.engine.calls[:3]
         record = kit.store.record(whole.headers["x-logtune-interaction"])
-        *_, streamed = kit.store.logs()
+        *_, streamed = kit.logs()
     assert whole.headers["x-logtune-calls"] == "3"
     assert [call.model for call in (draft, critic, revised)] == ["base", "late_parcel-critic@2", "base"]
     assert revised.messages[:2] == draft.messages[:2]  # the conversation before the query is kept, as in the gate
@@ -294,7 +299,7 @@ def test_a_critic_leaves_alone_what_it_was_not_made_for(tmp_path: Path) -> None:
             api.chat.completions.create(model="base", messages=[
                 {"role": "user", "content": LATE}, {"role": "assistant", "content": "so"},
             ])  # fmt: skip
-        *_, record = kit.store.logs()
+        *_, record = kit.logs()
     assert (record.adapter, record.route_reason) == (None, "a critic reviews plain text alone")
 
 
@@ -315,7 +320,7 @@ def test_an_adapter_that_does_not_load_leaves_its_cluster_to_the_base_model(tmp_
     with gateway(tmp_path, deploy=DEPLOYED, server=MemoryAdapterServer(broken=[broken])) as kit:
         assert ask(kit, LATE)[0] == f"base: {LATE}"
         assert ask(kit, REFUND)[0].startswith("refund_status-expert@2")
-        record = next(kit.store.logs())
+        record = kit.logs()[0]
         listed = json.loads(get(kit, "/v1/models")[2])["data"]
     assert (record.adapter, record.cluster) == (None, "late_parcel")
     assert "could not be loaded" in record.route_reason
@@ -325,27 +330,27 @@ def test_an_adapter_that_does_not_load_leaves_its_cluster_to_the_base_model(tmp_
 def test_an_embedder_that_fails_sends_everything_to_the_base_model(tmp_path: Path) -> None:
     with gateway(tmp_path, deploy=DEPLOYED, embedder=BrokenEmbedder()) as kit:
         assert ask(kit, LATE)[0] == f"base: {LATE}"
-        assert next(kit.store.logs()).route_reason == "routing failed: RuntimeError: no vectors today"
+        assert kit.logs()[0].route_reason == "routing failed: RuntimeError: no vectors today"
 
 
 def test_vectors_of_another_size_send_everything_to_the_base_model(tmp_path: Path) -> None:
     with gateway(tmp_path, deploy=DEPLOYED, embedder=WordEmbedder(size=32)) as kit:
         assert ask(kit, LATE)[0] == f"base: {LATE}"
-        assert next(kit.store.logs()).route_reason == "no deployed cluster was made with this embedder"
+        assert kit.logs()[0].route_reason == "no deployed cluster was made with this embedder"
 
 
 def test_an_adapter_that_the_server_has_lost_is_loaded_again(tmp_path: Path) -> None:
     with gateway(tmp_path, deploy=DEPLOYED, poll_s=3600) as kit:
         kit.server.loaded.clear()
         assert ask(kit, LATE)[0] == f"base: {LATE}"
-        record = next(kit.store.logs())
+        record = kit.logs()[0]
         assert record.route_reason == f"the model server has lost {adapter_of(kit, 'late_parcel').id}"
         assert "late_parcel-expert@2" not in json.loads(get(kit, "/readyz")[2])["adapters"]
     with gateway(tmp_path, deploy=DEPLOYED) as kit:
         kit.server.loaded.clear()
         assert any(get(kit, "/healthz")[0] == 200 and len(kit.server.loaded) == 2 for _ in range(1000))
         wait_for(kit, LATE, lambda text: text.startswith("late_parcel-expert@2"))
-        assert "the model server has lost" not in kit.store.wait()[-1].route_reason
+        assert "the model server has lost" not in kit.logs()[-1].route_reason
 
 
 def test_a_new_deployment_is_followed_and_the_old_adapter_is_unloaded(routed: Kit) -> None:
@@ -429,8 +434,8 @@ def test_the_official_client_raises_its_own_errors(kit: Kit) -> None:
             api.chat.completions.create(model="base", messages=[{"role": "user", "content": "FAIL"}])
     assert unknown.value.code == "model_not_found"
     assert tools.value.param == "tools"
-    assert [record.error for record in kit.store.logs()][-1] == "the engine fell over"
-    assert all(record.response is None for record in kit.store.logs())
+    assert [record.error for record in kit.logs()][-1] == "the engine fell over"
+    assert all(record.response is None for record in kit.logs())
 
 
 def test_a_body_above_the_limit_is_refused(tmp_path: Path) -> None:
@@ -467,7 +472,7 @@ def test_a_failure_in_the_middle_of_a_stream_is_an_error_event(kit: Kit) -> None
         list(api.chat.completions.create(
             model="base", messages=[{"role": "user", "content": "now CRASH"}], stream=True
         ))  # fmt: skip
-    (record,) = kit.store.logs()
+    (record,) = kit.logs()
     assert record.error == "the engine fell over"
     assert record.response is not None
     assert record.response["choices"][0]["message"]["content"] == "base: now"
@@ -506,7 +511,7 @@ def test_serving_goes_on_while_the_store_fails_and_the_records_come_later(kit: K
     kit.store.broken = False
     ask(kit, "three")
     until_stored(kit, 3)
-    assert [record.request["messages"][0]["content"] for record in kit.store.logs()] == ["one", "two", "three"]
+    assert [record.request["messages"][0]["content"] for record in kit.logs()] == ["one", "two", "three"]
     assert any(get(kit, "/readyz")[0] == 200 for _ in range(1000))  # once the journal has heard of it
 
 
@@ -552,7 +557,7 @@ def test_a_client_that_leaves_during_its_request_costs_nothing(kit: Kit) -> None
     with socket.create_connection((str(parts.hostname), parts.port)) as connection:
         connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{")
     assert ask(kit, "still here")[0] == "base: still here"
-    assert kit.store.count(LogRecord) == 1
+    assert len(kit.logs()) == 1
 
 
 def test_strange_text_is_answered_and_stored(kit: Kit) -> None:
@@ -560,7 +565,7 @@ def test_strange_text_is_answered_and_stored(kit: Kit) -> None:
     body = f'{{"model": "base", "user": "x\\u0007y", "messages": [{{"role": "user", "content": {odd}}}]}}'.encode()
     status, _, answer = post(kit.url, "/v1/chat/completions", body)
     assert status == 200
-    (record,) = kit.store.logs()
+    (record,) = kit.logs()
     assert record.request["messages"][0]["content"] == json.loads(odd)
     assert record.user == "xy"
     assert "\u4f60\u597d" in json.loads(answer)["choices"][0]["message"]["content"]
@@ -599,10 +604,16 @@ def test_kill_9_loses_no_answer_whose_end_the_client_saw(tmp_path: Path) -> None
         process.kill()
         process.wait()
     store = Store(f"sqlite:///{tmp_path / 'logtune.db'}")
+    asyncio.run(_begin_and_end(Journal(store, folder=tmp_path / SPOOL)))  # what the next gateway does
     stored = {record.id for record in store.logs()}
     store.close()
     assert len(seen) >= 60
     assert seen <= stored
+
+
+async def _begin_and_end(journal: Journal) -> None:
+    await journal.start()
+    await journal.close()
 
 
 async def _talk_until_killed(port: int, process: "subprocess.Popen[bytes]") -> set[str]:

@@ -3,12 +3,15 @@
 import asyncio
 import json
 import sqlite3
+import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from gateway_kit import WAIT_S, WatchedStore
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from logtune.app.batching import Batcher, Worker
 from logtune.app.journal import Journal, Kept
@@ -31,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 
 @asynccontextmanager
 async def opened(store: Store, folder: Path | None, **settings: object) -> AsyncIterator[Journal]:
-    journal = Journal(store, ServeSettings.model_validate(settings), folder)
+    journal = Journal(store, ServeSettings.model_validate({"record_first": "store", **settings}), folder)
     await journal.start()
     try:
         yield journal
@@ -216,7 +219,7 @@ async def test_what_never_reaches_the_store_is_counted(store: WatchedStore) -> N
     store.broken = True
     assert await journal.commit(log(0)) is Kept.HELD
     await journal.close()
-    assert (journal.lost, journal.dropped) == (1, 1)
+    assert journal.dropped == 1
 
 
 async def test_what_the_store_did_not_take_is_there_after_a_restart(store: WatchedStore, folder: Path) -> None:
@@ -307,7 +310,7 @@ async def test_a_waiter_that_gives_up_costs_no_record(store: WatchedStore, folde
 async def test_the_log_of_the_database_stays_short(
     store: WatchedStore, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("logtune.app.journal.TEND_S", 0.01)
+    monkeypatch.setattr("logtune.app.tending.TEND_S", 0.01)
     done = 0
 
     def checkpoint() -> None:
@@ -328,6 +331,134 @@ async def test_the_log_of_the_database_stays_short(
 
 
 # batches and threads
+
+
+# on the disk first
+
+
+async def test_nobody_waits_for_the_store_where_the_disk_has_a_record(store: WatchedStore, folder: Path) -> None:
+    async with opened(store, folder, record_first="disk", commit_wait_ms=2000.0) as journal:
+        store.slow.clear()
+        assert await commits(journal, 20) == [Kept.SPOOLED] * 20
+        assert waiting(folder).records == 20
+        assert (journal.problem, journal.spooled) == ("", 0)
+        store.slow.set()
+        await until(lambda: not journal.waiting)
+        assert stored(store) == names(20)
+        assert await journal.commit(Feedback(id="f", target="l1", at=1.0)) is Kept.STORED
+        await until(lambda: not waiting(folder).records)
+    assert not files(folder)
+
+
+async def test_while_nobody_waits_few_transactions_do(store: WatchedStore, folder: Path) -> None:
+    async with opened(store, folder, record_first="disk") as journal:
+        for number in range(100):
+            await journal.commit(log(number))
+            await asyncio.sleep(0.001)
+        await until(lambda: not journal.waiting)
+        assert store.calls < 50
+        assert stored(store) == names(100)
+
+
+async def test_feedback_comes_after_the_records_before_it(store: WatchedStore, folder: Path) -> None:
+    async with opened(store, folder, record_first="disk") as journal:
+        await commits(journal, 3)
+        assert await journal.commit(Feedback(id="f", target="l00002", at=1.0)) is Kept.STORED
+        assert stored(store) == names(3)
+
+
+async def test_what_lies_on_the_disk_goes_to_the_spool_while_the_store_is_down(
+    store: WatchedStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logtune.app.tending.TEND_S", 0.01)
+    async with opened(store, folder, record_first="disk") as journal:
+        store.broken = True
+        assert await commits(journal, 10) == [Kept.SPOOLED] * 10
+        await until(lambda: journal.spooled == 10)
+        assert journal.problem == "the disk is full"
+        assert await commits(journal, 10, 10) == [Kept.SPOOLED] * 10
+        await until(lambda: waiting(folder).records == 20)  # none lies twice there
+        store.broken = False
+        await until(lambda: not journal.waiting)
+        assert await commits(journal, 10, 20) == [Kept.SPOOLED] * 10
+    assert stored(store) == names(30)
+    assert not files(folder)
+
+
+async def test_a_store_too_slow_is_known_though_nobody_waits(store: WatchedStore, folder: Path) -> None:
+    async with opened(store, folder, record_first="disk", commit_wait_ms=20.0) as journal:
+        store.slow.clear()
+        await commits(journal, 3)
+        await until(lambda: journal.problem == "no commit within 20 ms")
+        await until(lambda: journal.spooled == 3)
+        store.slow.set()
+        await until(lambda: not journal.waiting)
+        assert stored(store) == names(3)
+
+
+async def test_the_end_brings_what_lies_on_the_disk_to_the_store(store: WatchedStore, folder: Path) -> None:
+    async with opened(store, folder, record_first="disk") as journal:
+        await commits(journal, 10)
+    assert stored(store) == names(10)
+    assert not files(folder)
+
+
+async def test_a_disk_that_takes_nothing_makes_answers_wait_for_the_store(
+    store: WatchedStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(store, Path("/dev/null/spool"), record_first="disk") as journal:
+        assert await commits(journal, 3) == [Kept.STORED] * 3
+    assert "answers wait for the store" in caplog.text
+
+
+async def test_a_flush_that_hangs_keeps_the_event_loop_from_the_disk(
+    store: WatchedStore, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("logtune.app.tending.TEND_S", 0.01)
+    monkeypatch.setattr("logtune.app.tending.STUCK_S", 0.02)
+    hanging, goes_on = threading.Event(), threading.Event()
+
+    def checkpoint() -> None:
+        hanging.set()
+        goes_on.wait(WAIT_S)
+
+    monkeypatch.setattr(store, "checkpoint", checkpoint)
+    async with opened(store, folder, record_first="disk") as journal:
+        await commits(journal, 1)
+        await until(hanging.is_set)
+        await asyncio.sleep(0.05)
+        assert await journal.commit(log(1)) is Kept.STORED
+        goes_on.set()
+        await until(lambda: not journal._tending.disk_hangs())
+        assert await journal.commit(log(2)) is Kept.SPOOLED
+
+
+@settings(max_examples=25, deadline=None)
+@given(steps=st.lists(st.sampled_from(["log", "log", "log", "feedback", "break", "mend", "pause"]), max_size=40))
+async def test_every_record_is_stored_once_whatever_the_store_does(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[str]
+) -> None:
+    home = tmp_path_factory.mktemp("journal")
+    store = WatchedStore(f"sqlite:///{home / 'logtune.db'}")
+    logs = said = 0
+    async with opened(store, home / "spool", record_first="disk") as journal:
+        for step in steps:
+            if step == "log":
+                assert await journal.commit(log(logs)) is not Kept.DROPPED
+                logs += 1
+            elif step == "feedback":
+                assert await journal.commit(Feedback(id=f"f{said}", target="l1", at=1.0)) is not Kept.DROPPED
+                said += 1
+            elif step == "pause":
+                await asyncio.sleep(0.03)
+            else:
+                store.broken = step == "break"
+        store.broken = False
+        await until(lambda: not journal.waiting)
+    assert stored(store) == names(logs)
+    assert store.count(Feedback) == said
+    assert not files(home / "spool")
+    store.close()
 
 
 async def test_what_arrives_during_a_batch_makes_up_the_next() -> None:

@@ -44,7 +44,7 @@ def test_one_that_breaks_off_breaks_off_for_the_client_too(chain: Chain) -> None
 
     with pytest.raises(http.client.IncompleteRead):
         chain.answering(script).post(ASKED)
-    *_, record = chain.kit.store.logs()
+    *_, record = chain.kit.logs()
     assert "broke off" in record.error
 
 

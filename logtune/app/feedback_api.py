@@ -148,7 +148,9 @@ class FeedbackApi:
     async def _resolve(self, targets: Sequence[Target]) -> tuple[Target, bool]:
         """The first target that there is, by the id that records have, and whether there is one."""
         try:
-            found = await asyncio.wait_for(asyncio.to_thread(self._found, targets), LOOK_S)
+            async with asyncio.timeout(LOOK_S):
+                await self._journal.caught_up()  # the answer may be a moment old
+                found = await asyncio.to_thread(self._found, targets)
         except (StoreError, TimeoutError):  # a store that fails must not cost the feedback
             found = None
         if found is not None:

@@ -290,7 +290,8 @@ class Gateway:
         ready = self._ready and not problem
         said: dict[str, Json] = {
             "status": "ready" if ready else "not ready", "store": problem or "ok",
-            "waiting": sum(journal.waiting for journal in journals), "lost": sum(journal.lost for journal in journals),
+            "waiting": sum(journal.waiting for journal in journals),
+            "lost": sum(journal.dropped for journal in journals),
         }  # fmt: skip
         if named:
             said["adapters"] = list(self._main.router.table.live())

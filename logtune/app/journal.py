@@ -1,21 +1,25 @@
-"""The way of records into the store: batched, off the event loop, and waited for; through the spool while it is down.
+"""The way of records into the store: on the disk first, then batched, off the event loop; through the spool while it is
+down.
 
-LogRecord, Feedback -> Journal.commit -> the store, within `commit_wait_ms` -> Kept.STORED
-                                      -> else the spool, and from there to the store in order -> Kept.SPOOLED, ...
+LogRecord -> Journal.commit -> a file (`Ahead`) -> Kept.SPOOLED        meanwhile: -> the store, many at once
+Feedback, or where there is no such file: -> the store, within `commit_wait_ms` -> Kept.STORED
+                                          -> else the spool, and from there to the store in order -> Kept.SPOOLED, ...
 
 While anything waits in the spool, what is new joins its end; one thread brings it to the store, one writes the spool.
 """
 
 import asyncio
 import logging
-import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from logtune.app.batching import Worker
+from logtune.app.logs import Seldom
+from logtune.app.tending import Tending
 from logtune.config_gateway import ServeSettings
+from logtune.edges.ahead import Ahead
 from logtune.edges.intake import Entry, entry
 from logtune.edges.spool import Kept, Limits, Spool
 from logtune.edges.store import Store
@@ -25,12 +29,11 @@ from logtune.records import Feedback, LogRecord
 __all__ = ["Journal", "Kept"]
 LOG = logging.getLogger(__name__)
 BATCH_RECORDS, BATCH_BYTES = 256, 8 << 20  # committed at once
+PACE_S = 0.02  # from one batch to the next, while nobody waits for it
 PROBE_S, SLOWEST_PROBE_S = 0.05, 5.0  # between tries of a store that is down; doubled each time
 DRAIN_WAIT_S = 5.0  # for a lock, while nobody waits for the answer
 CLOSE_S = 10.0  # for the store, at the end; what is not in it by then stays in the spool
-TEND_S, ADOPT_S = 0.5, 30.0  # between checkpoints; between looks for spools of dead processes
 TICK_S = 0.02  # records that come so close together are given up together
-SAID_S = 60.0  # the same trouble is told once in this time
 
 
 @dataclass(slots=True, eq=False)
@@ -40,7 +43,8 @@ class _Ticket:
     entry: Entry
     size: int
     kept: "asyncio.Future[Kept]"
-    due: float  # on the event loop's clock: until then the answer waits
+    due: float  # on the event loop's clock: until then the store has time
+    file: int | None = None  # of `Ahead`, which has it too: nobody waits for it
 
 
 class Journal:
@@ -57,6 +61,13 @@ class Journal:
         self._wait_s = settings.commit_wait_ms / 1000
         self._spool = Spool(folder, limits)
         self._threads = {name: Worker(f"journal-{name}") for name in ("store", "spool", "tidy")}
+        # The store may be a server, while these files are always here.
+        self._ahead = Ahead(folder) if folder is not None and settings.record_first == "disk" else None
+        self._begun = 0.0  # the last batch, on the event loop's clock
+        self._tell = Seldom(LOG)
+        self._tending = Tending(store, self._spool, self._ahead, self._threads, self._tell, self._adopted)
+        self._settled = asyncio.Event()
+        self._through = 0  # records that have found their place
         self._queue: deque[_Ticket] = deque()  # for the store, or while it is down for the spool
         self._under_way: list[_Ticket] = []  # the batch that a thread has
         self._down = False  # records go to the spool
@@ -64,7 +75,6 @@ class Journal:
         self._bytes = 0  # of the tickets
         self._timer: asyncio.TimerHandle | None = None
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._said: dict[str, float] = {}
         self._dropped = 0
         self.stored = 0  # records since the start, sent twice counted once
         self.problem = ""  # what the store said last; "": it works
@@ -95,11 +105,6 @@ class Journal:
         return self._dropped + self._spool.dropped
 
     @property
-    def lost(self) -> int:
-        """The same as `dropped`."""
-        return self.dropped
-
-    @property
     def rejected(self) -> int:
         """Records since the start that the store refuses for what is in them; the spool folder has them in a file."""
         return self._spool.rejected
@@ -111,8 +116,13 @@ class Journal:
 
     async def start(self) -> None:
         """Take over what earlier processes left in the spool, and look after the files from now on."""
-        await self._adopt()
-        self._tasks["tend"] = asyncio.create_task(self._tend())
+        await self._tending.begin()
+        self._tasks["tend"] = asyncio.create_task(self._tending.run(lambda: self.stored, lambda: bool(self._under_way)))
+
+    def _adopted(self) -> None:
+        if not self._down:
+            self._go_down()
+            self._next()
 
     def commit(self, record: LogRecord | Feedback, request: str | None = None) -> "asyncio.Future[Kept]":
         """Keep a record; the future says where it is, as soon as it is safe there or can be nowhere better.
@@ -129,16 +139,46 @@ class Journal:
             return ticket.kept
         self._queue.append(ticket)
         self._bytes += ticket.size
+        if isinstance(record, LogRecord) and not (self._ahead is None or self._down or self._tending.disk_hangs()):
+            self._keep_ahead(self._ahead, ticket)
         if self._timer is None:
             self._timer = loop.call_at(ticket.due, self._late)
-        if not self._under_way and len(self._queue) == 1:
-            loop.call_soon(self._next)  # what else arrives in this turn of the loop comes along
+        if not self._under_way:
+            if ticket.file is None:
+                loop.call_soon(self._next)  # what else arrives in this turn of the loop comes along
+            elif len(self._queue) == 1:
+                loop.call_at(self._begun + PACE_S, self._next)
         return ticket.kept
+
+    def _keep_ahead(self, ahead: Ahead, ticket: _Ticket) -> None:
+        ticket.file = ahead.keep(ticket.entry)
+        if ticket.file is not None:
+            ticket.due += PACE_S
+            ticket.kept.set_result(Kept.SPOOLED)
+        elif ahead.problem:
+            self._tell("ahead", "answers wait for the store, since the disk takes no records: %s", ahead.problem)
+
+    async def caught_up(self) -> None:
+        """Return once the store has what is on its way now, or is down."""
+        ahead = self.queued
+        while ahead > 0 and self.queued and not self._down:
+            before = self._through
+            await self._one_batch()
+            ahead -= self._through - before
+
+    async def _one_batch(self) -> None:
+        self._next()
+        self._settled.clear()
+        await self._settled.wait()
 
     async def close(self) -> None:
         """Write what is queued, then what is in the spool, within seconds; what the store does not take stays there."""
-        while any(not ticket.kept.done() for ticket in (*self._under_way, *self._queue)):
-            await asyncio.wait([ticket.kept for ticket in (*self._under_way, *self._queue)], timeout=2 * self._wait_s)
+        try:
+            async with asyncio.timeout(CLOSE_S):
+                while self.queued:
+                    await self._one_batch()
+        except TimeoutError:
+            LOG.warning("%d records are on their way still: neither store nor disk answers", self.queued)
         for task in self._tasks.values():
             task.cancel()
         await asyncio.gather(*self._tasks.values(), return_exceptions=True)
@@ -153,16 +193,19 @@ class Journal:
             thread.stop()
 
     async def _close_spool(self) -> None:
-        waited, self._dropped = self.spooled, self._dropped + self.queued
+        waited, gone = self.spooled, sum(t.file is None for t in (*self._under_way, *self._queue))
+        self._dropped += gone
         try:
+            if self._ahead is not None:
+                waited += await asyncio.wait_for(self._threads["spool"].ask(self._ahead.close), CLOSE_S)
             lost = await asyncio.wait_for(self._threads["spool"].ask(self._spool.close), CLOSE_S)
         except TimeoutError:  # the disk hangs
             lost = self._spool.held
             self._dropped += lost
         if waited > lost:
             LOG.warning("%d records stay in the spool for the next start: %s", waited - lost, self.problem)
-        if lost + self.queued:
-            LOG.error("%d records were never stored: %s; %s", lost + self.queued, self.problem, self._spool.problem)
+        if lost + gone:
+            LOG.error("%d records were never stored: %s; %s", lost + gone, self.problem, self._spool.problem)
 
     # a record's way: queue, batch, store or spool
 
@@ -174,26 +217,49 @@ class Journal:
         while self._queue and len(batch) < BATCH_RECORDS and size < BATCH_BYTES:
             size += self._queue[0].size
             batch.append(self._queue.popleft())
-        entries = [ticket.entry for ticket in batch]
         self._under_way = batch
-        thread, work = ("spool", self._spool.append) if self._down else ("store", self._put)
+        self._begun = asyncio.get_running_loop().time()
+        thread, work = self._work(batch)
 
         def done(kept: Sequence[Kept]) -> None:
             if self._under_way is batch:  # else it was given up, and its records went to the spool
                 self._under_way = []
                 self._settle(batch, kept)
-                self._next()
+                self._go_on()
 
         def failed(error: Exception) -> None:
             self._failed(batch, error)
 
-        self._threads[thread].call(lambda: work(entries), done, failed)
+        self._threads[thread].call(work, done, failed)
 
-    def _put(self, entries: Sequence[Entry]) -> list[Kept]:
-        return self._commit(entries, self._wait_s)
+    def _go_on(self) -> None:
+        """The next batch: at once, or where all of it is on the disk, when it is time for one."""
+        if any(not ticket.kept.done() for ticket in self._queue):
+            self._next()
+        elif self._queue:
+            asyncio.get_running_loop().call_at(self._begun + PACE_S, self._next)
 
-    def _commit(self, entries: Sequence[Entry], wait_s: float) -> list[Kept]:
+    def _work(self, batch: Sequence[_Ticket]) -> tuple[str, Callable[[], list[Kept]]]:
+        """Who keeps a batch, and how; a file of `Ahead` that nobody needs any more then is emptied."""
+        entries = [ticket.entry for ticket in batch]
+        thread, keep = ("spool", self._spool.append) if self._down else ("store", self._commit)
+        ahead = self._ahead
+        if ahead is None:
+            return thread, lambda: keep(entries)
+        ahead.turn()
+        spent = ahead.spent([ticket.file for ticket in batch])
+
+        def work() -> list[Kept]:
+            kept = keep(entries)
+            if spent is not None and Kept.HELD not in kept:
+                ahead.clear(spent)
+            return kept
+
+        return thread, work
+
+    def _commit(self, entries: Sequence[Entry], wait_s: float | None = None) -> list[Kept]:
         """One transaction; where a record is why it fails, the others go without it."""
+        wait_s = wait_s or self._wait_s
         try:
             self.stored += self._store.put(entries, wait_s)
         except RecordRefused as error:
@@ -209,8 +275,12 @@ class Journal:
     def _settle(self, batch: Sequence[_Ticket], kept: Sequence[Kept]) -> None:
         for ticket, where in zip(batch, kept, strict=True):
             self._bytes -= ticket.size
+            if ticket.file is not None and self._ahead is not None:
+                self._ahead.settled(ticket.file)
             if not ticket.kept.done():  # its waiter was cancelled, or has waited long enough
                 ticket.kept.set_result(where)
+        self._through += len(batch)
+        self._settled.set()
         if self._spool.problem:
             self._tell("disk", "the spool cannot be written, records wait in memory: %s", self._spool.problem)
         if Kept.DROPPED in kept:
@@ -250,7 +320,8 @@ class Journal:
             for ticket in overdue:  # they stay on their way to the disk
                 if not ticket.kept.done():
                     ticket.kept.set_result(Kept.HELD)
-        due = [ticket.due for ticket in (*self._under_way, *self._queue) if not ticket.kept.done()]
+        waits = [t for t in (*self._under_way, *self._queue) if not (t.kept.done() and (self._down or t.file is None))]
+        due = [ticket.due for ticket in waits]
         if due:
             self._timer = loop.call_at(max(min(due), now + TICK_S), self._late)
 
@@ -327,39 +398,3 @@ class Journal:
         """Bring everything to the store that it takes."""
         while not self._spool.empty and await self._move():
             pass
-
-    # what else there is to do
-
-    async def _tend(self) -> None:
-        """Keep the database's log short, and take over the spools of processes that have died."""
-        tidied, looked_at = self.stored, time.monotonic()
-        while True:
-            await asyncio.sleep(TEND_S)
-            if self.stored != tidied:
-                tidied = self.stored
-                try:
-                    await self._threads["tidy"].ask(self._store.checkpoint)
-                except StoreError as error:
-                    self._tell("checkpoint", "the store's log cannot be shortened: %s", error.what)
-            if time.monotonic() - looked_at > ADOPT_S:
-                looked_at = time.monotonic()
-                await self._adopt()
-
-    async def _adopt(self) -> None:
-        try:
-            adopted = await self._threads["spool"].ask(self._spool.adopt)
-        except OSError as error:
-            self._tell("adopt", "the spool folder cannot be read: %s", error)
-            return
-        if adopted:
-            LOG.info("%d records of an earlier process wait in the spool", adopted)
-        if not self._spool.empty and not self._down:
-            self._go_down()
-            self._next()
-
-    def _tell(self, what: str, message: str, *values: object) -> None:
-        """Log trouble, the same at most once a minute."""
-        now = time.monotonic()
-        if now >= self._said.get(what, 0.0):
-            self._said[what] = now + SAID_S
-            LOG.error(message, *values)

@@ -26,11 +26,27 @@ from logtune.stages.redact import redact
 
 ACCESS = logging.getLogger("logtune.access")  # one line for each request, where serve.access_log is on
 BURST, WINDOW_S = 5, 10.0  # lines of one kind in so many seconds; the rest are counted
+SELDOM_S = 60.0
 KINDS = 1000  # of lines that are counted at once
 LONGEST = 1000  # characters of a line's words
 TOLD = PERSONAL - {"ip"}  # cut out of a line's words, where addresses of servers are what one looks for
 FRAMES = 6
 LEVELS = {"logtune": logging.INFO, "uvicorn": logging.WARNING, "asyncio": logging.WARNING, "aiohttp": logging.WARNING}
+
+
+class Seldom:
+    """Tells of trouble, the same at most once a minute."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self._log = log
+        self._next: dict[str, float] = {}  # kind of trouble -> when it may be told again
+
+    def __call__(self, what: str, message: str, *values: object) -> None:
+        """Log an error of the kind `what`."""
+        now = time.monotonic()
+        if now >= self._next.get(what, 0.0):
+            self._next[what] = now + SELDOM_S
+            self._log.error(message, *values)
 
 
 def event(log: logging.Logger, name: str, **fields: Json) -> None:
