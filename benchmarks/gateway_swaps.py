@@ -22,7 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import cast
+from typing import TypeAlias, cast
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -40,8 +40,12 @@ QUESTION = "My new card has still not arrived. When will it come?"
 RANKS = (1, 8)  # what every vLLM takes
 DELAYED_MS = 1000.0
 CALM_S = 20.0  # of load before the first swap, to know what is usual
+LOOK_S = 0.02
 LATEST_S = 300.0  # until a swap must have happened
 TOKENS = 4
+
+
+Swap: TypeAlias = "Callable[[int, Sequence[Asked] | None], None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +89,8 @@ class Swaps:
     adapters: Sequence[Adapter]
     before: str | None = None
 
-    def __call__(self, number: int) -> None:
-        """Deploy the next adapter and wait until it answers."""
+    def __call__(self, number: int, seen: "Sequence[Asked] | None" = None) -> None:
+        """Deploy the next adapter and wait until it answers: one of those `seen`, or where nobody asks, us."""
         adapter = self.adapters[number % len(self.adapters)]
         deployment = identified(Deployment(
             id="", cluster_id=self.cluster.id, cluster_name=self.cluster.name, candidate="expert",
@@ -95,10 +99,11 @@ class Swaps:
         ))  # fmt: skip
         self.store.deploy(deployment, "swaps")
         self.before = deployment.id
-        end = time.monotonic() + LATEST_S
-        while ask(self.url).adapter != adapter.id:
+        end, begun = time.monotonic() + LATEST_S, len(seen or ())
+        while adapter.id not in {asked.adapter for asked in (seen[begun:] if seen is not None else [ask(self.url)])}:
             if time.monotonic() > end:
                 raise RuntimeError(f"{adapter.path} did not answer within {LATEST_S:g} s")
+            time.sleep(LOOK_S)
 
 
 def prepared(
@@ -149,16 +154,16 @@ class Load:
                 thread.join()
 
 
-def measure(url: str, swap: Callable[[int], None], times: int, clients: int = 4) -> dict[str, Json]:
-    """Figures of `times` swaps under load; `swap(number)` returns when the swap has happened."""
-    swap(0)
+def measure(url: str, swap: Swap, times: int, clients: int = 4) -> dict[str, Json]:
+    """Figures of `times` swaps under load; `swap(number, answers)` returns when the swap has happened."""
+    swap(0, None)
     calm, busy, took = Load(url, clients), Load(url, clients), []
     with calm.running():
         time.sleep(CALM_S)
     with busy.running():
         for number in range(1, times + 1):
             begun = time.perf_counter()
-            swap(number)
+            swap(number, busy.answers)  # asked by nobody else: one client more would slow all the others
             took.append(time.perf_counter() - begun)
     usual = max(asked.latency_ms for asked in calm.answers)
     failed = [asked for asked in busy.answers if asked.status != 200]
