@@ -411,6 +411,22 @@ async def test_a_disk_that_takes_nothing_makes_answers_wait_for_the_store(
     assert "answers wait for the store" in caplog.text
 
 
+async def test_a_file_that_cannot_be_emptied_costs_the_store_nothing(
+    store: WatchedStore, folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused(*_: object) -> None:
+        raise OSError("read-only")
+
+    monkeypatch.setattr("logtune.app.tending.TEND_S", 0.01)
+    async with opened(store, folder, record_first="disk") as journal:
+        with monkeypatch.context() as broken:
+            broken.setattr("os.ftruncate", refused)
+            await commits(journal, 3)
+            await until(lambda: "stays in the spool folder" in caplog.text)
+            assert (journal.problem, stored(store)) == ("", names(3))
+        await until(lambda: not waiting(folder).records)
+
+
 async def test_a_flush_that_hangs_keeps_the_event_loop_from_the_disk(
     store: WatchedStore, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

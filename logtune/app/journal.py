@@ -1,5 +1,4 @@
-"""The way of records into the store: on the disk first, then batched, off the event loop; through the spool while it is
-down.
+"""The way of records into the store: on disk first, then batched, off the event loop; by the spool while it is down.
 
 LogRecord -> Journal.commit -> a file (`Ahead`) -> Kept.SPOOLED        meanwhile: -> the store, many at once
 Feedback, or where there is no such file: -> the store, within `commit_wait_ms` -> Kept.STORED
@@ -12,6 +11,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,6 @@ class Journal:
         self._wait_s = settings.commit_wait_ms / 1000
         self._spool = Spool(folder, limits)
         self._threads = {name: Worker(f"journal-{name}") for name in ("store", "spool", "tidy")}
-        # The store may be a server, while these files are always here.
         self._ahead = Ahead(folder) if folder is not None and settings.record_first == "disk" else None
         self._begun = 0.0  # the last batch, on the event loop's clock
         self._tell = Seldom(LOG)
@@ -252,7 +251,8 @@ class Journal:
         def work() -> list[Kept]:
             kept = keep(entries)
             if spent is not None and Kept.HELD not in kept:
-                ahead.clear(spent)
+                with suppress(OSError):  # `Tending` tries it again, and tells
+                    ahead.clear(spent)
             return kept
 
         return thread, work
