@@ -102,6 +102,7 @@ async def test_a_week_goes_through_the_gateway_and_a_cycle(
     (same,) = await again.prepare([new.messages])
     assert same == prepared
     (more,) = await again.answer(requests(types, 1, "later"), record=True)
+    await again._stop_serving()  # which writes what is on its way to the store
     logged = next(log for log in again._store.logs() if log.user == "later-0")
     assert len(logged.request["messages"]) == 2  # and nothing of it is logged
     assert more.id
