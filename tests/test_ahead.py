@@ -105,10 +105,17 @@ def test_a_file_takes_no_more_than_its_size(ahead: Ahead, monkeypatch: pytest.Mo
 
 def test_a_full_disk_leaves_no_half_record(ahead: Ahead, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ahead.keep(made("a"))
-    write = os.write
-    monkeypatch.setattr(os, "write", lambda descriptor, line: write(descriptor, line[: len(line) // 2]))
+    write, calls = os.write, []
+
+    def half(descriptor: int, line: bytes) -> int:
+        calls.append(line)
+        if len(calls) > 1:
+            raise OSError("no space left")
+        return write(descriptor, line[: len(line) // 2])
+
+    monkeypatch.setattr(os, "write", half)
     assert ahead.keep(made("b")) is None
-    assert "bytes were written" in ahead.problem
+    assert ahead.problem == "no space left"
     monkeypatch.undo()
     assert ahead.keep(made("c")) is None  # the disk is left alone for a while
     monkeypatch.setattr(module, "PAUSE_S", 0.0)
@@ -116,6 +123,21 @@ def test_a_full_disk_leaves_no_half_record(ahead: Ahead, folder: Path, monkeypat
     assert ahead.keep(made("d")) == 0
     ahead.close()
     assert adopted(folder) == ["a", "d"]
+
+
+def test_what_is_emptied_late_is_nobody_elses_file(ahead: Ahead, tmp_path: Path) -> None:
+    ahead.keep(made("a"))
+    ahead.turn()
+    ahead.close()
+    others = [(tmp_path / name).open("w+") for name in "abcd"]  # they may have the numbers of our descriptors now
+    for file in others:
+        print("text", file=file, flush=True)
+    ahead.clear(0)
+    ahead.clear(1)
+    for file in others:
+        assert file.seek(0) == 0
+        assert file.read() == "text\n"
+        file.close()
 
 
 def test_a_slow_disk_is_left_alone_for_a_while(ahead: Ahead, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,12 +7,13 @@ segments of the spool folder with an owner of their own, so the next process ado
 """
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 from logtune.edges.intake import Entry
-from logtune.edges.spool_files import Owner, frame
+from logtune.edges.spool_files import Owner, append_whole, frame
 
 LARGEST = 64 << 10  # bytes of a record: a longer one would hold up the event loop, which has time to wait for the store
 MOST = 16 << 20  # bytes of a file: the store is slow, and what comes waits for it as it would without this
@@ -20,7 +21,7 @@ SLOW_S, PAUSE_S = 0.05, 5.0  # a disk that takes so long for one record is left 
 
 
 class Ahead:
-    """Two files of one event loop; `open`, `clear` and `close` block and belong into a thread, one at a time."""
+    """Two files of one event loop; `open`, `clear` and `close` block and belong into a thread."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -30,6 +31,7 @@ class Ahead:
         self._lying = [0, 0]  # records of a file that are neither in the store nor in the spool
         self._taking = 0  # the file that takes what comes
         self._not_before = 0.0
+        self._closing = threading.Lock()  # a descriptor that is emptied must not be closed, and another's, by then
         self.problem = ""  # what the disk said last; "": it works
 
     def open(self) -> None:
@@ -45,10 +47,7 @@ class Ahead:
             return None
         line = frame(item)
         try:
-            written = os.write(self._files[number], line)
-            if written < len(line):  # the disk is full
-                os.ftruncate(self._files[number], self._sizes[number])
-                raise OSError(f"{written} of {len(line)} bytes were written")
+            append_whole(self._files[number], line, self._sizes[number])
         except OSError as error:
             self.problem, self._not_before = str(error), began + PAUSE_S
             return None
@@ -75,17 +74,22 @@ class Ahead:
 
     def clear(self, number: int) -> None:
         """Empty a file that is `spent`. Raises OSError."""
-        os.ftruncate(self._files[number], 0)
-        self._sizes[number] = 0
+        with self._closing:
+            if self._files:
+                os.ftruncate(self._files[number], 0)
+                self._sizes[number] = 0
 
     def close(self) -> int:
         """Delete what nobody needs; the number of records that stay for the next process."""
         if self._owner is None:
             return 0
-        for number, descriptor in enumerate(self._files):
-            os.close(descriptor)
+        with self._closing:
+            for descriptor in self._files:
+                os.close(descriptor)
+            self._files = []
+        for number in range(2):
             if not self._lying[number]:
                 self._owner.path(number).unlink(missing_ok=True)
         self._owner.release(done=not any(self._lying))
-        self._owner, self._files = None, []
+        self._owner = None
         return sum(self._lying)

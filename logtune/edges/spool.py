@@ -19,7 +19,7 @@ from typing import Literal, TypeAlias
 
 from logtune.edges.intake import Entry
 from logtune.edges.schema import to_json
-from logtune.edges.spool_files import CHUNK_RECORDS, REJECTED, Owner, Segment, frame, owners
+from logtune.edges.spool_files import CHUNK_RECORDS, REJECTED, Owner, Segment, append_whole, frame, owners
 
 LOG = logging.getLogger(__name__)
 Full: TypeAlias = Literal["drop_new", "drop_old", "refuse"]
@@ -226,7 +226,7 @@ class Spool:
             size = os.fstat(descriptor).st_size
             if size + len(line) > self._limits.disk_bytes * REJECTED_SHARE:
                 raise OSError(f"{path} is full")
-            _write_whole(descriptor, line, size)
+            append_whole(descriptor, line, size)
         finally:
             os.close(descriptor)
 
@@ -290,7 +290,7 @@ class Spool:
             return True
         try:
             segment, descriptor = self._opened()
-            _write_whole(descriptor, b"".join(lines), segment.size)
+            append_whole(descriptor, b"".join(lines), segment.size)
         except OSError as error:
             self.problem = str(error)
             self._retry_at = time.monotonic() + RETRY_S
@@ -355,14 +355,3 @@ class Spool:
         with self._lock:
             self.dropped += lines
             segment.records = max(segment.records - lines, 0)
-
-
-def _write_whole(descriptor: int, data: bytes, size: int) -> None:
-    """Append to a file of `size` bytes, all or nothing. Raises OSError."""
-    try:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(descriptor, left) :]
-    except OSError:
-        os.ftruncate(descriptor, size)
-        raise

@@ -51,6 +51,17 @@ def unframe(line: bytes) -> Entry | None:
     return Entry(kind, (*columns, text), tuple(names))
 
 
+def append_whole(descriptor: int, data: bytes, size: int) -> None:
+    """Append to a file of `size` bytes, all or nothing. Raises OSError."""
+    try:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(descriptor, left) :]
+    except OSError:
+        os.ftruncate(descriptor, size)
+        raise
+
+
 @dataclass(slots=True)
 class Segment:
     """One file of records; read from `offset` on."""
