@@ -28,7 +28,7 @@ from logtune.records import (
     Rule,
 )
 from logtune.runner import Cycle
-from logtune.sides import cases_of, corrected, roll, sides_of, since_proof, voters
+from logtune.sides import cases_of, corrected, right_already, roll, sides_of, since_proof, voters
 from logtune.stages import answer, budget, decay, evaluate
 from logtune.stages.prompted import active, in_words
 from logtune.views import held, pairs_of, rules, rules_by_interaction, taught
@@ -152,7 +152,8 @@ def _decidable(draft: Plan, together: int) -> Plan:
 
 def _too_few(draft: Plan, tests: int) -> str | None:
     settings = corrected(draft.trials.settings, max(tests, _tests(draft)))
-    return evaluate.too_few(_voters(draft), len(draft.trials.confirmation), settings)
+    asked = draft.trials.confirmation
+    return evaluate.too_few(_voters(draft), len(asked), settings, right_already(asked))
 
 
 def _tests(draft: Plan) -> int:

@@ -399,3 +399,16 @@ def test_too_little_power_is_known_before_training():
     assert told is not None
     assert "at least 12 are needed" in told
     assert too_few(12, 12, demanding) is None
+
+
+@given(st.integers(8, 60), st.floats(0, 1))
+def test_the_more_votes_can_only_tie_the_more_it_takes(votes, tie_share):
+    good = EvaluateSettings(min_power=0.8)
+    if too_few(votes, votes, good, tie_share) is None:
+        assert votes * (1 - tie_share) > 5  # fewer wins than six prove nothing, whatever the ties
+
+
+def test_where_all_liked_what_they_were_answered_nothing_can_be_won():
+    told = too_few(30, 30, GATE, tie_share=1.0)
+    assert told is not None
+    assert "at least 31 are needed" in told

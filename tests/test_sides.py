@@ -16,7 +16,8 @@ from logtune.ids import identified
 from logtune.ports import ChatCall
 from logtune.records import Evaluation, Feedback, Interaction, Json, PreferencePair
 from logtune.served import voted
-from logtune.sides import SPLIT_SALT, TRAINS
+from logtune.sides import SPLIT_SALT, TRAINS, right_already
+from logtune.stages.evaluate import Case
 from logtune.stages.held_out import split
 from logtune.statistics import unit_of
 from logtune.testing import FakeExecutor, ScriptedChat, sample_log
@@ -83,6 +84,31 @@ def test_of_few_new_users_more_confirm_before_those_who_have_voted_vote_again(st
     assert voted < named(range(200, 235))
     assert trained >= named(range(80))
     assert confirming(store) > CONFIG.evaluate.confirmation_share
+
+
+def test_where_some_like_what_they_are_answered_more_confirm_since_they_can_only_tie(store: Store) -> None:
+    add(store, range(200, 260))
+    met = [sample_log(f"l{i}", f"{QUERY} {i}", GOOD, f"user-{i}", 1e9 + i) for i in range(260, 320)]
+    store.add_logs([replace(log, adapter="ada-that-served") for log in met])
+    store.put_feedback([Feedback(id=f"f{i}", target=f"l{i}", at=2e9, kind="rating", value=1) for i in range(260, 320)])
+    trained, voted = cycle(store, able=("rules", "expert"))
+    assert voted < named(range(200, 320))
+    assert voted & named(range(260, 320))
+    assert not trained & voted
+    assert confirming(store) > CONFIG.evaluate.confirmation_share
+
+
+def test_of_votes_that_can_only_tie() -> None:
+    def case(user: str, *, praised: bool, reference: str = GOOD) -> Case:
+        return Case(
+            interaction_id=f"{user}-{praised}", user=user, prompt=(), reference=reference, baseline_answer="",
+            candidate_answer="", praised=praised,
+        )  # fmt: skip
+
+    assert right_already(()) == 0
+    assert right_already([case("a", praised=True), case("b", praised=False)]) == 0.5
+    assert right_already([case("a", praised=True), case("a", praised=False)]) == 0
+    assert right_already([case("a", praised=True, reference="")]) == 0  # the judge compares these
 
 
 def test_without_enough_new_users_the_same_ones_vote_again(store: Store) -> None:

@@ -329,16 +329,18 @@ def _judge(
     return "not_enough_data", f"{found}, which chance alone can do; {_wait(votes, settings)}"
 
 
-def too_few(votes: int, cases: int, settings: EvaluateSettings) -> str | None:
+def too_few(votes: int, cases: int, settings: EvaluateSettings, tie_share: float = 0.0) -> str | None:
     """Why so many confirmation votes can't decide anything, and how many more logs it takes; None: they can.
 
-    Known before anything is trained: votes = voters with a reference on the confirmation side, cases = their cases.
+    Known before anything is trained: votes = voters with a reference on the confirmation side, cases = their cases,
+    `tie_share` of them expected to find both answers as good (0..1); `hoped_win_rate` is that of the rest.
     """
     least = settings.min_cases
     if settings.rule == "bound":  # with fewer votes not even all of them being wins is significant
         least = max(least, math.ceil(math.log2(2 / (1 - settings.confidence))))
-        if votes >= least and power(votes, settings.hoped_win_rate, 0.0, settings.confidence) < settings.min_power:
-            least = needed_cases(settings.hoped_win_rate, 0.0, settings.confidence, settings.min_power) or votes + 1
+        rate = tie_share / 2 + (1 - tie_share) * settings.hoped_win_rate
+        if votes >= least and power(votes, rate, tie_share, settings.confidence) < settings.min_power:
+            least = needed_cases(rate, tie_share, settings.confidence, settings.min_power) or votes + 1
             least = max(least, votes + 1)
     if votes >= least:
         return None
