@@ -87,13 +87,13 @@ def test_of_few_new_users_more_confirm_before_those_who_have_voted_vote_again(st
 
 
 def test_where_some_like_what_they_are_answered_more_confirm_since_they_can_only_tie(store: Store) -> None:
-    add(store, range(200, 260))
-    met = [sample_log(f"l{i}", f"{QUERY} {i}", GOOD, f"user-{i}", 1e9 + i) for i in range(260, 320)]
+    add(store, range(200, 280))
+    met = [sample_log(f"l{i}", f"{QUERY} {i}", GOOD, f"user-{i}", 1e9 + i) for i in range(280, 360)]
     store.add_logs([replace(log, adapter="ada-that-served") for log in met])
-    store.put_feedback([Feedback(id=f"f{i}", target=f"l{i}", at=2e9, kind="rating", value=1) for i in range(260, 320)])
+    store.put_feedback([Feedback(id=f"f{i}", target=f"l{i}", at=2e9, kind="rating", value=1) for i in range(280, 360)])
     trained, voted = cycle(store, able=("rules", "expert"))
-    assert voted < named(range(200, 320))
-    assert voted & named(range(260, 320))
+    assert voted < named(range(200, 360))
+    assert voted & named(range(280, 360))
     assert not trained & voted
     assert confirming(store) > CONFIG.evaluate.confirmation_share
 
