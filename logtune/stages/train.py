@@ -24,6 +24,7 @@ from logtune.ids import digest
 from logtune.ports import TrainingJob, TrainingPair
 from logtune.records import Adapter, Json
 from logtune.stages.amount import epochs_for, fitting
+from logtune.stages.noising import noise
 from logtune.stages.trained import describe
 from logtune.stages.trained import verify as verify
 
@@ -196,6 +197,8 @@ def _fit(
                 "name a JSON file of settings that they know, and install what they need",
             ) from error
         make_lean(cast("PeftModel", trainer.model))
+        if job.kind == "expert" and settings.noising:
+            noise(trainer, pairs, tokenizer, settings.noising, job.seed)
         if job.start and not checkpoint:
             _go_on(cast("PeftModel", trainer.model), Path(job.out_dir) / job.start)
         trainer.remove_callback(PrinterCallback)
