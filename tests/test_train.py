@@ -170,6 +170,13 @@ def test_a_killed_training_goes_on_after_its_last_epoch_to_the_same_adapters(
 
 
 @pytest.mark.slow
+def test_words_of_requests_are_noised_where_the_settings_say(base: Path, tmp_path: Path) -> None:
+    noised, plain = (run(job(base, tmp_path / str(s), epochs=1, noising=s), lambda line: None) for s in (0.9, 0.0))
+    assert noised[-1].sha256 != plain[-1].sha256
+    assert noised[-1].checks["chosen_nll_before"] == plain[-1].checks["chosen_nll_before"]  # asked as they are
+
+
+@pytest.mark.slow
 def test_pairs_over_the_limit_are_counted_not_cut(base: Path, tmp_path: Path) -> None:
     wanted = job(base, tmp_path, epochs=1, max_answer_tokens=40)
     long = replace(pair(99), chosen="late " * 40)
