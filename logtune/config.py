@@ -179,7 +179,8 @@ class EvaluateSettings(Settings):
     min_cases: Positive = 8
     """Fewer confirmation cases decide nothing (not_enough_data)."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Of the interval; the lower bound must be above 0.5."""
+    """Of the interval, and of the lower bound that must be above 0.5: of candidates that are no better 1 - confidence
+    pass, at most."""
     hoped_win_rate: Share = 0.9
     """Win rate of a candidate worth training for: users' own corrections, once learned, win about so often."""
     min_power: Share = 0.25

