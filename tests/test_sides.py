@@ -78,10 +78,10 @@ def test_who_voted_on_what_was_proven_trains_in_the_next_cycle(store: Store) -> 
 
 
 def test_of_few_new_users_more_confirm_before_those_who_have_voted_vote_again(store: Store) -> None:
-    add(store, range(200, 235))
+    add(store, range(200, 225))
     trained, voted = cycle(store, LEARNS, able=("rules", "expert"))
     assert len(voted) >= 8  # enough for a good chance
-    assert voted < named(range(200, 235))
+    assert voted < named(range(200, 225))
     assert trained >= named(range(80))
     assert confirming(store) > CONFIG.evaluate.confirmation_share
 
