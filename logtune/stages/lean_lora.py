@@ -16,7 +16,7 @@ from torch.nn.functional import linear
 if TYPE_CHECKING:
     from peft.tuners.lora.layer import Linear as LoraLinear
 
-SHORT = 192  # tokens up to which attention is faster as plain products, forth and back (docs/log.md)
+SHORT, ALONE = 192, 512  # tokens of several rows, and of one, up to which plain products are faster (docs/log.md)
 
 
 def make_lean(model: torch.nn.Module) -> int:
@@ -63,5 +63,5 @@ def attention(ids: torch.Tensor, *, checkpointed: bool) -> AbstractContextManage
 
     `checkpointed`: what a layer computed is computed again on the way back, outside of this, so by the usual kernel.
     """
-    short = ids.device.type == "cpu" and not checkpointed and ids.shape[1] <= SHORT
+    short = ids.device.type == "cpu" and not checkpointed and ids.shape[1] <= (SHORT if ids.shape[0] > 1 else ALONE)
     return cast("AbstractContextManager[None]", sdpa_kernel([SDPBackend.MATH])) if short else nullcontext()
