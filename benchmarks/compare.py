@@ -72,6 +72,8 @@ def main() -> None:
             asyncio.run(compare(plan, options, out))
         found = compare_figures.read(out)
         figures = compare_figures.figures(found)
+        if options.json and options.json.exists():
+            figures = compare_figures.beside(figures, json.loads(options.json.read_text(encoding="utf-8")))
         if options.plots:
             compare_page.write(out, found, figures)
             say(f"plots and {out / 'index.html'}")
@@ -172,7 +174,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help=f"one stream, two weeks: {', '.join(QUICK)}")
     parser.add_argument("--only-figures", action="store_true", help="run nothing; figures of what is in --out")
     parser.add_argument("--out", type=Path, help="results, and what a later run goes on from")
-    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--json", type=Path, help="write the figures here; streams that only it holds are kept")
     parser.add_argument("--plots", action="store_true", help="write plots (PNG) and index.html into --out")
     parser.add_argument("--data", type=Path, default=DATA, help="data sets, a folder each")
     parser.add_argument("--model", help="a folder in Hugging Face format, or a server's URL with /v1")

@@ -138,6 +138,48 @@ def figures(results: Results) -> dict[str, Json]:
     return {**found, "measured": _measured(results)}
 
 
+def beside(found: Mapping[str, Json], earlier: Mapping[str, Json]) -> dict[str, Json]:
+    """The figures, with those of streams that only an earlier run measured kept as they are."""
+    rows = cast("list[dict[str, Json]]", found["measured"])
+    now = {row["stream"] for row in rows}
+    old = [row for row in cast("list[dict[str, Json]]", earlier.get("measured", [])) if row["stream"] not in now]
+    merged: dict[str, Json] = {**found, "measured": [*old, *rows]}
+    known = {row["stream"] for row in (*old, *rows)}
+    for key, values in earlier.items():
+        if isinstance(values, dict) and {*values} <= known:
+            kept = {stream: value for stream, value in values.items() if stream not in now}
+            if kept or key in found:
+                merged[key] = {**kept, **cast("dict[str, Json]", found.get(key, {}))}
+    return {**{key: earlier[key] for key in ("note",) if key in earlier}, **merged, **_over_all(merged, earlier)}
+
+
+OVER_ALL: Mapping[str, tuple[str, Callable[[list[float]], float]]] = {  # key -> by which streams, and how
+    "streams_measured": ("gain_points_week2_by_stream", len),
+    "gain_points_week2": ("gain_points_week2_by_stream", np.mean),
+    "streams_ahead_week2": ("lead_lower_week2", lambda lower: sum(bound > 0 for bound in lower)),
+    "streams_ahead_week4": ("lead_lower_week4", lambda lower: sum(bound > 0 for bound in lower)),
+    "prompt_token_ratio": ("prompt_token_ratio_by_stream", min),
+    "old_skill_points": ("old_skill_points_by_stream", min),
+    "retention_points": ("retention_points_by_stream", min),
+    "stability_points": ("stability_points_by_stream", min),
+    "filter_gain_points": ("filter_gain_points_by_stream", np.mean),
+}
+
+
+def _over_all(merged: Mapping[str, Json], earlier: Mapping[str, Json]) -> dict[str, Json]:
+    """The figures over all streams, from those by stream; of size and human actions the larger."""
+    totals: dict[str, Json] = {
+        key: together(list(cast("Mapping[str, float]", merged[by]).values()))
+        for key, (by, together) in OVER_ALL.items()
+        if by in merged
+    }
+    totals = {key: value if isinstance(value, int) else float(cast("float", value)) for key, value in totals.items()}
+    for key in ("adapter_share", "human_actions"):
+        known = [cast("float", each[key]) for each in (merged, earlier) if key in each]
+        totals |= {key: max(known)} if known else {}
+    return totals
+
+
 def _gain(results: Results) -> dict[str, Json]:
     found = changes(results, (OURS, FIRST), (BASE, FIRST))
     return {"streams_measured": len(found), **_by_stream("gain", "_week2", found, np.mean)} if found else {}
