@@ -268,7 +268,7 @@ UNO: Mapping[str, Mapping[str, Json]] = {
     "gap": {"method": "reranker", "reflect_at": 0.45, "users_answers": 1.0},
     "train": {
         "budget": 1.0, "max_rank": 64, "learning_rate": 5e-4, "schedule": "cosine", "epochs": 8, "steps": 1_000_000,
-        "batch": 32, "dropout": 0.05, "noising": 0.0, "weight_decay": 1e-4, "max_pairs": 1_000_000,
+        "batch": 32, "dropout": 0.05, "weight_decay": 1e-4, "max_pairs": 1_000_000,
         "min_pairs": 1,
     },
     "evaluate": {
