@@ -8,6 +8,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import cast
 
 import numpy as np
@@ -133,56 +134,65 @@ def best_rival(results: Results, stream: str, week: int, names: Sequence[str]) -
 
 def figures(results: Results) -> dict[str, Json]:
     """The figures by their keys, and what they rest on."""
-    parts = (_gain, _lead, _ratio, _old_skill, _retention, _stability, _size, _filter)
+    parts = (_gain, _lead, _ratio, _old_skill, _retention, _stability, _filter)
     found = {key: value for part in parts for key, value in part(results).items()}
-    return {**found, "measured": _measured(results)}
+    actions = [row.human_actions for (_, system, week), row in results.items() if (system, week) == (OURS, LAST)]
+    found |= {"human_actions": max(actions)} if actions else {}
+    return _complete({**found, "measured": _measured(results)})
 
 
 def beside(found: Mapping[str, Json], earlier: Mapping[str, Json]) -> dict[str, Json]:
     """The figures, with those of streams that only an earlier run measured kept as they are."""
-    rows = cast("list[dict[str, Json]]", found["measured"])
+    rows, before = _rows(found), _rows(earlier)
     now = {row["stream"] for row in rows}
-    old = [row for row in cast("list[dict[str, Json]]", earlier.get("measured", [])) if row["stream"] not in now]
+    old = [row for row in before if row["stream"] not in now]
     merged: dict[str, Json] = {**found, "measured": [*old, *rows]}
     known = {row["stream"] for row in (*old, *rows)}
     for key, values in earlier.items():
-        if isinstance(values, dict) and {*values} <= known:
-            kept = {stream: value for stream, value in values.items() if stream not in now}
-            if kept or key in found:
-                merged[key] = {**kept, **cast("dict[str, Json]", found.get(key, {}))}
-    return {**{key: earlier[key] for key in ("note",) if key in earlier}, **merged, **_over_all(merged, earlier)}
+        kept = {s: value for s, value in values.items() if s in known - now} if isinstance(values, dict) else {}
+        if kept:
+            merged[key] = {**kept, **cast("dict[str, Json]", found.get(key, {}))}
+    actions = [cast("int", each["human_actions"]) for each in (found, earlier) if "human_actions" in each]
+    merged |= {"human_actions": max(actions)} if actions else {}
+    return _complete({**{key: earlier[key] for key in ("note",) if key in earlier}, **merged})
 
 
-OVER_ALL: Mapping[str, tuple[str, Callable[[list[float]], float]]] = {  # key -> by which streams, and how
-    "streams_measured": ("gain_points_week2_by_stream", len),
-    "gain_points_week2": ("gain_points_week2_by_stream", np.mean),
-    "streams_ahead_week2": ("lead_lower_week2", lambda lower: sum(bound > 0 for bound in lower)),
-    "streams_ahead_week4": ("lead_lower_week4", lambda lower: sum(bound > 0 for bound in lower)),
+def _rows(figures: Mapping[str, Json]) -> list[dict[str, Json]]:
+    return cast("list[dict[str, Json]]", figures.get("measured", []))
+
+
+def _ahead(lower: Sequence[float]) -> int:
+    return sum(bound > 0 for bound in lower)
+
+
+Together = Callable[[Sequence[float]], float]
+OVER_ALL: Mapping[str, tuple[str, Together]] = {  # key -> of which figure by stream, and how. The mean of a lead would
+    "streams_measured": ("gain_points_week2_by_stream", len),  # hide where it is behind
+    "gain_points_week2": ("gain_points_week2_by_stream", fmean),
+    "streams_ahead_week2": ("lead_lower_week2", _ahead),
+    "streams_ahead_week4": ("lead_lower_week4", _ahead),
     "prompt_token_ratio": ("prompt_token_ratio_by_stream", min),
     "old_skill_points": ("old_skill_points_by_stream", min),
     "retention_points": ("retention_points_by_stream", min),
     "stability_points": ("stability_points_by_stream", min),
-    "filter_gain_points": ("filter_gain_points_by_stream", np.mean),
+    "filter_gain_points": ("filter_gain_points_by_stream", fmean),
 }
 
 
-def _over_all(merged: Mapping[str, Json], earlier: Mapping[str, Json]) -> dict[str, Json]:
-    """The figures over all streams, from those by stream; of size and human actions the larger."""
+def _complete(by_stream: Mapping[str, Json]) -> dict[str, Json]:
+    """With the figures over all streams."""
     totals: dict[str, Json] = {
-        key: together(list(cast("Mapping[str, float]", merged[by]).values()))
-        for key, (by, together) in OVER_ALL.items()
-        if by in merged
+        key: together([*cast("Mapping[str, float]", by_stream[of]).values()])
+        for key, (of, together) in OVER_ALL.items()
+        if of in by_stream
     }
-    totals = {key: value if isinstance(value, int) else float(cast("float", value)) for key, value in totals.items()}
-    for key in ("adapter_share", "human_actions"):
-        known = [cast("float", each[key]) for each in (merged, earlier) if key in each]
-        totals |= {key: max(known)} if known else {}
-    return totals
+    shares = [row["adapter_share"] for row in _rows(by_stream) if (row["system"], row["week"]) == (OURS, LAST)]
+    totals |= {"adapter_share": max(cast("list[float]", shares))} if shares else {}
+    return {**by_stream, **totals}
 
 
 def _gain(results: Results) -> dict[str, Json]:
-    found = changes(results, (OURS, FIRST), (BASE, FIRST))
-    return {"streams_measured": len(found), **_by_stream("gain", "_week2", found, np.mean)} if found else {}
+    return _by_stream("gain", "_week2", changes(results, (OURS, FIRST), (BASE, FIRST)))
 
 
 def _lead(results: Results) -> dict[str, Json]:
@@ -190,7 +200,7 @@ def _lead(results: Results) -> dict[str, Json]:
 
 
 def _lead_after(results: Results, week: int) -> dict[str, Json]:
-    """Against the best rival of each stream; by stream alone, since a mean would hide where it is behind."""
+    """Against the best rival of each stream."""
     rivals = {s: best_rival(results, s, week, (*RETRIEVAL, *MEMORY)) for s in streams(results)}
     found = {s: points(results[s, OURS, week].scores, rival.scores) for s, rival in rivals.items() if rival}
     leads = {stream: lead for stream, lead in found.items() if lead}
@@ -201,21 +211,18 @@ def _lead_after(results: Results, week: int) -> dict[str, Json]:
         f"lead_lower_week{week}": {stream: lead.low for stream, lead in leads.items()},
         f"lead_upper_week{week}": {stream: lead.high for stream, lead in leads.items()},
         f"lead_over_week{week}": {stream: rival.system for stream, rival in rivals.items() if rival},
-        f"streams_ahead_week{week}": sum(lead.low > 0 for lead in leads.values()),
     }
 
 
 def _ratio(results: Results) -> dict[str, Json]:
     rivals = {stream: best_rival(results, stream, LAST, RETRIEVAL) for stream in streams(results)}
-    ratios = {s: r.prompt_tokens / results[s, OURS, LAST].prompt_tokens for s, r in rivals.items() if r}
-    if not ratios:
-        return {}
-    return {"prompt_token_ratio": min(ratios.values()), "prompt_token_ratio_by_stream": dict(ratios)}
+    ratios: Json = {s: r.prompt_tokens / results[s, OURS, LAST].prompt_tokens for s, r in rivals.items() if r}
+    return {"prompt_token_ratio_by_stream": ratios} if ratios else {}
 
 
 def _old_skill(results: Results) -> dict[str, Json]:
     """Only the first week's topics were tested after the first week, so only they are paired."""
-    return _by_stream("old_skill", "", changes(results, (OURS, LAST), (OURS, 1)), min)
+    return _by_stream("old_skill", "", changes(results, (OURS, LAST), (OURS, 1)))
 
 
 def _retention(results: Results) -> dict[str, Json]:
@@ -225,36 +232,23 @@ def _retention(results: Results) -> dict[str, Json]:
         change = points(ours.retention, base.retention) if ours and base else None
         if change:
             found[stream] = change
-    return _by_stream("retention", "", found, min)
+    return _by_stream("retention", "", found)
 
 
 def _stability(results: Results) -> dict[str, Json]:
-    return _by_stream("stability", "", changes(results, (OURS, LATER), (OURS, LAST)), min)
-
-
-def _size(results: Results) -> dict[str, Json]:
-    ours = [found for (_, system, week), found in results.items() if (system, week) == (OURS, LAST)]
-    if not ours:
-        return {}
-    return {
-        "adapter_share": max(found.adapter_share for found in ours),
-        "human_actions": max(found.human_actions for found in ours),
-    }
+    return _by_stream("stability", "", changes(results, (OURS, LATER), (OURS, LAST)))
 
 
 def _filter(results: Results) -> dict[str, Json]:
     """Training on what the filter lets through, against training on everything."""
-    return _by_stream("filter_gain", "", changes(results, (OURS, LAST), (UNFILTERED, LAST)), np.mean)
+    return _by_stream("filter_gain", "", changes(results, (OURS, LAST), (UNFILTERED, LAST)))
 
 
-def _by_stream(
-    name: str, suffix: str, found: Mapping[str, Estimate], together: Callable[[list[float]], float]
-) -> dict[str, Json]:
-    """NAME_points over all streams, and by stream with its interval; nothing where nothing was measured."""
+def _by_stream(name: str, suffix: str, found: Mapping[str, Estimate]) -> dict[str, Json]:
+    """NAME_points by stream with its interval; nothing where nothing was measured."""
     if not found:
         return {}
     return {
-        f"{name}_points{suffix}": float(together([change.mean for change in found.values()])),
         f"{name}_points{suffix}_by_stream": {stream: change.mean for stream, change in found.items()},
         f"{name}_lower{suffix}": {stream: change.low for stream, change in found.items()},
         f"{name}_upper{suffix}": {stream: change.high for stream, change in found.items()},

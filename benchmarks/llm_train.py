@@ -69,7 +69,7 @@ def pairs(count: int) -> list[TrainingPair]:
 
 def speedup(count: int, folder: Path, data: Sequence[TrainingPair] | None = None) -> dict[str, Json]:
     """Tokens a second of both ways, and the losses they end with."""
-    settings = TrainSettings.model_validate({"epochs": EPOCHS, "min_pairs": 2, "noising": 0.0})
+    settings = TrainSettings.model_validate({"epochs": EPOCHS, "min_pairs": 2})
     chosen, base = list(data or pairs(count)), base_model("smollm2-135m-instruct")
     tokens = EPOCHS * _tokens(chosen, base)
     first, second = ours(chosen, base, settings, folder), theirs(chosen, base, settings, folder)

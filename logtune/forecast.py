@@ -27,8 +27,8 @@ def outlook(cycle: Cycle, cluster: Cluster, cases: Sequence[Case]) -> Json:
     unhappy = _dissatisfied(cycle)
     gain = offpolicy.expected(
         offpolicy.Strata(
-            corrected=_answers([case for case in cases if case.reference and not case.praised]),
-            praised=_answers([case for case in cases if case.reference and case.praised]),
+            corrected=_answers([case for case in cases if case.reference and not case.liked]),
+            praised=_answers([case for case in cases if case.liked]),
             dissatisfied=len(unhappy), users=len(users),
         )
     )  # fmt: skip

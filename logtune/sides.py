@@ -155,7 +155,7 @@ def voters(cases: Iterable[evaluate.Case]) -> int:
 
 def right_already(cases: Sequence[evaluate.Case]) -> float:
     """Share of the voters, 0..1, who liked all that they were answered: no candidate can do more than tie there."""
-    unmet = {case.user or case.interaction_id for case in cases if not (case.praised and case.reference)}
+    unmet = {case.user or case.interaction_id for case in cases if not case.liked}
     return 1 - len(unmet) / voters(cases) if cases else 0.0
 
 

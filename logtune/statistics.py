@@ -141,6 +141,11 @@ def paired_difference(a: Sequence[float], b: Sequence[float], confidence: float 
     return Estimate(mean, float(found.confidence_interval.low), float(found.confidence_interval.high))
 
 
+def two_sided(one_sided: float) -> float:
+    """The confidence of the interval each of whose ends, taken alone, has the given one."""
+    return 2 * one_sided - 1
+
+
 @lru_cache(maxsize=4096)
 def power(n: int, win_rate: float, tie_share: float, confidence: float = 0.95, least: float = 0.5) -> float:
     """Chance that n cases put the lower end of `win_rate_interval` above 0.5 and the win rate at `least` or above.

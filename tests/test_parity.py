@@ -158,8 +158,7 @@ def test_the_experts_loss_is_trls_dpo_and_sft_half_and_half(tmp_path: Path) -> N
     import torch
 
     base = tiny_model(tmp_path / "base")
-    plain = {"learning_rate": 0.02, "epochs": 2, "batch": 8, "noising": 0.0}  # as the paper and TRL have it
-    settings = TrainSettings.model_validate(plain)
+    settings = TrainSettings.model_validate({"learning_rate": 0.02, "epochs": 2, "batch": 8})
     torch.manual_seed(0)
     adapters = run(
         TrainingJob(

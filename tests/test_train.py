@@ -155,7 +155,7 @@ def test_a_killed_training_goes_on_after_its_last_epoch_to_the_same_adapters(
 ) -> None:
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     executor, lines = LocalExecutor("training_children:killed_once_at_step_5"), list[str]()
-    wanted = job(base, tmp_path / "killed", epochs=3, dropout=0.1)
+    wanted = job(base, tmp_path / "killed", epochs=3, dropout=0.1, noising=0.5)
     Path(wanted.out_dir).mkdir()
     with pytest.raises(TrainingError, match="SIGKILL"):
         executor.train(wanted, lines.append)
@@ -164,7 +164,7 @@ def test_a_killed_training_goes_on_after_its_last_epoch_to_the_same_adapters(
     executor.close()
     assert "train: goes on after epoch 2, where an earlier run was stopped" in lines
     assert [line.split(",")[0] for line in lines if "step" in line] == ["train: step 5 of 6", "train: step 6 of 6"]
-    whole = run(job(base, tmp_path / "whole", epochs=3, dropout=0.1), lambda line: None)
+    whole = run(job(base, tmp_path / "whole", epochs=3, dropout=0.1, noising=0.5), lambda line: None)
     assert resumed == whole
     assert not [folder for folder in Path(wanted.out_dir).iterdir() if folder.name.startswith(".")]
 

@@ -156,7 +156,8 @@ def _change(row: Deployment, group: Group | None, users: int) -> str:
     learned, why = f", learned from {counted(users, 'user')}" if users else "", row.reason.rstrip(".")
     same = judged is not None and (judged.candidate, judged.adapter_id) == (row.candidate, row.adapter_id)
     if judged is not None and same and judged.win_rate is not None:
-        why = _won(judged.win_rate, judged.lower, judged.upper)
+        straddles = judged.lower is not None and judged.lower <= 0.5  # the reason says what decided
+        why = f"it {judged.reason.rstrip('.')}" if straddles else _won(judged.win_rate, judged.lower, judged.upper)
     return f"{row.cluster_name}: {CANDIDATES[row.candidate]} serves now{learned}; {why}."
 
 

@@ -27,6 +27,7 @@ from logtune.statistics import (
     paired_difference,
     power,
     sign_test,
+    two_sided,
     unit_of,
     win_rate_interval,
 )
@@ -48,7 +49,12 @@ class Case:
     candidate_answer: str
     judged: float | None = None  # a judge's preference, 0 baseline .. 1 candidate; beside a reference it is a check
     rules: str = ""  # what a judge goes by where there is no reference
-    praised: bool = False  # the reference is the answer that was given, which the user liked
+    praised: bool = False  # the reference, where there is one, is the answer that was given, which the user liked
+
+    @property
+    def liked(self) -> bool:
+        """Whether the answer that was given is the right one, so that no other can be better."""
+        return self.praised and bool(self.reference)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,7 +211,9 @@ def compare(
     """
     votes = tally(cases, settings)
     found, correction = estimate(cases, settings, terms.agreement)
-    bound = estimate(cases, settings.model_copy(update={"confidence": one_sided(settings)}), terms.agreement)[0].low
+    bound = estimate(
+        cases, settings.model_copy(update={"confidence": two_sided(settings.confidence)}), terms.agreement
+    )[0].low
     checked = (degeneration(cases, settings), *guards)
     outcome, reason = _judge(votes, found, bound, checked, settings, terms)
     reason = f"{reason}; {correction}" if correction else reason
@@ -293,7 +301,7 @@ def degeneration(cases: Sequence[Case], settings: EvaluateSettings) -> Guard:
     base = [float(degenerate(case.baseline_answer)) for case in cases]
     if not cases:
         return Guard(name="degenerate", passed=True, value=None, limit=settings.max_degenerate, reason="no answers")
-    found = paired_difference(ours, base, one_sided(settings))
+    found = paired_difference(ours, base, two_sided(settings.confidence))
     reason = (
         f"empty or repeating answers: {_percent(sum(ours) / len(cases))}, baseline {_percent(sum(base) / len(cases))}, "
         f"so {100 * found.mean:+.0f} points (lower bound {100 * found.low:+.0f}); "
@@ -333,27 +341,26 @@ def _judge(
     return "not_enough_data", f"{found}, which chance alone can do; {_wait(votes, settings)}"
 
 
-def one_sided(settings: EvaluateSettings) -> float:
-    """The confidence of the interval whose lower end, taken alone, has that of the settings."""
-    return 2 * settings.confidence - 1
-
-
 def too_few(votes: int, cases: int, settings: EvaluateSettings, tie_share: float = 0.0) -> str | None:
     """Why so many confirmation votes can't decide anything, and how many more logs it takes; None: they can.
 
     Known before anything is trained: votes = voters with a reference on the confirmation side, cases = their cases,
     `tie_share` of them expected to find both answers as good (0..1); `hoped_win_rate` is that of the rest.
     """
-    least = settings.min_cases
+    least, level = settings.min_cases, two_sided(settings.confidence)
     if settings.rule == "bound":  # with fewer votes not even all of them being wins is significant
         least = max(least, math.ceil(math.log2(1 / (1 - settings.confidence))))
-        rate = tie_share / 2 + (1 - tie_share) * settings.hoped_win_rate
-        if votes >= least and power(votes, rate, tie_share, one_sided(settings)) < settings.min_power:
-            least = needed_cases(rate, tie_share, one_sided(settings), settings.min_power) or votes + 1
-            least = max(least, votes + 1)
+        rate = _with_ties(settings.hoped_win_rate, tie_share)
+        if votes >= least and power(votes, rate, tie_share, level) < settings.min_power:
+            needed = needed_cases(rate, tie_share, level, settings.min_power)
+            if needed is None:
+                liked = f"{_percent(tie_share)} of users who liked what they were answered"
+                return f"{votes} votes on held-out answers, {liked}: nothing can be better for them"
+            least = max(needed, votes + 1)
     if votes >= least:
         return None
-    likely = needed_cases(GOOD_WIN_RATE, 0.0, one_sided(settings), least=settings.min_win_rate) or least
+    good = _with_ties(GOOD_WIN_RATE, tie_share)
+    likely = needed_cases(good, tie_share, level, least=min(good, settings.min_win_rate)) or least
     return (
         f"{votes} {'vote' if votes == 1 else 'votes'} on held-out answers, at least {least} are needed: "
         f"about {_logs(least, votes, cases, settings)} more logs with a known right answer, or "
@@ -362,9 +369,17 @@ def too_few(votes: int, cases: int, settings: EvaluateSettings, tie_share: float
     )
 
 
+def _with_ties(win_rate: float, tie_share: float) -> float:
+    """The win rate of all votes, ties half, of which those that are no ties have the given one."""
+    return tie_share / 2 + (1 - tie_share) * win_rate
+
+
 def _wait(votes: Tally, settings: EvaluateSettings) -> str:
     needed = needed_cases(
-        votes.win_rate or 0.5, votes.ties / votes.votes, one_sided(settings), least=min(0.5, settings.min_win_rate)
+        votes.win_rate or 0.5,
+        votes.ties / votes.votes,
+        two_sided(settings.confidence),
+        least=min(0.5, settings.min_win_rate),
     )
     if needed is None:
         return "the difference is too small to prove with any number of logs"

@@ -15,7 +15,7 @@ from logtune.config_guards import GuardName, GuardSettings
 from logtune.records import Json
 from logtune.stages import behaviour, formats
 from logtune.stages.grading import degenerate, grade, normalise
-from logtune.statistics import paired_difference
+from logtune.statistics import paired_difference, two_sided
 
 SHORT = 100  # characters added to both lengths: whether a label has 5 or 15 is no matter
 # Guards whose "bad" is the worse of two answers, and the share that is worse by chance beyond as many better as worse:
@@ -103,9 +103,9 @@ def noninferior(
     if not bad:
         return Guard(name=name, passed=True, value=None, limit=margin, reason=f"{what}: not measured, {why_none}")
     ours, theirs = [float(mine) for mine, _ in bad], [float(other) for _, other in bad]
-    two_sided = 2 * settings.confidence - 1
-    found = paired_difference(ours, theirs, two_sided)
-    shown = _equals_bound(name, bad, two_sided) <= margin
+    level = two_sided(settings.confidence)
+    found = paired_difference(ours, theirs, level)
+    shown = _equals_bound(name, bad, level) <= margin
     told = (
         f"{what}: {_percent(sum(ours) / len(bad))}, baseline {_percent(sum(theirs) / len(bad))} of {len(bad)}; "
         f"{_points(found.mean)} points, upper bound {_points(found.high)}, allowed {_points(margin)}"
@@ -209,7 +209,7 @@ def _length(evidence: Evidence, settings: GuardSettings) -> Guard:
     wanted = [_log_length(each.reference) - _log_length(each.theirs) for each in evidence.held_out if each.reference]
     allowed = max(0.0, math.fsum(wanted) / len(wanted)) if wanted else 0.0
     ours, yard = [_log_length(each.ours) for each in exchanges], [_yardstick(each, allowed) for each in exchanges]
-    found = paired_difference(ours, yard, 2 * settings.confidence - 1)
+    found = paired_difference(ours, yard, two_sided(settings.confidence))
     mean, upper = math.expm1(found.mean), math.expm1(found.high)
     told = f"answers grew by {100 * mean:+.0f}% over the baseline's or the users' own"
     return Guard(
