@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import sample_cycle
 
-from logtune.app.findings import Findings, HeldBack, gather
+from logtune.app.findings import Findings, Group, HeldBack, gather
 from logtune.app.report import told
 from logtune.app.week import MOST, Before, Week, before, failed, failures, fresh, tell
 from logtune.edges.lease import CYCLE, Lease
@@ -60,6 +60,18 @@ def test_what_serves_now_is_told_with_its_evidence(found: Findings) -> None:
     assert "an expert adapter serves now, learned from 12 users; it won" in row
     assert f"{judged.win_rate:.0%} of the comparisons" in row
     assert "on users it never learned from (95% interval" in row
+
+
+def test_an_interval_that_begins_below_one_half_is_told_with_the_bound_that_decided(found: Findings) -> None:
+    votes = "won 5, tied 7 and lost 0 of 12 votes: win rate 71%, 95% interval 49% to 84%"
+    reason = f"{votes}, and with 95% confidence above 52%"
+
+    def close(group: Group) -> Group:
+        near = {"win_rate": 0.708, "lower": 0.49, "upper": 0.84, "reason": reason}
+        return replace(group, evaluations=tuple(replace(each, **near) for each in group.evaluations))
+
+    changed = week(replace(found, groups=tuple(map(close, found.groups)))).changed
+    assert any(f"serves now, learned from 12 users; it {reason}." in row for row in changed)
 
 
 def test_what_serves_on_after_a_split_is_told_with_its_reason_and_no_others_result(found: Findings) -> None:
