@@ -76,7 +76,7 @@ def main() -> None:
         if options.plots:
             compare_page.write(out, found, figures)
             say(f"plots and {out / 'index.html'}")
-    if options.keep and options.json and options.json.exists():
+    if options.keep and options.json.exists():
         figures = compare_figures.beside(figures, json.loads(options.json.read_text(encoding="utf-8")))
     text = json.dumps(figures, indent=1)
     if options.json:
@@ -182,7 +182,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", help="a folder in Hugging Face format, or a server's URL with /v1")
     parser.add_argument("--teacher", help="URL with /v1 of a stronger model")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of logtune")
-    return parser.parse_args()
+    options = parser.parse_args()
+    if options.keep and not options.json:
+        parser.error("--keep needs --json OUT, whose figures it keeps")
+    return options
 
 
 if __name__ == "__main__":
