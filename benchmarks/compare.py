@@ -35,6 +35,7 @@ from compare_types import Stream, Unavailable
 
 from logtune.app import build
 from logtune.config import Config, load
+from logtune.errors import LogtuneError
 from logtune.ids import digest
 from logtune.records import Json
 
@@ -69,8 +70,7 @@ def main() -> None:
         out = options.out or Path(folder)
         if options.out is None:
             say("without --out DIR nothing is kept: stopped, it begins anew")
-        if not options.only_figures:
-            asyncio.run(compare(plan, options, out))
+        broken = [] if options.only_figures else asyncio.run(compare(plan, options, out))
         found = compare_figures.read(out)
         figures = compare_figures.figures(found)
         if options.plots:
@@ -83,10 +83,15 @@ def main() -> None:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(text + "\n", encoding="utf-8")
     print(text)
+    if broken:
+        raise SystemExit(f"not finished: {', '.join(broken)}; the same command goes on with them")
 
 
-async def compare(plan: Plan, options: argparse.Namespace, out: Path) -> None:
-    """Run what has no result yet: stream by stream and seed by seed, all systems of one before the next."""
+async def compare(plan: Plan, options: argparse.Namespace, out: Path) -> list[str]:
+    """Run what has no result yet: stream by stream and seed by seed, all systems of one before the next.
+
+    What fails, as where a teacher does not answer, is left where it is for the next run; returns what that was.
+    """
     from compare_systems import SYSTEMS
 
     unknown = sorted({*plan.systems} - {*SYSTEMS})
@@ -95,7 +100,7 @@ async def compare(plan: Plan, options: argparse.Namespace, out: Path) -> None:
     settings = _settings(options)
     config = load(None, {**settings, "store.home": str(out / "engine"), "store.url": f"sqlite:///{out / 'unused.db'}"})
     streams = [_stream(name, options) for name in plan.streams]
-    memory = Memory(out / "answers.db")
+    memory, broken = Memory(out / "answers.db"), list[str]()
     bench = Bench(
         engine=LocalEngine(build.tools(config, say), memory), questions=_questions(options.data),
         teacher=options.teacher, settings=settings, about=_about(config), say=say,
@@ -112,7 +117,11 @@ async def compare(plan: Plan, options: argparse.Namespace, out: Path) -> None:
                     await run(what, bench)
                 except Unavailable as reason:
                     say(f"{stream.name}: {system} is left out: {reason}")
+                except LogtuneError as error:
+                    broken.append(f"{stream.name} {system} seed {seed}")
+                    say(f"{broken[-1]} failed, and the others go on: {error}")
     memory.close()
+    return broken
 
 
 def _stream(name: str, options: argparse.Namespace) -> Stream | None:

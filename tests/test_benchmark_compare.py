@@ -15,10 +15,12 @@ import compare_data
 import pytest
 
 from logtune import testing
+from logtune.errors import ModelError
 from logtune.ports import ChatCall
 from logtune.records import Message
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+OTHER = {"stream": "other", "system": "logtune", "week": 2, "adapter_share": 0.001}
 
 
 @pytest.fixture
@@ -356,6 +358,41 @@ def test_figures_of_what_there_is(
     assert written["gain_points_week2"] == pytest.approx(100)
     assert json.loads(capsys.readouterr().out) == written
     assert (tmp_path / "index.html").exists()
+
+
+def test_what_an_earlier_run_has_is_kept_where_it_is_asked_for(
+    command: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    week(tmp_path / "now", "logtune", 2, [1.0] * 8)
+    file = tmp_path / "out.json"
+    for asked, kept in (((), None), (("--keep",), {"other": 5.0})):
+        file.write_text(json.dumps({"gain_lower_week2": {"other": 5.0}, "measured": [OTHER]}))
+        command("--out", str(tmp_path / "now"), "--only-figures", "--json", str(file), *asked)
+        assert json.loads(file.read_text()).get("gain_lower_week2") == kept
+    with pytest.raises(SystemExit):
+        command("--out", str(tmp_path / "now"), "--only-figures", "--keep")
+    assert "--keep needs --json" in capsys.readouterr().err
+
+
+def test_a_system_that_fails_holds_up_no_other(
+    command: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compare = importlib.import_module("compare")
+    ran: list[str] = []
+
+    async def run(what: Any, bench: Any) -> None:
+        ran.append(what.system)
+        if what.system == "base":
+            raise ModelError("the teacher does not answer", "start it")
+
+    monkeypatch.setattr(compare, "run", run)
+    monkeypatch.setattr(compare.build, "tools", lambda *_: testing.tools(testing.ScriptedChat("ok")))
+    compare_data.banking(tmp_path / "data")
+    told = ("--streams", "weekly_stream_banking77", "--systems", "base", "few_shot", "--data", str(tmp_path / "data"))
+    with pytest.raises(SystemExit, match="not finished: weekly_stream_banking77 base seed 0"):
+        command(*told, "--out", str(tmp_path / "out"))
+    assert ran == ["base", "few_shot"]
+    assert "the teacher does not answer" in capsys.readouterr().err
 
 
 def test_a_model_is_a_folder_or_a_server(modules: dict[str, ModuleType]) -> None:

@@ -1,7 +1,6 @@
 """Figures of a comparison: those of streams that only an earlier run measured are kept beside new ones."""
 
-import sys
-from collections.abc import Iterator
+import importlib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,12 +11,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def figures() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    import compare_figures
-
-    yield compare_figures
-    sys.path.remove(str(BENCHMARKS))
+def figures(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module("compare_figures")
 
 
 def found(module: ModuleType, stream: str, system: str, week: int, right: int, tokens: float = 40.0) -> Any:
