@@ -45,7 +45,7 @@ def ramped(store: Store, config: Config, test: Experiment, likes, start: int = 0
 def test_a_better_candidate_climbs_is_promoted_watched_and_stays(store: Store, tmp_path: Path) -> None:
     config = settings(tmp_path)
     test = begin(store, config)
-    now = ramped(store, config, test, lambda ours: 0.9 if ours else 0.5)
+    now = ramped(store, config, test, lambda ours: 0.5)  # as good: nothing is decided meanwhile
     visit(store, test, range(10_000, 10_400), now, lambda ours: 0.9 if ours else 0.5)
     assert look(store, config, now + 2 * HOUR) == ["promote"]
     assert [(step.action, step.share) for step in steps(store)] == [
