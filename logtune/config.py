@@ -144,6 +144,9 @@ class ClusterSettings(Settings):
     """Smaller clusters join the nearest; the gate can prove nothing on much fewer (8 votes on 15% of the users)."""
     radius_quantile: Share = 0.01
     """Share of a cluster's own queries that may lie outside its radius."""
+    radius_most: Share = 0.1
+    """The same where it keeps everyday requests out, which are no topic of the cluster: at most so many, and only as
+    long as more of those than of its own stay outside."""
     match: Share = 0.5
     """Share of members in common above which a cluster continues one of an earlier cycle."""
 
@@ -167,7 +170,7 @@ class GapSettings(Settings):
 class EvaluateSettings(Settings):
     """The gate."""
 
-    selection_share: Share = 0.1
+    selection_share: Share = 0.05
     """Share of users whose interactions choose the checkpoint."""
     confirmation_share: Share = 0.2
     """Share of users whose interactions confirm it, once."""
@@ -263,7 +266,7 @@ class Config(Settings):
 
 # The paper's choices (arXiv 2602.06470, sections 3 and 4), where they differ from our defaults.
 UNO: Mapping[str, Mapping[str, Json]] = {
-    "cluster": {"method": "ward", "threshold": 4.0, "min_size": 1, "radius_quantile": 0.0},
+    "cluster": {"method": "ward", "threshold": 4.0, "min_size": 1, "radius_quantile": 0.0, "radius_most": 0.0},
     "pairs": {"candidates": ["revised", "afresh"], "samples": 3, "judge": "pointwise", "judge_samples": 3},
     "gap": {"method": "reranker", "reflect_at": 0.45, "users_answers": 1.0},
     "train": {

@@ -12,6 +12,7 @@ from typing import cast
 import numpy as np
 
 from logtune import incumbents
+from logtune.edges import probe_sets
 from logtune.ids import digest, identified
 from logtune.knowing import base_answer
 from logtune.ports import Vectors
@@ -267,6 +268,7 @@ def cluster(cycle: Cycle) -> Iterator[Unit]:
             cycle.config.cluster,
             _affordable(cycle),
             before,
+            _strangers(cycle),
         )
 
     if items:
@@ -281,6 +283,14 @@ def _known_clusters(cycle: Cycle) -> list[Cluster]:
     for name, cluster in sorted(incumbents.live_clusters(cycle).items()):
         found.setdefault(name, cluster)
     return list(found.values())
+
+
+def _strangers(cycle: Cycle) -> Vectors | None:
+    """Built-in requests of no topic in particular; without the questions by which a guard judges routes."""
+    settings = cycle.config.cluster
+    if settings.radius_most <= settings.radius_quantile:
+        return None
+    return cycle.tools.embedder.embed(probe_sets.prompts("everyday", "sycophancy", "safety"))
 
 
 def _pair_id(pair: PreferencePair | None) -> str:

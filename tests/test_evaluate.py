@@ -107,7 +107,7 @@ def test_a_user_stays_on_his_side_whoever_else_comes():
     assert all(late[user] == side for user, side in early.items())
     assert sides_of(split(items, GATE, "y")) != late
     shares = np.mean([[side == name for name in ("selection", "confirmation")] for side in late.values()], axis=0)
-    assert np.abs(shares - 0.15).max() < 0.08
+    assert np.abs(shares - [GATE.selection_share, GATE.confirmation_share]).max() < 0.08
 
 
 def test_a_conversation_that_began_before_its_user_was_known_is_on_one_side_alone():

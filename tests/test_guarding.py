@@ -181,11 +181,11 @@ def test_who_confirmed_once_never_trains_later(store: Store) -> None:
     store.add_logs(
         [sample_log(f"new-{i}", f"where is my parcel {i}", "general_question", f"new-{i}") for i in range(3)]
     )
-    lower = build({**SETTINGS, "evaluate": {"confirmation_share": 0.05, "selection_share": 0.05}})
+    lower = build({**SETTINGS, "evaluate": {"confirmation_share": 0.05, "selection_share": 0.02}})
     cycle(store, student(), lower)
     later = {row.id for row in store.list(PreferencePair, limit=1000)}
     receipt = store.cycles(1)[0].receipt
-    assert cast("dict[str, list[object]]", receipt["voted"])["epochs"][0][1] == [0.1, 0.2]  # type: ignore[index]
+    assert cast("dict[str, list[object]]", receipt["voted"])["epochs"][0][1] == [0.05, 0.2]  # type: ignore[index]
     pairs = {pair.id: pair.interaction_id for pair in store.list(PreferencePair, limit=1000)}
     taught = {pairs[name] for row in _adapters(store) for name in row.pair_ids if name in later}
     assert taught

@@ -252,7 +252,7 @@ def test_more_users_confirm_only_of_those_who_have_no_side_yet(store: Store) -> 
     trained, voted = cycle(store, build({**SETTINGS, "evaluate": {"min_cases": 40}, "train": {"seed": 1}}))
     assert not trained
     assert voted == first
-    assert voted_by(store)["epochs"] == [[1e9 + 79, [0.1, 0.2]]]
+    assert voted_by(store)["epochs"] == [[1e9 + 79, [0.05, 0.2]]]
 
 
 def test_who_confirmed_for_nothing_does_not_train_when_there_are_more_users(tmp_path: Path) -> None:

@@ -36,6 +36,11 @@ def probes(name: ProbeSet, languages: Sequence[Language], most: int) -> tuple[Pr
     return tuple(mixed[:most])
 
 
+def prompts(*names: ProbeSet) -> list[str]:
+    """What is asked in these sets, in every language."""
+    return [probe.prompt for kind, probe in _all() if kind in names]
+
+
 @cache
 def _all() -> tuple[tuple[ProbeSet, Probe], ...]:
     rows = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]

@@ -21,6 +21,7 @@ from logtune.config import ClusterSettings
 from logtune.ids import digest, identified
 from logtune.ports import Vectors
 from logtune.records import Cluster
+from logtune.stages.radius import radius_of
 
 Labels = npt.NDArray[np.int64]  # (N,), a group number each
 Floats = npt.NDArray[np.float64]
@@ -55,16 +56,19 @@ class Routed:
 
 def group(
     ids: Sequence[str], queries: Sequence[str], query_vectors: Vectors, rule_vectors: Vectors,
-    settings: ClusterSettings, max_clusters: int, previous: Sequence[Cluster] = (),
+    settings: ClusterSettings, max_clusters: int, previous: Sequence[Cluster] = (), strangers: Vectors | None = None,
 ) -> list[Cluster]:  # fmt: skip
-    """Clusters of the interactions `ids` (row i of both (N, D) arrays is ids[i]), largest first; [] for no members."""
+    """Clusters of the interactions `ids` (row i of both (N, D) arrays is ids[i]), largest first; [] for no members.
+
+    `strangers`, shape (M, D): requests of no topic in particular, which a radius shall keep out.
+    """
     if not ids:
         return []
     joint = _unit(np.concatenate([query_vectors, rule_vectors], axis=1))
     topics = _topics(joint, settings)
     parts = _parts(topics, joint, settings.min_size, max_clusters)
     found = [
-        _cluster(np.flatnonzero(parts == part), ids, queries, query_vectors, topics, settings.radius_quantile)
+        _cluster(np.flatnonzero(parts == part), ids, queries, query_vectors, topics, settings, strangers)
         for part in np.unique(parts)
     ]
     return _named(sorted(found, key=lambda c: (-len(c.interaction_ids), c.interaction_ids)), previous, settings.match)
@@ -228,14 +232,16 @@ def _unit(vectors: Vectors) -> Vectors:
 
 
 def _cluster(
-    rows: Labels, ids: Sequence[str], queries: Sequence[str], vectors: Vectors, topics: Labels, quantile: float
-) -> Cluster:
+    rows: Labels, ids: Sequence[str], queries: Sequence[str], vectors: Vectors, topics: Labels,
+    settings: ClusterSettings, strangers: Vectors | None,
+) -> Cluster:  # fmt: skip
     centroids = _means(topics[rows], vectors[rows])
     closeness = _closeness(topics[rows], vectors[rows])
+    far = np.empty(0) if strangers is None else (strangers @ centroids.T).max(axis=1).astype(np.float64)
     return Cluster(
         id="", interaction_ids=tuple(sorted(ids[i] for i in rows)), label=_label([queries[i] for i in rows]),
         centroids=tuple(tuple(round(float(x), 6) for x in row) for row in centroids),
-        radius=round(float(np.quantile(closeness, quantile)), 6),
+        radius=round(radius_of(closeness, far, settings.radius_quantile, settings.radius_most), 6),
     )  # fmt: skip
 
 
