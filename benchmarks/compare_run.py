@@ -136,7 +136,7 @@ async def one_week(system: System, what: Run, week: int, bench: Bench) -> dict[s
     replies = await system.answer(requests, record=False)
     with bench.engine.forgetful():
         probed = [(await system.answer([request], record=False))[0] for request in _spread(requests, PROBED)]
-    kept = await retention(system, bench) if bench.questions and week == stream.weeks else None
+    kept = await retention(system, bench) if bench.questions else None
     return {
         "version": VERSION, "stream": stream.name, "system": what.system, "seed": what.seed, "week": week,
         "scores": {c.request.id: stream.check(c, r.text) for c, r in zip(tested, replies, strict=True)},
