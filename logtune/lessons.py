@@ -288,7 +288,7 @@ def _known_clusters(cycle: Cycle) -> list[Cluster]:
 def _strangers(cycle: Cycle) -> Vectors | None:
     """Built-in requests of no topic in particular; without the questions by which a guard judges routes."""
     settings = cycle.config.cluster
-    if settings.radius_most <= settings.radius_quantile:
+    if settings.radius_most <= settings.radius_quantile or not cycle.config.trust.enabled:
         return None
     return cycle.tools.embedder.embed(probe_sets.prompts("everyday", "sycophancy", "safety"))
 

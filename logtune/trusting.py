@@ -11,7 +11,7 @@ from logtune.records import Cluster, Decision, Derived, Interaction, PreferenceP
 from logtune.runner import Cycle, Unit
 from logtune.stages import caps, standing, trust
 from logtune.stages import pairs as pairing
-from logtune.views import pairs_of, signals_of, teaching, users_of
+from logtune.views import pairs_of, rules_by_interaction, signals_of, teaching, users_of
 
 NOBODY = "(no user named)"
 
@@ -89,8 +89,14 @@ def _repeats(cycle: Cycle, items: Sequence[Interaction], vectors: Vectors) -> fr
 
 
 def cap(cycle: Cycle) -> Iterator[Unit]:
-    """A unit a cluster: pairs beyond what one user may teach it."""
+    """A unit of what is in no cluster; then one a cluster: pairs beyond what one user may teach it."""
     users = people(cycle)
+    if cycle.config.trust.enabled and (left := _in_no_cluster(cycle)):
+
+        async def strangers() -> Sequence[Derived]:
+            return standing.strangers(left)
+
+        yield Unit(tuple(left), strangers)
     for group in cycle.board.all(Cluster) if cycle.config.trust.enabled else ():
         pairs = pairs_of(cycle, group)
 
@@ -100,3 +106,10 @@ def cap(cycle: Cycle) -> Iterator[Unit]:
             return standing.capped(sorted(caps.over_cap(owners, said_at, cycle.config.trust)))
 
         yield Unit((group.id, *(pair.id for pair in pairs)), work)
+
+
+def _in_no_cluster(cycle: Cycle) -> list[str]:
+    """Interactions with a rule or a pair that the clusters left out."""
+    placed = {member for group in cycle.board.all(Cluster) for member in group.interaction_ids}
+    taught = {pair.interaction_id for pair in cycle.board.all(PreferencePair)} | set(rules_by_interaction(cycle))
+    return sorted(item.id for item in teaching(cycle) if item.id in taught and item.id not in placed)

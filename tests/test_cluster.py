@@ -325,6 +325,20 @@ def test_the_radius_counts_a_member_as_if_it_were_new() -> None:
     assert only.radius == 1.0
 
 
+def test_members_like_no_topic_are_left_out_where_strangers_would_come_in_with_them() -> None:
+    vectors, others = topics([60, 60]), topics([0, 0, 0, 7, 100], seed=1)
+    noisy = np.concatenate([vectors, others[:7]])
+    chosen = ClusterSettings(min_size=MANY)
+    (before,) = grouped(noisy, chosen)
+    assert len(before.interaction_ids) == 127
+    assert np.mean([hit.cluster is not None for hit in routed([before], others[7:])]) > 0.5
+    (after,) = grouped(noisy, chosen, strangers=others[7:])
+    assert after.interaction_ids == tuple(f"{i:04}" for i in range(120))
+    assert not any(hit.cluster for hit in routed([after], others[7:]))
+    (clean,) = grouped(vectors, chosen, strangers=others[7:])
+    assert len(clean.interaction_ids) == 120, "far away strangers cost nobody"
+
+
 def test_of_two_topics_of_one_member_each_would_be_far_from_the_other() -> None:
     chosen = WARD.model_copy(update={"threshold": 1.0})
     (only,) = grouped(np.eye(2, 4, dtype=np.float32), chosen, 1)

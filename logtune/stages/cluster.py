@@ -21,7 +21,7 @@ from logtune.config import ClusterSettings
 from logtune.ids import digest, identified
 from logtune.ports import Vectors
 from logtune.records import Cluster
-from logtune.stages.radius import radius_of
+from logtune.stages.radius import reach
 
 Labels = npt.NDArray[np.int64]  # (N,), a group number each
 Floats = npt.NDArray[np.float64]
@@ -60,7 +60,8 @@ def group(
 ) -> list[Cluster]:  # fmt: skip
     """Clusters of the interactions `ids` (row i of both (N, D) arrays is ids[i]), largest first; [] for no members.
 
-    `strangers`, shape (M, D): requests of no topic in particular, which a radius shall keep out.
+    `strangers`, shape (M, D): requests of no topic in particular, which a radius shall keep out. Members that are no
+    closer than those are in no cluster then: what the router would send elsewhere teaches nothing here.
     """
     if not ids:
         return []
@@ -235,14 +236,19 @@ def _cluster(
     rows: Labels, ids: Sequence[str], queries: Sequence[str], vectors: Vectors, topics: Labels,
     settings: ClusterSettings, strangers: Vectors | None,
 ) -> Cluster:  # fmt: skip
-    centroids = _means(topics[rows], vectors[rows])
-    closeness = _closeness(topics[rows], vectors[rows])
-    far = np.empty(0) if strangers is None else (strangers @ centroids.T).max(axis=1).astype(np.float64)
+    far = np.empty(0) if strangers is None else _nearest(strangers, _means(topics[rows], vectors[rows]))
+    found = reach(_closeness(topics[rows], vectors[rows]), far, settings.radius_quantile, settings.radius_most)
+    rows = rows[found.members]
     return Cluster(
         id="", interaction_ids=tuple(sorted(ids[i] for i in rows)), label=_label([queries[i] for i in rows]),
-        centroids=tuple(tuple(round(float(x), 6) for x in row) for row in centroids),
-        radius=round(radius_of(closeness, far, settings.radius_quantile, settings.radius_most), 6),
+        centroids=tuple(tuple(round(float(x), 6) for x in row) for row in _means(topics[rows], vectors[rows])),
+        radius=round(found.radius, 6),
     )  # fmt: skip
+
+
+def _nearest(vectors: Vectors, centroids: Vectors) -> Floats:
+    """(M,): each row's similarity to the nearest centroid."""
+    return cast("Floats", (vectors @ centroids.T).max(axis=1).astype(np.float64))
 
 
 def _closeness(topics: Labels, vectors: Vectors) -> Floats:

@@ -33,6 +33,7 @@ REASONS: Mapping[str, str] = {
     "outvoted": "It contradicts a rule with clearly more behind it.",
     "contested": "It contradicts a rule with about as much behind it: both wait for more users.",
     "known_already": "The base model gives this answer by itself: there is nothing to train.",
+    "stranger": "Its request is like no topic here, no more than everyday ones: what is trained would not get it.",
     "over_cap": "Its user already teaches this cluster as much as one user may.",
 }
 State = Literal["trusted", "held"]
@@ -144,6 +145,11 @@ def _standing(lesson: str, state: State, reason: str, users: int, scores: Mappin
 def known_already(pair: str) -> Standing:
     """A pair whose better answer needs no training."""
     return _standing(pair, "held", "known_already", 1, {})
+
+
+def strangers(interactions: Sequence[str]) -> list[Standing]:
+    """Interactions that are in no cluster, since they are like no topic."""
+    return [_standing(name, "held", "stranger", 1, {}) for name in interactions]
 
 
 def capped(pairs: Sequence[str]) -> list[Standing]:
