@@ -7,11 +7,11 @@
     python benchmarks/compare.py --streams weekly_stream_banking77 --weeks 6 --seeds 0 1 2 --out DIR
 
 Each system serves a stream of its own users, who react to what it answered, and learns from nothing else. After each
-week: quality on held-out requests of all topics so far, prompt tokens, latency, what learning took, what the model still
-knows (not with --quick). Results are saved by stream, system, seed and week, and nothing that exists is run again: a
-comparison can be stopped at any point, and at most one week of one system is lost. `--model` takes a folder in Hugging
-Face format or the URL of an OpenAI-compatible server with runtime LoRA (then `--set model.base=FOLDER` names its
-weights); `--data` a folder of data sets of the same shape; `--teacher` the URL of a stronger model.
+week: quality on held-out requests of all topics so far, prompt tokens, latency, what learning took, and but for
+`--quick` what the model still knows. Results are saved by stream, system, seed and week, and nothing that exists is run
+again: a comparison can be stopped at any point, and at most one week of one system is lost. `--model` takes a folder in
+Hugging Face format or the URL of an OpenAI-compatible server with runtime LoRA (then `--set model.base=FOLDER` names
+its weights); `--data` a folder of data sets of the same shape; `--teacher` the URL of a stronger model.
 """
 
 import argparse
@@ -102,8 +102,8 @@ async def compare(plan: Plan, options: argparse.Namespace, out: Path) -> list[st
     streams = [_stream(name, options) for name in plan.streams]
     memory, broken = Memory(out / "answers.db"), list[str]()
     bench = Bench(
-        engine=LocalEngine(build.tools(config, say), memory), questions=() if options.quick else _questions(options.data),
-        teacher=options.teacher, settings=settings, about=_about(config), say=say,
+        engine=LocalEngine(build.tools(config, say), memory), teacher=options.teacher,
+        questions=() if options.quick else _questions(options.data), settings=settings, about=_about(config), say=say,
     )  # fmt: skip
     for stream in streams:
         if stream is None:

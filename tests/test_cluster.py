@@ -326,7 +326,7 @@ def test_the_radius_counts_a_member_as_if_it_were_new() -> None:
 
 
 def test_members_like_no_topic_are_left_out_where_strangers_would_come_in_with_them() -> None:
-    vectors, others = topics([60, 60]), topics([0, 0, 0, 7, 100], seed=1)
+    vectors, others = topics([60, 60]), unit(np.random.default_rng(1).normal(size=(107, 64)))
     noisy = np.concatenate([vectors, others[:7]])
     chosen = ClusterSettings(min_size=MANY)
     (before,) = grouped(noisy, chosen)

@@ -38,6 +38,8 @@ THINGS = ("umbrella", "trousers", "espresso machine", "bicycle lamp", "garden ch
 PLACES = ("Hamburg", "the Lisbon shop", "your warehouse", "last Christmas", "my neighbour", "Kraków")
 LATE = ("my parcel {n} is late", "where is my parcel {n}", "parcel {n} was due on monday", "the parcel {n} is so late")
 
+ODD = ("what is naval engineering", "how do birds fly", "who wrote hamlet")
+
 
 class Logs:
     """Requests with edits, put into a store."""
@@ -203,3 +205,27 @@ def _next(log: LogRecord, text: str, name: str, said: str = "general_question") 
     ]
     later = sample_log(name, text, "general_question", log.user, log.at + 60)
     return replace(later, request={**log.request, "messages": messages}, session=log.session)
+
+
+def add_odd_ones(logs: Logs) -> None:
+    for number in range(60):
+        logs.add(f"u{number}", (REFUND, LATE)[number % 2], ("refund_status", "late_parcel")[number % 2], float(number))
+    for number, text in enumerate(ODD):
+        logs.add(f"odd-{number}", [text], "refund_status", 100.0 + number)
+
+
+def test_corrections_of_requests_that_are_like_no_topic_teach_nothing(logs: Logs) -> None:
+    add_odd_ones(logs)
+    assert not {f"odd-{number}" for number in range(len(ODD))} & logs.trained()["refund_status"]
+    odd = {item.id for item in logs.store.list(Interaction, limit=None) if (item.user or "").startswith("odd-")}
+    held = {name: standing.reason for name, standing in logs.standings().items() if standing.state == "held"}
+    why = {held.get(name) for name in odd}
+    assert "stranger" in why
+    assert None not in why, "what is not a stranger is contradicted"
+    voted = {name for row in logs.store.list(Evaluation, limit=None) for name in row.interaction_ids}
+    assert not voted & odd, "nor do they vote"
+
+
+def test_with_trust_off_they_do(logs: Logs) -> None:
+    add_odd_ones(logs)
+    assert {user for user in logs.trained(enabled=False)["refund_status"] if user.startswith("odd-")}
