@@ -131,6 +131,9 @@ class PairSettings(Settings):
     """Verdicts of the judge on each answer."""
     min_support: Positive = 1
     """Distinct users that must have given an answer before others' words are mapped to it."""
+    propagate: bool = False
+    """Complaints that name no answer train too, with the short answer that the two nearest corrected requests of other
+    users agree on."""
 
 
 class ClusterSettings(Settings):

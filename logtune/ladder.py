@@ -104,7 +104,8 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     members = [cycle.board.get(Interaction, member) for member in group.interaction_ids]
     sides = sides_of(cycle, members)
     learners = {item.id for item in sides.train}
-    pairs = _to_learn(cycle, group, [p for p in pairs_of(cycle, group) if p.interaction_id in learners])
+    mine = [p for p in pairs_of(cycle, group) if p.interaction_id in learners]
+    pairs = [p for p in _to_learn(cycle, group, mine) if p.origin != "propagated" or not _of_voters(cycle, p)]
     voting, earlier = since_proof(cycle, group, cases_of(cycle, sides.confirmation))
     served = incumbents.of_requests(cycle, [item.query for item in (*sides.confirmation, *sides.selection)])
     baseline = incumbents.main_of(incumbents.of_name(cycle, group.name), served[: len(sides.confirmation)])
@@ -124,6 +125,13 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
             incumbents={item.id: other for item, other in places if other.key != baseline.key},
         ),
     )  # fmt: skip
+
+
+def _of_voters(cycle: Cycle, pair: PreferencePair) -> bool:
+    """Whether an answer was taken from users who have a vote; what is not read any more has trained before."""
+    named = set(pair.rule_ids)
+    behind = {name for rule in cycle.board.all(Rule) if rule.id in named for name in rule.interaction_ids}
+    return len(sides_of(cycle, [cycle.board.get(Interaction, name) for name in sorted(behind)]).train) < len(behind)
 
 
 # --- the error of a cycle, spent before anything is trained ---

@@ -11,7 +11,7 @@ from typing import cast
 
 import numpy as np
 
-from logtune import incumbents
+from logtune import incumbents, sides
 from logtune.edges import probe_sets
 from logtune.ids import digest, identified
 from logtune.knowing import base_answer
@@ -29,7 +29,7 @@ from logtune.records import (
 )
 from logtune.runner import Cycle, Unit
 from logtune.stages import cluster as clustering
-from logtune.stages import distill, implicit, ledger
+from logtune.stages import distill, implicit, ledger, propagated
 from logtune.stages import filter as filtering
 from logtune.stages import interactions as joining
 from logtune.stages import pairs as pairing
@@ -178,6 +178,36 @@ def make_pairs(cycle: Cycle) -> Iterator[Unit]:
         elif cycle.tools.teacher is not None and rules:
             said = (digest([rule.text for rule in rules]), *(rule.id for rule in mine))
             yield Unit((item.id, *said), _revise(cycle, item, rules, mine))
+
+
+def share_answers(cycle: Cycle) -> Iterator[Unit]:
+    """A unit a complaint that names no answer, but whose answer others agree on; all of users without a vote so far."""
+    if not cycle.config.pairs.propagate:
+        return
+    own, over, users = _own_rules(cycle), ended(cycle), users_of(cycle)
+    learners = sides.first_sides(cycle, teaching(cycle)).train
+    pair_of = {pair.interaction_id: pair for pair in cycle.board.all(PreferencePair)}
+    told = [i for i in learners if i.id in pair_of and own.get(i.id) and _short(pair_of[i.id])]
+    unhappy = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches == "rule"}
+    asked = [i for i in learners if i.id in unhappy and i.id not in pair_of and i.id not in over]
+    vectors = cycle.tools.embedder.embed([item.query for item in (*asked, *told)])
+    found = propagated.agreed(
+        vectors[: len(asked)], [users[i.id] for i in asked], vectors[len(asked) :],
+        [pairing.plain(pair_of[i.id].chosen) for i in told], [users[i.id] for i in told],
+    )  # fmt: skip
+    for item, rows in zip(asked, found, strict=True):
+        rules = [rule for row in rows for rule in own[told[row].id]]
+        better = pair_of[told[rows[0]].id].chosen if rows else ""
+        pair = pairing.build(item, rules, better, item.answer, "propagated")
+        if pair is not None and item.adapter is None:
+            yield Unit((item.id, pair.id), given([pair]))
+        elif pair is not None:
+            yield Unit((item.id, pair.id, cycle.tools.base_fingerprint), _contrasted(cycle, item, pair))
+
+
+def _short(pair: PreferencePair) -> bool:
+    """Whether it has an answer in its user's own words that others could give too."""
+    return pair.origin in pairing.USERS_OWN and pairing.is_short(pair.chosen)
 
 
 def _own_rules(cycle: Cycle) -> dict[str, list[Rule]]:

@@ -64,6 +64,10 @@ TRUST = Stage(
     name="trust", version="1", reads=(Interaction, Signal, Decision, Rule, PreferencePair), writes=(Standing,),
     settings=lambda c: (c.trust, c.embedder), phases=(),
 )  # fmt: skip
+PAIRS = Stage(
+    name="pairs", version=f"4.{PROMPTS}", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
+    settings=lambda c: (c.pairs, c.teacher), phases=(),
+)  # fmt: skip
 STAGES: tuple[Stage, ...] = (
     Stage(name="interactions", version="3", reads=(LogRecord, Feedback), writes=(Interaction,),
           settings=lambda c: (), phases=(lessons.interactions,)),
@@ -73,9 +77,9 @@ STAGES: tuple[Stage, ...] = (
           settings=lambda c: (c.filter, c.embedder), phases=(lessons.filter_noise,)),
     Stage(name="distill", version=f"2.{PROMPTS}", reads=(Interaction, Signal, Decision), writes=(Rule,),
           settings=lambda c: (c.distill, c.teacher), phases=(lessons.distill_rules, lessons.merge_rules)),
-    Stage(name="pairs", version=f"4.{PROMPTS}", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
-          settings=lambda c: (c.pairs, c.teacher), phases=(lessons.make_pairs,)),
+    replace(PAIRS, phases=(lessons.make_pairs,)),
     replace(TRUST, phases=(trusting.weigh,)),
+    replace(PAIRS, phases=(lessons.share_answers,)),  # of those whose word holds
     Stage(name="cluster", version="3", reads=(Interaction, Rule), writes=(Cluster,),
           settings=lambda c: (c.cluster, c.trust, c.embedder), phases=(lessons.cluster,)),
     replace(TRUST, phases=(trusting.cap,)),

@@ -24,7 +24,7 @@ SignalKind = Literal[
 Teaches = Literal["positive", "rule", "nothing"]
 RuleState = Literal["active", "pinned", "vetoed", "expired"]
 RuleAction = Literal["pin", "veto", "edit", "expire", "reset"]
-PairOrigin = Literal["edit", "stated", "revised", "afresh", "on_policy"]
+PairOrigin = Literal["edit", "stated", "revised", "afresh", "on_policy", "propagated"]
 Route = Literal["primary", "reflective"]
 CandidateKind = Literal["base", "rules", "critic_prompt", "critic", "expert"]
 AdapterKind = Literal["expert", "critic"]
@@ -174,7 +174,7 @@ class PreferencePair:
 
     id: str
     interaction_id: str  # parent
-    rule_ids: tuple[str, ...]  # parents: those of its own interaction, as they were before they were merged
+    rule_ids: tuple[str, ...]  # parents: those of its own interaction before they were merged; propagated: of others
     prompt: tuple[Message, ...]
     chosen: str
     rejected: str

@@ -42,6 +42,11 @@ def sides_of(cycle: Cycle, items: Sequence[Interaction]) -> Split:
     return _split(items, roll(cycle))
 
 
+def first_sides(cycle: Cycle, items: Sequence[Interaction]) -> Split:
+    """The sides before clusters tell whether more of the new users confirm."""
+    return _split(items, _known(cycle, _first_seen(cycle)))
+
+
 def roll(cycle: Cycle) -> Roll:
     """Who may vote, settled once a cycle.
 
@@ -65,7 +70,7 @@ def _roll(cycle: Cycle) -> Roll:
         cases = [votes[item.id] for item in _split(items, who).confirmation if item.id in votes]
         return _enough(cases, who.settings, tests, least_power)
 
-    known = Roll(since=voted.since, settled=_settled(voted, first, voted.since), settings=settings)
+    known = _known(cycle, first)
     if voted.proven > voted.since:
         could = [(group, items) for group, items in groups if decided(items, known, len(groups))]
         fresh = replace(known, since=voted.proven, settled=_settled(voted, first, voted.proven))
@@ -73,6 +78,11 @@ def _roll(cycle: Cycle) -> Roll:
             if could and all(decided(_newer(cycle, *each), wide, len(groups), GOOD_POWER) for each in could):
                 return wide
     return next((wide for wide in _wider(known) if any(decided(items, wide, 1) for _, items in groups)), known)
+
+
+def _known(cycle: Cycle, first: Mapping[str, float]) -> Roll:
+    voted = cycle.voted
+    return Roll(since=voted.since, settled=_settled(voted, first, voted.since), settings=cycle.config.evaluate)
 
 
 def _enough(cases: Sequence[evaluate.Case], settings: EvaluateSettings, tests: int, least_power: float) -> bool:
