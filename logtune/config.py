@@ -146,10 +146,10 @@ class ClusterSettings(Settings):
     min_size: Positive = 40
     """Smaller clusters join the nearest; the gate can prove nothing on much fewer (8 votes on 15% of the users)."""
     radius_quantile: Share = 0.01
-    """Share of a cluster's own queries that may lie outside its radius."""
+    """Share of a cluster's own queries that may lie outside its radius, where nothing is known of other requests."""
     radius_most: Share = 0.1
-    """The same where it keeps everyday requests out, which are no topic of the cluster: at most so many, and only as
-    long as more of those than of its own stay outside."""
+    """The same where that keeps out built-in everyday requests, which are no topic of the cluster: at most so many.
+    Where hardly any come in the radius is wider than usual. No more than `radius_quantile`: the usual one."""
     match: Share = 0.5
     """Share of members in common above which a cluster continues one of an earlier cycle."""
 

@@ -6,6 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+FEW = 0.05  # share of strangers that may come in
+SLACK = 2 / 3  # of the usual radius, where no more strangers come in for it: few members tell little of new requests
+WORTH = 3.0  # times the share of members left out that strangers must be kept out, else these ask what strangers ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,21 +19,20 @@ class Reach:
     members: npt.NDArray[np.bool_]  # (N,); those outside are strangers too
 
 
-def reach(own: Floats, strangers: Floats, least: float, most: float) -> Reach:
+def reach(own: Floats, strangers: Floats, usual: float, most: float) -> Reach:
     """How far a cluster reaches.
 
-    `own`, shape (N,): the closeness of its members, each as if it were new; `strangers`, shape (M,): of other requests,
-    with M = 0 where there are none. The radius is the quantile `least` of `own`, so only few new requests get lost, and
-    all are members; unless a narrower one up to the quantile `most` parts members from strangers better: the share of
-    members inside less the share of strangers inside is largest (Youden's J, Cancer 3:32, 1950).
+    `own`, shape (N,): the closeness of its members, each as if it were new; `strangers`, shape (M,): of other requests.
+    The radius lets FEW strangers in, within two limits: it is no narrower than the quantile `most` of `own`, and no
+    wider than the SLACK of the quantile `usual`, which it is where M = 0. Narrower than that usual one it parts the
+    cluster from strangers among its own members, if that is WORTH it; else all of them stay.
     """
-    widest, narrowest = np.quantile(own, [least, max(least, most)])
-    tried = np.unique([widest, *own[(own > widest) & (own < narrowest)], narrowest])
-    parted = _inside(own, tried) - (_inside(strangers, tried) if len(strangers) else 1.0)
-    radius = float(tried[np.argmax(parted)])
-    return Reach(radius, own >= (radius if radius > widest else -np.inf))
-
-
-def _inside(closeness: Floats, tried: Floats) -> Floats:
-    """(T,): the share of `closeness` that each of T ascending radii lets in."""
-    return 1 - np.searchsorted(np.sort(closeness), tried) / len(closeness)
+    plain, narrowest = (float(value) for value in np.quantile(own, [usual, max(usual, most)]))
+    if not len(strangers):
+        return Reach(plain, np.ones(len(own), bool))
+    widest = min(plain, SLACK * plain)
+    radius = min(narrowest, max(widest, float(np.quantile(strangers, 1 - FEW))))
+    if radius <= plain:
+        return Reach(radius, np.ones(len(own), bool))
+    left_out, kept_out = (float(np.mean((each >= plain) & (each < radius))) for each in (own, strangers))
+    return Reach(radius, own >= radius) if kept_out >= WORTH * left_out else Reach(plain, np.ones(len(own), bool))
