@@ -3,7 +3,7 @@
     python benchmarks/compare.py --quick                                two weeks of banking77, four systems
     python benchmarks/compare.py --out DIR --json OUT                   everything, seed 0; hours
     python benchmarks/compare.py --out DIR --json OUT --only-figures    what was measured so far
-    python benchmarks/compare.py --out DIR --json OUT --keep            beside the streams that OUT has of another run
+    python benchmarks/compare.py --out DIR --json OUT --keep            beside what OUT has of other streams and systems
     python benchmarks/compare.py --streams weekly_stream_banking77 --weeks 6 --seeds 0 1 2 --out DIR
 
 Each system serves a stream of its own users, who react to what it answered, and learns from nothing else. After each
@@ -185,7 +185,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--only-figures", action="store_true", help="run nothing; figures of what is in --out")
     parser.add_argument("--out", type=Path, help="results, and what a later run goes on from")
     parser.add_argument("--json", type=Path, help="write the figures here")
-    parser.add_argument("--keep", action="store_true", help="of streams that only --json holds, keep its figures")
+    parser.add_argument("--keep", action="store_true", help="keep what only --json holds, of other streams and systems")
     parser.add_argument("--plots", action="store_true", help="write plots (PNG) and index.html into --out")
     parser.add_argument("--data", type=Path, default=DATA, help="data sets, a folder each")
     parser.add_argument("--model", help="a folder in Hugging Face format, or a server's URL with /v1")

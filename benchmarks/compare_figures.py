@@ -142,14 +142,19 @@ def figures(results: Results) -> dict[str, Json]:
 
 
 def beside(found: Mapping[str, Json], earlier: Mapping[str, Json]) -> dict[str, Json]:
-    """The figures, with those of streams that only an earlier run measured kept as they are."""
+    """The figures, with those of streams and systems that only an earlier run measured kept as they are.
+
+    Of a stream that is measured again only what rests on a system that is not: what the filter gains.
+    """
     rows, before = _rows(found), _rows(earlier)
-    now = {row["stream"] for row in rows}
-    old = [row for row in before if row["stream"] not in now]
+    now, again = {row["stream"] for row in rows}, {(row["stream"], row["system"]) for row in rows}
+    old = [row for row in before if (row["stream"], row["system"]) not in again]
     merged: dict[str, Json] = {**found, "measured": [*old, *rows]}
-    known = {row["stream"] for row in (*old, *rows)}
+    gone = {row["stream"] for row in old} - now
+    unfiltered = {row["stream"] for row in old if row["system"] == UNFILTERED}
     for key, values in earlier.items():
-        kept = {s: value for s, value in values.items() if s in known - now} if isinstance(values, dict) else {}
+        still = unfiltered if key.startswith("filter_gain") else gone
+        kept = {s: value for s, value in values.items() if s in still} if isinstance(values, dict) else {}
         if kept:
             merged[key] = {**kept, **cast("dict[str, Json]", found.get(key, {}))}
     actions = [cast("int", each["human_actions"]) for each in (found, earlier) if "human_actions" in each]

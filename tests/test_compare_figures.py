@@ -58,3 +58,15 @@ def test_what_the_new_run_did_not_measure_of_its_streams_is_gone(figures: Module
     merged = figures.beside(figures.figures(young), earlier)
     assert "lead_points_week4" not in merged
     assert merged["lead_points_week2"] == {"one": pytest.approx(20.0)}
+
+
+def test_what_rests_on_a_system_that_was_not_measured_again_is_kept(figures: ModuleType) -> None:
+    unfiltered = {("one", "logtune_unfiltered", 4): found(figures, "one", "logtune_unfiltered", 4, 15)}
+    earlier = figures.figures({**results(figures, "one", 45, 20), **unfiltered})
+    now = figures.figures(results(figures, "one", 30, 20))
+    merged = figures.beside(now, earlier)
+    assert merged["filter_gain_points"] == earlier["filter_gain_points"] == pytest.approx(60)
+    assert merged["lead_points_week4"] == now["lead_points_week4"]
+    systems = {(row["system"], row["week"]): row for row in merged["measured"]}
+    assert len(systems) == len(merged["measured"]) == 10
+    assert ("logtune_unfiltered", 4) in systems
