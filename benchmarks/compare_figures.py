@@ -141,6 +141,11 @@ def figures(results: Results) -> dict[str, Json]:
     return _complete({**found, "measured": _measured(results)})
 
 
+RESTS_ON: Mapping[str, str] = dict.fromkeys(  # figure by stream -> a system that serves for nothing else
+    ("filter_gain_points_by_stream", "filter_gain_lower", "filter_gain_upper"), UNFILTERED
+)
+
+
 def beside(found: Mapping[str, Json], earlier: Mapping[str, Json]) -> dict[str, Json]:
     """The figures, with those of streams and systems that only an earlier run measured kept as they are.
 
@@ -151,9 +156,8 @@ def beside(found: Mapping[str, Json], earlier: Mapping[str, Json]) -> dict[str, 
     old = [row for row in before if (row["stream"], row["system"]) not in again]
     merged: dict[str, Json] = {**found, "measured": [*old, *rows]}
     gone = {row["stream"] for row in old} - now
-    unfiltered = {row["stream"] for row in old if row["system"] == UNFILTERED}
     for key, values in earlier.items():
-        still = unfiltered if key.startswith("filter_gain") else gone
+        still = gone | {row["stream"] for row in old if row["system"] == RESTS_ON.get(key)}
         kept = {s: value for s, value in values.items() if s in still} if isinstance(values, dict) else {}
         if kept:
             merged[key] = {**kept, **cast("dict[str, Json]", found.get(key, {}))}

@@ -46,7 +46,7 @@ def _known(cycle: Cycle, pair: PreferencePair, item: Interaction) -> Callable[[]
     async def work() -> Sequence[Derived]:
         student, longest = cycle.tools.student, max_tokens(cycle, item)
         known = await knowing.gives(student, prompt_of(item), pair.chosen, longest)
-        return [standing.known_already(pair.id)] if known else []
+        return standing.left_out([pair.id], "known_already") if known else []
 
     return work
 

@@ -105,7 +105,7 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     sides = sides_of(cycle, members)
     learners = {item.id for item in sides.train}
     mine = [p for p in pairs_of(cycle, group) if p.interaction_id in learners]
-    pairs = [p for p in _to_learn(cycle, group, mine) if p.origin != "propagated" or not _of_voters(cycle, p)]
+    pairs = _without_voters(cycle, _to_learn(cycle, group, mine))
     voting, earlier = since_proof(cycle, group, cases_of(cycle, sides.confirmation))
     served = incumbents.of_requests(cycle, [item.query for item in (*sides.confirmation, *sides.selection)])
     baseline = incumbents.main_of(incumbents.of_name(cycle, group.name), served[: len(sides.confirmation)])
@@ -127,11 +127,14 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     )  # fmt: skip
 
 
-def _of_voters(cycle: Cycle, pair: PreferencePair) -> bool:
-    """Whether an answer was taken from users who have a vote; what is not read any more has trained before."""
-    named = set(pair.rule_ids)
-    behind = {name for rule in cycle.board.all(Rule) if rule.id in named for name in rule.interaction_ids}
-    return len(sides_of(cycle, [cycle.board.get(Interaction, name) for name in sorted(behind)]).train) < len(behind)
+def _without_voters(cycle: Cycle, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
+    """The pairs but those whose answer was taken from users who have a vote, as more may have than when it was."""
+    named = {rule for pair in pairs if pair.origin == "propagated" for rule in pair.rule_ids}
+    behind = {rule.id: rule.interaction_ids for rule in cycle.board.all(Rule) if rule.id in named}
+    told = sorted({name for names in behind.values() for name in names})
+    learners = {item.id for item in sides_of(cycle, [cycle.board.get(Interaction, name) for name in told]).train}
+    voting = {rule for rule, names in behind.items() if not learners.issuperset(names)}
+    return [pair for pair in pairs if pair.origin != "propagated" or voting.isdisjoint(pair.rule_ids)]
 
 
 # --- the error of a cycle, spent before anything is trained ---

@@ -169,10 +169,8 @@ def make_pairs(cycle: Cycle) -> Iterator[Unit]:
         mine = own.get(item.id, []) if rules else []
         own_words = pairing.from_users(item, by_item.get(item.id, ()), mine, known, least, sure)
         pair = _edited(cycle, rules, mine, own_words)
-        if pair is not None and item.adapter is None:
-            yield Unit((item.id, pair.id), given([pair]))
-        elif pair is not None:
-            yield Unit((item.id, pair.id, cycle.tools.base_fingerprint), _contrasted(cycle, item, pair))
+        if pair is not None:
+            yield _in_users_words(cycle, item, pair)
         elif decisions[item.id].teaches == "positive" and item.adapter is not None:
             yield Unit((item.id, "kept", cycle.tools.base_fingerprint), _keep(cycle, item))
         elif cycle.tools.teacher is not None and rules:
@@ -199,15 +197,20 @@ def share_answers(cycle: Cycle) -> Iterator[Unit]:
         rules = [rule for row in rows for rule in own[told[row].id]]
         better = pair_of[told[rows[0]].id].chosen if rows else ""
         pair = pairing.build(item, rules, better, item.answer, "propagated")
-        if pair is not None and item.adapter is None:
-            yield Unit((item.id, pair.id), given([pair]))
-        elif pair is not None:
-            yield Unit((item.id, pair.id, cycle.tools.base_fingerprint), _contrasted(cycle, item, pair))
+        if pair is not None:
+            yield _in_users_words(cycle, item, pair)
 
 
 def _short(pair: PreferencePair) -> bool:
     """Whether it has an answer in its user's own words that others could give too."""
     return pair.origin in pairing.USERS_OWN and pairing.is_short(pair.chosen)
+
+
+def _in_users_words(cycle: Cycle, item: Interaction, pair: PreferencePair) -> Unit:
+    """A unit of a pair that needs no model, but for what the base model says where an adapter answered."""
+    if item.adapter is None:
+        return Unit((item.id, pair.id), given([pair]))
+    return Unit((item.id, pair.id, cycle.tools.base_fingerprint), _contrasted(cycle, item, pair))
 
 
 def _own_rules(cycle: Cycle) -> dict[str, list[Rule]]:

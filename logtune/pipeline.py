@@ -79,7 +79,7 @@ STAGES: tuple[Stage, ...] = (
           settings=lambda c: (c.distill, c.teacher), phases=(lessons.distill_rules, lessons.merge_rules)),
     replace(PAIRS, phases=(lessons.make_pairs,)),
     replace(TRUST, phases=(trusting.weigh,)),
-    replace(PAIRS, phases=(lessons.share_answers,)),  # of those whose word holds
+    replace(PAIRS, reads=(Interaction, Decision, Rule, PreferencePair, Standing), phases=(lessons.share_answers,)),
     Stage(name="cluster", version="3", reads=(Interaction, Rule), writes=(Cluster,),
           settings=lambda c: (c.cluster, c.trust, c.embedder), phases=(lessons.cluster,)),
     replace(TRUST, phases=(trusting.cap,)),

@@ -11,7 +11,7 @@ from logtune.records import Cluster, Decision, Derived, Interaction, PreferenceP
 from logtune.runner import Cycle, Unit
 from logtune.stages import caps, standing, trust
 from logtune.stages import pairs as pairing
-from logtune.views import pairs_of, rules_by_interaction, signals_of, teaching, users_of
+from logtune.views import given, pairs_of, rules_by_interaction, signals_of, teaching, users_of
 
 NOBODY = "(no user named)"
 
@@ -90,20 +90,18 @@ def _repeats(cycle: Cycle, items: Sequence[Interaction], vectors: Vectors) -> fr
 
 def cap(cycle: Cycle) -> Iterator[Unit]:
     """A unit of what is in no cluster; then one a cluster: pairs beyond what one user may teach it."""
+    if not cycle.config.trust.enabled:
+        return
+    if left := _in_no_cluster(cycle):
+        yield Unit(tuple(left), given(standing.left_out(left, "stranger")))
     users = people(cycle)
-    if cycle.config.trust.enabled and (left := _in_no_cluster(cycle)):
-
-        async def strangers() -> Sequence[Derived]:
-            return standing.strangers(left)
-
-        yield Unit(tuple(left), strangers)
-    for group in cycle.board.all(Cluster) if cycle.config.trust.enabled else ():
+    for group in cycle.board.all(Cluster):
         pairs = pairs_of(cycle, group)
 
         async def work(pairs: Sequence[PreferencePair] = pairs) -> Sequence[Derived]:
             owners = {pair.id: users[pair.interaction_id] for pair in pairs}
             said_at = {pair.id: cycle.board.get(Interaction, pair.interaction_id).at for pair in pairs}
-            return standing.capped(sorted(caps.over_cap(owners, said_at, cycle.config.trust)))
+            return standing.left_out(sorted(caps.over_cap(owners, said_at, cycle.config.trust)), "over_cap")
 
         yield Unit((group.id, *(pair.id for pair in pairs)), work)
 

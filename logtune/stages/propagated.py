@@ -6,9 +6,8 @@ the nearest of those agree, theirs is taken (label propagation; Zhu and Ghahrama
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from logtune.ports import Vectors
+from logtune.stages.circles import Near, among
 
 # On real messages (banking77, clinc150) 91 and 98% of what two agree on is right, of the nearest alone 72 and 64%.
 NEAREST = 2  # users whose answers must agree
@@ -23,16 +22,10 @@ def agreed(
     `complaints`, shape (M, D), of users `complained`; `known`, shape (N, D), with their `answers` in a plain form and
     the users `owners` who gave them. Nobody agrees with themselves.
     """
-    close = complaints @ known.T if len(known) else np.zeros((len(complaints), 0), np.float32)
-    return [_nearest(row, user, answers, owners) for row, user in zip(close, complained, strict=True)]
+    near = among(complaints, complained, known, owners, NEAREST)
+    return [tuple(each.rows) if _agree(each, answers) else () for each in near]
 
 
-def _nearest(close: Vectors, user: str, answers: Sequence[str], owners: Sequence[str]) -> tuple[int, ...]:
-    found: dict[str, int] = {}
-    for row in map(int, np.argsort(-close, kind="stable")):
-        if close[row] < LEAST_CLOSE or len(found) == NEAREST:
-            break
-        if owners[row] != user:
-            found.setdefault(owners[row], row)
-    rows = tuple(found.values())
-    return rows if len(rows) == NEAREST and len({answers[row] for row in rows}) == 1 else ()
+def _agree(near: Near, answers: Sequence[str]) -> bool:
+    full = len(near.rows) == NEAREST and near.edge >= LEAST_CLOSE
+    return full and len({answers[row] for row in near.rows}) == 1

@@ -28,11 +28,14 @@ def reach(own: Floats, strangers: Floats, usual: float, most: float) -> Reach:
     cluster from strangers among its own members, if that is WORTH it; else all of them stay.
     """
     plain, narrowest = (float(value) for value in np.quantile(own, [usual, max(usual, most)]))
-    if not len(strangers):
-        return Reach(plain, np.ones(len(own), bool))
-    widest = min(plain, SLACK * plain)
-    radius = min(narrowest, max(widest, float(np.quantile(strangers, 1 - FEW))))
-    if radius <= plain:
-        return Reach(radius, np.ones(len(own), bool))
-    left_out, kept_out = (float(np.mean((each >= plain) & (each < radius))) for each in (own, strangers))
-    return Reach(radius, own >= radius) if kept_out >= WORTH * left_out else Reach(plain, np.ones(len(own), bool))
+    radius = plain
+    if len(strangers):
+        radius = min(narrowest, max(min(plain, SLACK * plain), float(np.quantile(strangers, 1 - FEW))))
+    if radius > plain and _between(strangers, plain, radius) < WORTH * _between(own, plain, radius):
+        radius = plain
+    return Reach(radius, own >= radius if radius > plain else np.ones(len(own), bool))
+
+
+def _between(closeness: Floats, low: float, high: float) -> float:
+    """The share that the narrower of two radii leaves out."""
+    return float(np.mean((closeness >= low) & (closeness < high)))

@@ -142,16 +142,6 @@ def _standing(lesson: str, state: State, reason: str, users: int, scores: Mappin
     return identified(Standing(id="", lesson_id=lesson, state=state, reason=reason, users=users, scores=dict(scores)))
 
 
-def known_already(pair: str) -> Standing:
-    """A pair whose better answer needs no training."""
-    return _standing(pair, "held", "known_already", 1, {})
-
-
-def strangers(interactions: Sequence[str]) -> list[Standing]:
-    """Interactions that are in no cluster, since they are like no topic."""
-    return [_standing(name, "held", "stranger", 1, {}) for name in interactions]
-
-
-def capped(pairs: Sequence[str]) -> list[Standing]:
-    """Pairs beyond what one user may teach a cluster."""
-    return [_standing(name, "held", "over_cap", 1, {}) for name in pairs]
+def left_out(lessons: Sequence[str], reason: str) -> list[Standing]:
+    """Lessons that are held back, one user each, whatever others say; `reason`: a code of REASONS."""
+    return [_standing(name, "held", reason, 1, {}) for name in lessons]
