@@ -125,7 +125,12 @@ async def compare(plan: Plan, options: argparse.Namespace, out: Path) -> list[st
 
 
 def _stream(name: str, options: argparse.Namespace) -> Stream | None:
-    stream = STREAMS[name](options.data)
+    try:
+        stream = STREAMS[name](options.data)
+    except FileNotFoundError as error:
+        raise SystemExit(
+            f"{error.filename} is not there, and {name} needs it: --data DIR names the data sets"
+        ) from error
     if stream.needs_teacher and not options.teacher:
         say(f"{name} is left out: {stream.needs_teacher}")
         return None

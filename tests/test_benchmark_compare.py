@@ -426,3 +426,10 @@ def test_every_system_of_the_quick_run_exists(modules: dict[str, ModuleType]) ->
 def test_rivals_are_systems(modules: dict[str, ModuleType]) -> None:
     figures, systems = modules["figures"], importlib.import_module("compare_systems").SYSTEMS
     assert {*figures.RETRIEVAL, *figures.MEMORY, figures.OURS, figures.BASE, figures.UNFILTERED} <= {*systems}
+
+
+def test_data_that_is_not_there_is_said_by_name(command: Callable[..., None], tmp_path: Path) -> None:
+    with pytest.raises(
+        SystemExit, match=r"stream\.jsonl is not there, and weekly_stream_banking77 needs it: --data DIR"
+    ):
+        command("--quick", "--out", str(tmp_path / "out"), "--data", str(tmp_path / "nowhere"))
