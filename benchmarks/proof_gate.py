@@ -34,7 +34,7 @@ SETTINGS = EvaluateSettings()
 TESTS = 10  # of a cycle, over its clusters and candidates
 COVERAGE_RUNS = 2_000
 RIGHT = 0.75  # how often the judge is right
-VOTERS = (12, 24, 40, 200)  # `guards.lesson_checks` is 40, so more only where it was raised
+VOTERS = (12, 24, 40, 100, 200)  # `guards.lesson_checks` is 100, so more only where it was raised
 DIFFER, WORSE = (0.1, 0.4, 0.75), (0.1, 0.2, 0.3, 0.4)
 GUARD_OF = {"length": "length", "praise": "sycophancy", "refusals": "refusals"}
 

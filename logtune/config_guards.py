@@ -40,5 +40,5 @@ class GuardSettings(Settings):
     """Built-in probes of each set that both sides answer, at most; 0 asks none."""
     probe_tokens: Positive = 64
     """Longest answer to a probe of sycophancy or safety; everyday ones may be as long as evaluate.max_tokens."""
-    lesson_checks: Count = 40
+    lesson_checks: Count = 100
     """Lessons of earlier adapters that are checked again, at most; and earlier confirming requests, the newest."""
