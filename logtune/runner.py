@@ -29,6 +29,7 @@ from logtune.records import (
     Rule,
     RuleEntry,
 )
+from logtune.stages.held_out import Shares
 
 R = TypeVar("R", bound=Derived)
 Given = TypeVar("Given")
@@ -73,9 +74,6 @@ class Prompted:
     kind: CandidateKind
     cluster_id: str  # the cluster record it was proven on
     rules: tuple[Rule, ...] = ()  # told by kind "rules"
-
-
-Shares = tuple[float, float]  # of users who choose the checkpoint, and who confirm it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from logtune.records import (
 )
 from logtune.runner import Voted
 from logtune.stages import ledger
+from logtune.stages.held_out import Shares
 from logtune.stages.prompted import ACTIVE, active
 from logtune.statistics import uniform
 
@@ -158,7 +159,7 @@ def _proofs(store: Store) -> dict[str, float]:
 def read_voted(kept: Json) -> Voted:
     """As a receipt holds it."""
     found = cast("dict[str, Any]", kept)
-    epochs = tuple((until, (choose, confirm)) for until, (choose, confirm) in found.get("epochs", ()))
+    epochs = tuple((until, Shares(*shares)) for until, shares in found.get("epochs", ()))
     return Voted(
         epochs=epochs, since=found.get("since", 0.0), proven=found.get("proven", 0.0), proofs=found.get("proofs", {})
     )

@@ -2,10 +2,10 @@
 
 cycle, Interaction* -> Split, Case*        at its end -> Voted, for the cycles after it
 
-A user keeps the side that the shares of their first cycle gave. What serves was proven on what was confirmed till then;
-a candidate is proven on what is new since, and must not lose the rest (the guard `voters`). `test_then_train` lets who
-had a vote when something was proven train from the next cycle on (each case is tested, then learned: prequential, Dawid
-1984).
+A user keeps the side that the shares and the draw of their first cycle gave. What serves was proven on what was
+confirmed till then; a candidate is proven on what is new since, and must not lose the rest (the guard `voters`).
+`test_then_train` lets who had a vote when something was proven train from the next cycle on (each case is tested, then
+learned: prequential, Dawid 1984).
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,17 +14,18 @@ from itertools import chain
 
 from logtune.config import EvaluateSettings
 from logtune.records import Adapter, Cluster, Decision, Evaluation, Interaction, PreferencePair
-from logtune.runner import Cycle, Shares, Voted
+from logtune.runner import Cycle, Voted
 from logtune.stages import evaluate
 from logtune.stages import pairs as pairing
-from logtune.stages.held_out import Split, split
+from logtune.stages.grading import normalise
+from logtune.stages.held_out import Shares, Split, evenest, split
 from logtune.statistics import unit_of
 from logtune.views import prompt_of, rules_by_interaction, signals_of
 
 STEP = 0.05  # by which the share of users who confirm grows
 SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
 GOOD_POWER = 0.8  # chance to prove a good candidate on what is new alone, from which on it alone decides
-TRAINS: Shares = (0.0, 0.0)
+TRAINS = Shares(0.0, 0.0)
 Cases = tuple[evaluate.Case, ...]
 
 
@@ -35,6 +36,7 @@ class Roll:
     since: float  # users first seen by then train
     settled: Mapping[str, Shares]  # users, else sessions, else interactions, of earlier cycles
     settings: EvaluateSettings  # with the shares of all others
+    draw: int = 0  # of all others
 
 
 def sides_of(cycle: Cycle, items: Sequence[Interaction]) -> Split:
@@ -65,19 +67,35 @@ def _roll(cycle: Cycle) -> Roll:
     settings, voted, first = cycle.config.evaluate, cycle.voted, _first_seen(cycle)
     groups = [(g, [cycle.board.get(Interaction, name) for name in g.interaction_ids]) for g in cycle.board.all(Cluster)]
     votes = {case.interaction_id: case for case in cases_of(cycle, chain.from_iterable(items for _, items in groups))}
+    wanted = _wanted(cycle, votes.values())
 
     def decided(items: Sequence[Interaction], who: Roll, tests: int, least_power: float = 0.0) -> bool:
         cases = [votes[item.id] for item in _split(items, who).confirmation if item.id in votes]
         return _enough(cases, who.settings, tests, least_power)
 
-    known = _known(cycle, first)
+    known = _drawn(_known(cycle, first), wanted)
     if voted.proven > voted.since:
         could = [(group, items) for group, items in groups if decided(items, known, len(groups))]
-        fresh = replace(known, since=voted.proven, settled=_settled(voted, first, voted.proven))
-        for wide in _wider(fresh if settings.test_then_train else known):
+        fresh = _drawn(replace(known, since=voted.proven, settled=_settled(voted, first, voted.proven)), wanted)
+        for wide in _wider(fresh if settings.test_then_train else known, wanted):
             if could and all(decided(_newer(cycle, *each), wide, len(groups), GOOD_POWER) for each in could):
                 return wide
-    return next((wide for wide in _wider(known) if any(decided(items, wide, 1) for _, items in groups)), known)
+    return next((wide for wide in _wider(known, wanted) if any(decided(items, wide, 1) for _, items in groups)), known)
+
+
+def _wanted(cycle: Cycle, cases: Iterable[evaluate.Case]) -> dict[str, str]:
+    """User, else session, else interaction -> the right answer to what they asked first, "" where none is known."""
+    found: dict[str, str] = {}
+    for case in cases:
+        item = cycle.board.get(Interaction, case.interaction_id)
+        found.setdefault(unit_of(item.user, item.session, item.id), normalise(case.reference or ""))
+    return found
+
+
+def _drawn(who: Roll, wanted: Mapping[str, str]) -> Roll:
+    """The same with the new users drawn so that every right answer has its share of votes."""
+    new = {unit: answer for unit, answer in wanted.items() if unit not in who.settled}
+    return replace(who, draw=evenest(new, who.settings, SPLIT_SALT))
 
 
 def _known(cycle: Cycle, first: Mapping[str, float]) -> Roll:
@@ -114,13 +132,14 @@ def _newer(cycle: Cycle, group: Cluster, items: Sequence[Interaction]) -> Sequen
     return [item for item in items if item.at > cycle.voted.proofs[group.name]]
 
 
-def _wider(least: Roll) -> Iterator[Roll]:
+def _wider(least: Roll, wanted: Mapping[str, str]) -> Iterator[Roll]:
     """The same with more and more new users who confirm."""
     yield least
     share = least.settings.confirmation_share
     most = min(least.settings.most_confirmation, 1 - least.settings.selection_share - STEP)
     while (share := round(share + STEP, 4)) <= most:
-        yield replace(least, settings=least.settings.model_copy(update={"confirmation_share": share}))
+        settings = least.settings.model_copy(update={"confirmation_share": share})
+        yield _drawn(replace(least, settings=settings), wanted)
 
 
 def settled(cycle: Cycle, until: float) -> Voted:
@@ -130,7 +149,7 @@ def settled(cycle: Cycle, until: float) -> Voted:
     who, epochs = roll(cycle), cycle.voted.epochs
     tried = any(found.win_rate is not None for found in cycle.board.all(Evaluation)) or cycle.board.all(Adapter)
     if tried and until > (epochs[-1][0] if epochs else 0.0):
-        shares = (who.settings.selection_share, who.settings.confirmation_share)
+        shares = Shares(who.settings.selection_share, who.settings.confirmation_share, who.draw)
         same = bool(epochs) and epochs[-1][1] == shares
         epochs = (*(epochs[:-1] if same else epochs), (until, shares))
     return replace(cycle.voted, epochs=epochs, since=who.since)
@@ -155,7 +174,7 @@ def _first_seen(cycle: Cycle) -> dict[str, float]:
 
 
 def _split(items: Sequence[Interaction], who: Roll) -> Split:
-    return split(items, who.settings, SPLIT_SALT, who.settled)
+    return split(items, who.settings, SPLIT_SALT, who.settled, who.draw)
 
 
 def voters(cases: Iterable[evaluate.Case]) -> int:
