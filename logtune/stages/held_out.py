@@ -70,7 +70,7 @@ def evenest(answers: Mapping[str, str], settings: EvaluateSettings, salt: str) -
     """
     wanted = Counter(answers.values())
     strata = {unit: answer if wanted[answer] > 1 else "" for unit, answer in answers.items()}
-    sizes = Counter(strata.values())
+    sizes = dict(sorted(Counter(strata.values()).items()))  # in one order: sums of the same terms are to be equal
 
     def uneven(draw: int) -> float:
         shares = Shares(settings.selection_share, settings.confirmation_share, draw)
