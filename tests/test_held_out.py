@@ -47,10 +47,10 @@ def test_every_answer_is_learned_and_voted_on_in_its_share(salt: str) -> None:
 
 
 def test_by_chance_alone_some_answers_have_only_votes() -> None:
-    """What the draw is for: with four users an answer, one draw in three leaves one without a learner."""
+    """What the draw is for: with four users an answer, one draw in five leaves one without a learner."""
     wanted = {f"user-{number}": f"answer-{number % 15}" for number in range(60)}
     unlearned = [15 - len(set(drawn(wanted, draw)["train"])) for draw in range(60)]
-    assert sum(map(bool, unlearned)) > 10
+    assert sum(map(bool, unlearned)) >= 8
     assert set(drawn(wanted, best(wanted))["train"]) == set(wanted.values())
 
 
