@@ -46,7 +46,7 @@ def sides_of(cycle: Cycle, items: Sequence[Interaction]) -> Split:
 
 def first_sides(cycle: Cycle, items: Sequence[Interaction]) -> Split:
     """The sides before clusters tell whether more of the new users confirm."""
-    return _split(items, _known(cycle, _first_seen(cycle)))
+    return _split(items, _drawn(_known(cycle, _first_seen(cycle)), _wanted(cycle)))
 
 
 def roll(cycle: Cycle) -> Roll:
@@ -67,7 +67,7 @@ def _roll(cycle: Cycle) -> Roll:
     settings, voted, first = cycle.config.evaluate, cycle.voted, _first_seen(cycle)
     groups = [(g, [cycle.board.get(Interaction, name) for name in g.interaction_ids]) for g in cycle.board.all(Cluster)]
     votes = {case.interaction_id: case for case in cases_of(cycle, chain.from_iterable(items for _, items in groups))}
-    wanted = _wanted(cycle, votes.values())
+    wanted = _wanted(cycle)
 
     def decided(items: Sequence[Interaction], who: Roll, tests: int, least_power: float = 0.0) -> bool:
         cases = [votes[item.id] for item in _split(items, who).confirmation if item.id in votes]
@@ -83,10 +83,10 @@ def _roll(cycle: Cycle) -> Roll:
     return next((wide for wide in _wider(known, wanted) if any(decided(items, wide, 1) for _, items in groups)), known)
 
 
-def _wanted(cycle: Cycle, cases: Iterable[evaluate.Case]) -> dict[str, str]:
-    """User, else session, else interaction -> the right answer to what they asked first, "" where none is known."""
+def _wanted(cycle: Cycle) -> dict[str, str]:
+    """User, else session, else interaction that may vote -> the right answer they want first, "": a judge decides."""
     found: dict[str, str] = {}
-    for case in cases:
+    for case in cases_of(cycle, cycle.board.all(Interaction)):
         item = cycle.board.get(Interaction, case.interaction_id)
         found.setdefault(unit_of(item.user, item.session, item.id), normalise(case.reference or ""))
     return found
