@@ -174,7 +174,8 @@ class EvaluateSettings(Settings):
     """The gate."""
 
     selection_share: Share = 0.05
-    """Share of users whose interactions choose the checkpoint."""
+    """Share of users whose interactions choose the checkpoint; where these are fewer than ten of the new ones, they
+    confirm and the last one is taken."""
     confirmation_share: Share = 0.2
     """Share of users whose interactions confirm it, once."""
     most_confirmation: Share = 0.4

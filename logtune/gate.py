@@ -182,10 +182,10 @@ async def _chosen(
     cycle: Cycle, trials: Trials, contenders: Sequence[Contender], baseline: Contender,
     judge: Bench,
 ) -> Contender:  # fmt: skip
-    """The last checkpoint that no other beats on the selection side."""
-    if len(contenders) == 1:
-        return contenders[0]
+    """The last checkpoint that no other beats on the selection side, or of all where nobody chooses."""
     cases = trials.selection
+    if len(contenders) == 1 or not cases:
+        return contenders[-1]
     needs_baseline = any(not case.reference for case in cases)
     theirs = await _served(cycle, trials, cases, baseline) if needs_baseline else []
     grades: list[dict[str, float]] = []

@@ -30,6 +30,7 @@ from logtune.records import (
 from logtune.runner import Cycle
 from logtune.sides import cases_of, corrected, right_already, roll, sides_of, since_proof, voters
 from logtune.stages import answer, budget, decay, evaluate
+from logtune.stages.held_out import Split
 from logtune.stages.prompted import active, in_words
 from logtune.views import held, pairs_of, rules, rules_by_interaction, taught
 
@@ -120,11 +121,16 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
         cluster=group, baseline=baseline, prompts=prompts, jobs=jobs, hopeless=None, blocked=blocked,
         lessons={kind: tuple(pair.id for pair in found) for kind, found in lessons.items()},
         trials=Trials(
-            cluster=group, selection=cases_of(cycle, sides.selection or sides.confirmation),
+            cluster=group, selection=cases_of(cycle, _choosers(cycle, sides)),
             confirmation=voting, earlier=earlier, settings=roll(cycle).settings, not_tried=not_tried,
             incumbents={item.id: other for item, other in places if other.key != baseline.key},
         ),
     )  # fmt: skip
+
+
+def _choosers(cycle: Cycle, sides: Split) -> Sequence[Interaction]:
+    """Who chooses the checkpoint; the paper chooses by what it reports."""
+    return sides.confirmation if cycle.config.evaluate.rule == "rate" and not sides.selection else sides.selection
 
 
 def _without_voters(cycle: Cycle, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:

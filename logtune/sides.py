@@ -25,6 +25,7 @@ from logtune.views import prompt_of, rules_by_interaction, signals_of
 STEP = 0.05  # by which the share of users who confirm grows
 SPLIT_SALT = "logtune-gate"  # fixed: a user is on the same side of the gate in every cycle
 GOOD_POWER = 0.8  # chance to prove a good candidate on what is new alone, from which on it alone decides
+FEWEST_CHOOSERS = 10  # of fewer nearly all would have to agree to tell two checkpoints apart
 TRAINS = Shares(0.0, 0.0)
 Cases = tuple[evaluate.Case, ...]
 
@@ -95,7 +96,17 @@ def _wanted(cycle: Cycle) -> dict[str, str]:
 def _drawn(who: Roll, wanted: Mapping[str, str]) -> Roll:
     """The same with the new users drawn so that every right answer has its share of votes."""
     new = {unit: answer for unit, answer in wanted.items() if unit not in who.settled}
-    return replace(who, draw=evenest(new, who.settings, SPLIT_SALT))
+    settings = _choosing(who.settings, len(new))
+    return replace(who, settings=settings, draw=evenest(new, settings, SPLIT_SALT))
+
+
+def _choosing(settings: EvaluateSettings, users: int) -> EvaluateSettings:
+    """The shares where so few would choose the checkpoint that the last one serves anyway: they confirm it instead."""
+    few = users * settings.selection_share < FEWEST_CHOOSERS
+    if not few or settings.rule == "rate":
+        return settings
+    both = round(settings.selection_share + settings.confirmation_share, 4)
+    return settings.model_copy(update={"selection_share": 0.0, "confirmation_share": both})
 
 
 def _known(cycle: Cycle, first: Mapping[str, float]) -> Roll:

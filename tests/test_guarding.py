@@ -187,7 +187,7 @@ def test_who_confirmed_once_never_trains_later(store: Store) -> None:
     cycle(store, student(), lower)
     later = {row.id for row in store.list(PreferencePair, limit=1000)}
     receipt = store.cycles(1)[0].receipt
-    assert cast("dict[str, list[object]]", receipt["voted"])["epochs"][0][1][:2] == [0.05, 0.2]  # type: ignore[index]
+    assert cast("dict[str, list[object]]", receipt["voted"])["epochs"][0][1][:2] == [0.0, 0.25]  # type: ignore[index]
     pairs = {pair.id: pair.interaction_id for pair in store.list(PreferencePair, limit=1000)}
     taught = {pairs[name] for row in _adapters(store) for name in row.pair_ids if name in later}
     assert taught

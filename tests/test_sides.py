@@ -24,6 +24,7 @@ from logtune.testing import FakeExecutor, ScriptedChat, sample_log
 
 LEARNING: dict[str, Json] = {**SETTINGS, "evaluate": {"test_then_train": True}}
 CONFIG, LEARNS = build(SETTINGS), build(LEARNING)
+USUAL = CONFIG.evaluate.confirmation_share + CONFIG.evaluate.selection_share  # few choose nothing, and confirm
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ def test_of_few_new_users_more_confirm_before_those_who_have_voted_vote_again(st
     assert len(voted) >= 8  # enough for a good chance
     assert voted < named(range(200, 228))
     assert trained >= named(range(80))
-    assert confirming(store) > CONFIG.evaluate.confirmation_share
+    assert confirming(store) > USUAL
 
 
 def test_where_some_like_what_they_are_answered_more_confirm_since_they_can_only_tie(store: Store) -> None:
@@ -241,7 +242,7 @@ def test_where_too_few_confirm_more_do_and_the_usual_share_of_those_who_come_lat
     add(few, range(1000, 1100))
     later_config = build({**SETTINGS, "evaluate": {"test_then_train": config is LEARNS}, "train": {"seed": 1}})
     later_trained, later = cycle(few, later_config, able=("rules", "expert"))
-    assert confirming(few) == CONFIG.evaluate.confirmation_share
+    assert confirming(few) == USUAL
     assert later < named(range(1000, 1100))
     assert (voted if config is LEARNS else trained) <= later_trained
     assert not later_trained & later
@@ -253,7 +254,7 @@ def test_more_users_confirm_only_of_those_who_have_no_side_yet(store: Store) -> 
     assert not trained
     assert voted == first
     ((until, shares),) = cast("list[tuple[float, list[float]]]", voted_by(store)["epochs"])
-    assert (until, shares[:2]) == (1e9 + 79, [0.05, 0.2])
+    assert (until, shares[:2]) == (1e9 + 79, [0.0, 0.25])
 
 
 def test_who_confirmed_for_nothing_does_not_train_when_there_are_more_users(tmp_path: Path) -> None:
