@@ -21,7 +21,7 @@ from proof import Measured, Row
 from logtune.config import EvaluateSettings
 from logtune.config_guards import GuardSettings
 from logtune.records import Interaction, Json
-from logtune.sides import corrected
+from logtune.sides import choosing, corrected
 from logtune.stages import corrected as correction
 from logtune.stages import evaluate, gate_guards, held_out
 from logtune.statistics import Estimate, Floats, win_rate_interval
@@ -82,7 +82,7 @@ def _passes(drawn: np.random.Generator, size: int, ties: float, run: int, tests:
 def _sides(size: int, salt: int) -> tuple[int, int]:
     """So many held-out users, more or less, split as a cycle splits them: on selection, on confirmation."""
     users = round(size / (SETTINGS.selection_share + SETTINGS.confirmation_share))
-    sides = held_out.split([_interaction(number) for number in range(users)], SETTINGS, str(salt))
+    sides = held_out.split([_interaction(number) for number in range(users)], choosing(SETTINGS, users), str(salt))
     return len(sides.selection), len(sides.confirmation)
 
 

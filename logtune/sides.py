@@ -96,11 +96,11 @@ def _wanted(cycle: Cycle) -> dict[str, str]:
 def _drawn(who: Roll, wanted: Mapping[str, str]) -> Roll:
     """The same with the new users drawn so that every right answer has its share of votes."""
     new = {unit: answer for unit, answer in wanted.items() if unit not in who.settled}
-    settings = _choosing(who.settings, len(new))
+    settings = choosing(who.settings, len(new))
     return replace(who, settings=settings, draw=evenest(new, settings, SPLIT_SALT))
 
 
-def _choosing(settings: EvaluateSettings, users: int) -> EvaluateSettings:
+def choosing(settings: EvaluateSettings, users: int) -> EvaluateSettings:
     """The shares where so few would choose the checkpoint that the last one serves anyway: they confirm it instead."""
     few = users * settings.selection_share < FEWEST_CHOOSERS
     if not few or settings.rule == "rate":

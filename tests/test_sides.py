@@ -257,6 +257,17 @@ def test_more_users_confirm_only_of_those_who_have_no_side_yet(store: Store) -> 
     assert (until, shares[:2]) == (1e9 + 79, [0.0, 0.25])
 
 
+@pytest.mark.parametrize(("users", "choose"), [(160, 0.0), (240, 0.05)])
+def test_few_would_choose_nothing_and_confirm_instead(tmp_path: Path, users: int, choose: float) -> None:
+    shop = Store(f"sqlite:///{tmp_path / 'shop.db'}")
+    add(shop, range(users))
+    trained, voted = cycle(shop, able=("rules", "expert"))
+    ((_, shares),) = cast("list[tuple[float, list[float]]]", voted_by(shop)["epochs"])
+    assert shares[:2] == [choose, pytest.approx(0.25 - choose)]
+    assert len(voted) == pytest.approx((0.25 - choose) * users, abs=6)
+    assert not trained & voted
+
+
 def test_who_confirmed_for_nothing_does_not_train_when_there_are_more_users(tmp_path: Path) -> None:
     few = Store(f"sqlite:///{tmp_path / 'few.db'}")
     add(few, range(20))
