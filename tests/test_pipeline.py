@@ -86,7 +86,8 @@ def test_what_the_gate_tried_in_vain_is_unloaded_and_nothing_else(store: Store) 
     made = tools()
     server = cast("MemoryAdapterServer", made.adapters)
     asyncio.run(server.load("somebody-elses", "x"))
-    pipeline.run_cycle(store, made, CONFIG)
+    evaluate = CONFIG.evaluate.model_copy(update={"selection_share": 0.15})  # enough to choose among checkpoints
+    pipeline.run_cycle(store, made, CONFIG.model_copy(update={"evaluate": evaluate}))
     live_paths = {adapter.path for adapter in store.load(Adapter, [name for _, name in live(store)])}
     assert set(server.loaded) == {*live_paths, "somebody-elses"}
     tried = {name for event, name in server.events if event == "load"}
