@@ -144,7 +144,7 @@ class ClusterSettings(Settings):
     threshold: Annotated[float, Field(gt=0)] = 4.0
     """Ward's distance threshold; used by method ward alone."""
     min_size: Positive = 40
-    """Smaller clusters join the nearest; the gate can prove nothing on much fewer (8 votes on 15% of the users)."""
+    """Smaller clusters join the nearest; the gate can prove nothing on much fewer (8 votes on 20% of the users)."""
     radius_quantile: Share = 0.01
     """Share of a cluster's own queries that may lie outside its radius, where nothing is known of other requests."""
     radius_most: Share = 0.1

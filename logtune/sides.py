@@ -10,7 +10,6 @@ learned: prequential, Dawid 1984).
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
 
 from logtune.config import EvaluateSettings
 from logtune.records import Adapter, Cluster, Decision, Evaluation, Interaction, PreferencePair
@@ -47,7 +46,8 @@ def sides_of(cycle: Cycle, items: Sequence[Interaction]) -> Split:
 
 def first_sides(cycle: Cycle, items: Sequence[Interaction]) -> Split:
     """The sides before clusters tell whether more of the new users confirm."""
-    return _split(items, _drawn(_known(cycle, _first_seen(cycle)), _wanted(cycle)))
+    wanted = _wanted(cycle, cases_of(cycle, cycle.board.all(Interaction)))
+    return _split(items, _drawn(_known(cycle, _first_seen(cycle)), wanted))
 
 
 def roll(cycle: Cycle) -> Roll:
@@ -67,27 +67,30 @@ def roll(cycle: Cycle) -> Roll:
 def _roll(cycle: Cycle) -> Roll:
     settings, voted, first = cycle.config.evaluate, cycle.voted, _first_seen(cycle)
     groups = [(g, [cycle.board.get(Interaction, name) for name in g.interaction_ids]) for g in cycle.board.all(Cluster)]
-    votes = {case.interaction_id: case for case in cases_of(cycle, chain.from_iterable(items for _, items in groups))}
-    wanted = _wanted(cycle)
+    cases = cases_of(cycle, cycle.board.all(Interaction))
+    votes, wanted = {case.interaction_id: case for case in cases}, _wanted(cycle, cases)
 
     def decided(items: Sequence[Interaction], who: Roll, tests: int, least_power: float = 0.0) -> bool:
-        cases = [votes[item.id] for item in _split(items, who).confirmation if item.id in votes]
-        return _enough(cases, who.settings, tests, least_power)
+        asked = [votes[item.id] for item in _split(items, who).confirmation if item.id in votes]
+        return _enough(asked, who.settings, tests, least_power)
 
     known = _drawn(_known(cycle, first), wanted)
     if voted.proven > voted.since:
         could = [(group, items) for group, items in groups if decided(items, known, len(groups))]
-        fresh = _drawn(replace(known, since=voted.proven, settled=_settled(voted, first, voted.proven)), wanted)
-        for wide in _wider(fresh if settings.test_then_train else known, wanted):
-            if could and all(decided(_newer(cycle, *each), wide, len(groups), GOOD_POWER) for each in could):
+        least = known
+        if settings.test_then_train:
+            trained = replace(known, since=voted.proven, settled=_settled(voted, first, voted.proven))
+            least = _drawn(trained, wanted)
+        for wide in _wider(least, wanted) if could else ():
+            if all(decided(_newer(cycle, *each), wide, len(groups), GOOD_POWER) for each in could):
                 return wide
     return next((wide for wide in _wider(known, wanted) if any(decided(items, wide, 1) for _, items in groups)), known)
 
 
-def _wanted(cycle: Cycle) -> dict[str, str]:
+def _wanted(cycle: Cycle, cases: Iterable[evaluate.Case]) -> dict[str, str]:
     """User, else session, else interaction that may vote -> the right answer they want first, "": a judge decides."""
     found: dict[str, str] = {}
-    for case in cases_of(cycle, cycle.board.all(Interaction)):
+    for case in cases:
         item = cycle.board.get(Interaction, case.interaction_id)
         found.setdefault(unit_of(item.user, item.session, item.id), normalise(case.reference or ""))
     return found

@@ -51,7 +51,9 @@ def split(
     """
     if settings.selection_share + settings.confirmation_share >= 1:
         shares = f"selection_share {settings.selection_share} and confirmation_share {settings.confirmation_share}"
-        raise InputError(f"{shares} leave nothing to train on", "lower them in [evaluate]; the defaults are 0.15 each")
+        raise InputError(
+            f"{shares} leave nothing to train on", "lower them in [evaluate]; the defaults are 0.05 and 0.2"
+        )
     sides: dict[str, list[Interaction]] = {"train": [], "selection": [], "confirmation": []}
     newest = Shares(settings.selection_share, settings.confirmation_share, draw)
     for item in interactions:
