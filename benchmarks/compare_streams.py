@@ -2,7 +2,8 @@
 
 A week brings new topics, a quarter of its honest requests comes back to earlier ones, and about a sixth is labelled
 noise. What is drawn is drawn by a hash of its id: the same requests on every machine, whatever the seed of a run.
-Held-out requests are a fixed number of each topic, of the sets' own test files; none is a request of the stream.
+Held-out requests are a fixed number of each topic (of banking77 all, 21 to 34), of the sets' own test files; none is
+a request of the stream.
 """
 
 import gzip
@@ -25,7 +26,7 @@ START = 1_767_571_200.0  # a Monday: 2026-01-05
 BANKING_SYSTEM = "You sort customer messages of a bank app. Answer with the topic of the message, nothing else."
 ASSISTANT_SYSTEM = "You sort requests to a voice assistant. Answer with the topic of the request, nothing else."
 SLOTS_SYSTEM = "You read requests to a voice assistant and give the data that is in them."
-BANKING_TEST, CLINC_TEST, SNIPS_TEST = 10, 8, 24  # held-out requests of a topic
+BANKING_TEST, CLINC_TEST, SNIPS_TEST = 40, 8, 24  # held-out requests of a topic, if there are so many
 LONGEST_JSON = 100  # characters of a right answer to a snips request; more takes too long here
 ATTACKS = ("jailbreak", "prompt_injection", "harmful_request", "toxic", "spam", "malformed", "pii")  # of filter_bench
 
