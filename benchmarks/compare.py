@@ -11,7 +11,8 @@ week: quality on held-out requests of all topics so far, prompt tokens, latency,
 `--quick` what the model still knows. Results are saved by stream, system, seed and week, and nothing that exists is run
 again: a comparison can be stopped at any point, and at most one week of one system is lost. `--model` takes a folder in
 Hugging Face format or the URL of an OpenAI-compatible server with runtime LoRA (then `--set model.base=FOLDER` names
-its weights); `--data` a folder of data sets of the same shape; `--teacher` the URL of a stronger model.
+its weights); `--data` a folder of data sets of the same shape; `--teacher` the URL of a stronger model. What that has
+said to one system is remembered for the next: in the first week all ask it the same.
 """
 
 import argparse
@@ -98,12 +99,14 @@ async def compare(plan: Plan, options: argparse.Namespace, out: Path) -> list[st
     if unknown:
         raise SystemExit(f"no system is called {', '.join(unknown)}; there are: {', '.join(SYSTEMS)}")
     settings = _settings(options)
-    config = load(None, {**settings, "store.home": str(out / "engine"), "store.url": f"sqlite:///{out / 'unused.db'}"})
+    config = load(None, {**settings, "store.home": str(out / "engine"), "store.url": f"sqlite:///{out / 'replies.db'}"})
     streams = [_stream(name, options) for name in plan.streams]
     memory, broken = Memory(out / "answers.db"), list[str]()
+    replies = build.store(config) if options.teacher else None
     bench = Bench(
         engine=LocalEngine(build.tools(config, say), memory), teacher=options.teacher,
         questions=() if options.quick else _questions(options.data), settings=settings, about=_about(config), say=say,
+        replies=replies,
     )  # fmt: skip
     for stream in streams:
         if stream is None:
@@ -121,6 +124,8 @@ async def compare(plan: Plan, options: argparse.Namespace, out: Path) -> list[st
                     broken.append(f"{stream.name} {system} seed {seed}")
                     say(f"{broken[-1]} failed, and the others go on: {error}")
     memory.close()
+    if replies is not None:
+        replies.close()
     return broken
 
 

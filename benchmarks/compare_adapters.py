@@ -73,6 +73,7 @@ class OneAdapter(Plain):
     """An adapter as a way to learn. `kind`: expert (DPO with SFT) or critic (SFT alone), as training calls them."""
 
     filtered = False
+    learns = True
 
     def __init__(self, setting: Setting, tools: Tools, kind: str, pairs: MakePairs) -> None:
         self._file = setting.folder / "adapter.json"

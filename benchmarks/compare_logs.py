@@ -81,6 +81,9 @@ class Lessons:
     signals: dict[str, list[Signal]]
 
 
+NOTHING = Lessons(dialogues=(), examples=(), rules=(), worded=(), pairs=(), signals={})
+
+
 def settings_of(setting: Setting, **more: Json) -> Config:
     """logtune's settings for a system that lives in `setting.folder`; `more`: dotted keys with __ for the dot."""
     own: dict[str, Json] = {
@@ -98,7 +101,7 @@ class LogBook:
         setting.folder.mkdir(parents=True, exist_ok=True)
         self.config = config or settings_of(setting)
         self.store: Store = build.store(self.config)
-        self.tools: Tools = build.with_settings(setting.engine.tools, self.config, self.store)
+        self.tools: Tools = build.with_settings(setting.engine.tools, self.config, setting.replies or self.store)
         self._say = setting.say
 
     def add(self, request: Request, messages: Prompt, reply: Reply, log_id: str, adapter: str | None = None) -> None:

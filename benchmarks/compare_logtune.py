@@ -159,7 +159,8 @@ class LogtuneSystem:
             seconds=seconds, training_tokens=self._executor.take(),
             adapter_parameters=sum(adapter.parameters for adapter in adapters.values()),
             adapter_share=deploy.live_share(current, adapters, self._tools.base_parameters),
-            teacher_calls=int(sum(spent["calls"] for spent in receipt.spent.values())), note=" ".join(notes),
+            teacher_calls=int(sum(spent["calls"] + spent["remembered"] for spent in receipt.spent.values())),
+            note=" ".join(notes),
             figures={
                 "exit_code": receipt.exit_code, "dropped": dict(receipt.dropped), "held": dict(receipt.held),
                 "origins": dict(receipt.origins), "taken_for_noise": cast("Json", self._noise(receipt.cycle_id)),

@@ -33,6 +33,8 @@ INSTRUCTIONS = (
 class Mem0(Plain):
     """Memories that mem0 writes, merges and finds; a dialogue is read once."""
 
+    learns = True
+
     def __init__(self, setting: Setting, tools: Tools) -> None:
         if tools.teacher is None:
             raise Unavailable("mem0 writes its memories with a teacher, and there is none: give its URL")

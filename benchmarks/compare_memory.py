@@ -245,6 +245,8 @@ async def _asked(teacher: Chat, text: str, schema: dict[str, Json], shape: type[
 class RulesInPrompt(Plain):
     """The rules of all logs in every prompt: those in words, then the answers that users wanted."""
 
+    learns = True
+
     def __init__(self, setting: Setting, tools: Tools) -> None:
         self._file = setting.folder / "rules.json"
         self._count = token_counter(tools.base_path)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, TypeAlias
 
-from compare_logs import REASKED, Lessons, LogBook
+from compare_logs import NOTHING, REASKED, Lessons, LogBook
 from compare_types import Learnt, Prepared, Prompt, Reaction, Reply, Request, Setting, System
 
 from logtune.ports import Tools
@@ -31,6 +31,7 @@ class Way(Protocol):
     """What a system makes of its logs."""
 
     filtered: bool  # whether it learns from what logtune's filter and trust let through
+    learns: bool  # False: the logs are not even read
 
     async def open(self) -> None:
         """Take up what an earlier week left in the folder."""
@@ -90,7 +91,8 @@ class PromptedSystem:
         """As in the protocol."""
         await self._open()
         started, before = time.monotonic(), self._teacher_calls()
-        taught = await self._way.learn(await self._book.lessons(filtered=self._way.filtered))
+        lessons = await self._book.lessons(filtered=self._way.filtered) if self._way.learns else NOTHING
+        taught = await self._way.learn(lessons)
         return Learnt(
             seconds=time.monotonic() - started, training_tokens=taught.training_tokens,
             adapter_parameters=taught.adapter_parameters,
@@ -124,13 +126,14 @@ class PromptedSystem:
         ]
 
     def _teacher_calls(self) -> int:
-        return sum(spent.calls for spent in self._book.tools.spent().values())
+        return sum(spent.calls + spent.remembered for spent in self._book.tools.spent().values())
 
 
 class Plain:
     """The base model as it is; also what other ways begin from."""
 
     filtered = True
+    learns = False
     serving: str | None = None
 
     async def open(self) -> None:
@@ -138,7 +141,7 @@ class Plain:
 
     async def learn(self, lessons: Lessons) -> Taught:
         """Nothing."""
-        return Taught(note=f"{len(lessons.dialogues)} dialogues, nothing learned: the base model as it is")
+        return Taught(note="nothing learned: the base model as it is")
 
     def prepare(self, prompt: Prompt) -> Prepared:
         """The prompt."""

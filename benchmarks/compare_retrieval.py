@@ -163,6 +163,8 @@ class View:
 class Retrieval(Plain):
     """Retrieval as a way to learn: it keeps memos, and a view and two numbers chosen on past logs."""
 
+    learns = True
+
     def __init__(self, folder: Path, tools: Tools, views: Sequence[View], make_index: MakeIndex) -> None:
         self._file = folder / "retrieval.json"
         self._tools, self._views, self._make_index = tools, views, make_index

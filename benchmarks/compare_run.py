@@ -23,6 +23,7 @@ from compare_streams import of_week
 from compare_types import Case, Factory, Request, Setting, Stream, System
 from retention import Question, asked
 
+from logtune.edges.store import Store
 from logtune.records import Json
 
 PROBED = 8  # held-out requests that are asked one at a time for the latency
@@ -64,6 +65,7 @@ class Bench:
     settings: Mapping[str, Json]
     about: Mapping[str, Json]  # model, versions and processor, for every file
     say: Callable[[str], None]
+    replies: Store | None = None  # of the teacher; what it said to one system, it need not say again to the next
 
 
 async def run(what: Run, bench: Bench) -> None:
@@ -75,7 +77,7 @@ async def run(what: Run, bench: Bench) -> None:
         state = _begin(what, week)
         setting = Setting(
             folder=state, engine=bench.engine, seed=what.seed, max_tokens=what.stream.max_tokens, teacher=bench.teacher,
-            settings=bench.settings, say=bench.say,
+            settings=bench.settings, say=bench.say, replies=bench.replies,
         )  # fmt: skip
         system = what.make(setting)
         try:

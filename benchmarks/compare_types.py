@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeAlias
 
+from logtune.edges.store import Store
 from logtune.ports import Tools
 from logtune.records import Json, Message
 
@@ -97,7 +98,7 @@ class Learnt:
     adapter_parameters: int = 0  # of all adapters that serve from now on
     adapter_share: float = 0.0  # the same as a share of the base model's
     human_actions: int = 0
-    teacher_calls: int = 0
+    teacher_calls: int = 0  # remembered replies too, since others may have paid for them
     note: str = ""  # what was learned, refused and why, in words
     figures: Mapping[str, Json] = field(
         default_factory=dict
@@ -193,6 +194,7 @@ class Setting:
     teacher: str | None  # base URL with /v1 of a stronger model, for systems that can use one
     settings: Mapping[str, Json]  # of logtune: what `--set` said, such as the model
     say: Callable[[str], None]
+    replies: Store | None = None  # of the teacher, for all systems alike; None: each remembers its own
 
 
 Factory: TypeAlias = Callable[[Setting], System]  # compare_systems.SYSTEMS: name -> factory

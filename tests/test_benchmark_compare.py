@@ -120,9 +120,9 @@ def scene(modules: dict[str, ModuleType], tmp_path: Path) -> Scene:
 async def test_a_week_is_asked_learned_and_tested_on_all_topics_so_far(scene: Scene) -> None:
     await scene.go(2)
     first, second = scene.result(1), scene.result(2)
-    assert scene.diary[:3] == ["ask 13", "learn 1", "test 20"]
-    assert len(first["scores"]) == 20
-    assert len(second["scores"]) == 40
+    assert scene.diary[:3] == ["ask 13", "learn 1", "test 30"]
+    assert len(first["scores"]) == 30
+    assert len(second["scores"]) == 60
     assert set(first["scores"]) < set(second["scores"])
     assert first["traffic"]["requests"] == 13
     assert first["traffic"]["noise"] == 1

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 
 from logtune import testing
+from logtune.app import build
+from logtune.config import load
 from logtune.ports import ChatCall, Tools
 from logtune.records import LogRecord, Message
 from logtune.testing import FakeExecutor, FixedLikelihood, MemoryAdapterServer, ScriptedChat, WordEmbedder
@@ -55,13 +57,13 @@ def make(types: ModuleType, tmp_path: Path) -> Callable[..., Any]:
     systems = importlib.import_module("compare_systems")
     tools = testing.tools(ScriptedChat("general_question"), FakeExecutor())
 
-    def made(name: str, **changes: Any) -> Any:
+    def made(name: str, setting: Any = None, **changes: Any) -> Any:
         engine = Engine(replace(tools, **changes), types)
-        setting = types.Setting(
+        own = types.Setting(
             folder=tmp_path / name, engine=engine, seed=0, max_tokens=8, teacher=None, settings={},
             say=lambda line: None,
         )  # fmt: skip
-        system = systems.SYSTEMS[name](setting)
+        system = systems.SYSTEMS[name](replace(own, **(setting or {})))
         system.engine = engine
         return system
 
@@ -228,6 +230,31 @@ async def test_afresh_learns_what_the_teacher_says(make: Callable[..., Any], typ
     assert {pair.chosen for pair in executor.jobs[0].pairs} == {"parcel desk"}
     assert {pair.rejected for pair in executor.jobs[0].pairs} == {"general_question"}
     await system.close()
+
+
+async def test_base_reads_no_logs(make: Callable[..., Any], types: ModuleType) -> None:
+    system = make("base")
+    await corrected(types, system, requests(types))
+    system._book.lessons = None  # a call would fail; with a teacher it would cost one for every correction
+    assert (await system.learn(1)).teacher_calls == 0
+    await system.close()
+
+
+async def test_what_a_teacher_told_one_system_the_next_one_is_told_from_memory(
+    make: Callable[..., Any], types: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    teacher = ScriptedChat(json.dumps({"rules": ["Name the desk that is asked for."]}))
+    monkeypatch.setattr("logtune.edges.chat.HttpChat", lambda *url, **settings: teacher)
+    replies = build.store(load(None, {"store.url": f"sqlite:///{tmp_path / 'replies.db'}"}))
+    learnt = []
+    for name in ("rules", "few_shot"):
+        system = make(name, setting={"teacher": "http://teacher/v1", "replies": replies})
+        await corrected(types, system, requests(types))
+        learnt.append(await system.learn(1))
+        assert len(teacher.calls) == learnt[0].teacher_calls > 0
+        await system.close()
+    replies.close()
+    assert learnt[1].teacher_calls == learnt[0].teacher_calls, "what it would have cost alone"
 
 
 def test_every_system_says_what_it_does(types: ModuleType) -> None:
