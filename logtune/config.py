@@ -12,6 +12,7 @@ from typing import Annotated, Literal, cast
 
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
+from logtune.config_evaluate import EvaluateSettings as EvaluateSettings
 from logtune.config_experiment import ExperimentSettings as ExperimentSettings
 from logtune.config_filter import FilterSettings as FilterSettings
 from logtune.config_gateway import Count, Positive, RedactSettings, ServeSettings, Settings, Share
@@ -170,46 +171,6 @@ class GapSettings(Settings):
     """Share of chosen answers written by users above which a cluster is primary whatever its gap; with 1 none."""
 
 
-class EvaluateSettings(Settings):
-    """The gate."""
-
-    selection_share: Share = 0.05
-    """Share of users whose interactions choose the checkpoint; where these are fewer than ten of the new ones, they
-    confirm and the last one is taken."""
-    confirmation_share: Share = 0.2
-    """Share of users whose interactions confirm it, once."""
-    most_confirmation: Share = 0.4
-    """Share of new users who confirm, at most, where `confirmation_share` of them are too few to decide anything."""
-    test_then_train: bool = False
-    """Users who have voted on what was proven train from the next cycle on, where enough new ones can vote; else a user
-    has the same side in all cycles."""
-    min_cases: Positive = 8
-    """Fewer confirmation cases decide nothing (not_enough_data)."""
-    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
-    """Of the interval, and of the lower bound that must be above 0.5: of candidates that are no better 1 - confidence
-    pass, at most."""
-    hoped_win_rate: Share = 0.9
-    """Win rate of a candidate worth training for: users' own corrections, once learned, win about so often."""
-    min_power: Share = 0.25
-    """Least chance to prove such a candidate on the users there are; with less, nothing is trained."""
-    min_win_rate: Share = 0.53
-    """Least win rate (paper, section 4)."""
-    rule: Literal["bound", "rate"] = "bound"
-    """bound: the lower bound must be above 0.5 too; rate: the win rate alone decides (paper)."""
-    unit: Literal["user", "case"] = "user"
-    """What has one vote: a user (else a session, else a case), or each case (paper)."""
-    min_length_ratio: Share = 0.1
-    """Shorter answers than this share of the baseline's or reference's count as lost (paper)."""
-    min_bleu: Share = 0.0
-    """Answers with a lower BLEU against the baseline's count as lost (paper 0.05); 0 checks nothing."""
-    max_degenerate: Share = 0.05
-    """Largest share of empty or repeating answers above the baseline's, unless chance can do it; 1 checks nothing."""
-    judge_samples: Positive = 1
-    """Verdicts of the judge on each case without a user's own answer, in both orders each (paper 3)."""
-    max_tokens: Positive = 256
-    """Longest answer in an evaluation when the log names none."""
-
-
 Rung = Literal["rules", "critic_prompt", "critic", "expert"]
 
 
@@ -366,10 +327,10 @@ def _explain(error: ValidationError, layers: Mapping[str, Mapping[str, Json]]) -
         close = get_close_matches(str(first["loc"][-1]), allowed, 1)
         guess = f"did you mean '{close[0]}'? " if close else ""
         return f"{source}: unknown key '{key}' (value {first['input']!r})", f"{guess}allowed: {', '.join(allowed)}"
-    return (
-        f"{source}: {key} = {first['input']!r} is not allowed: {first['msg']}",
-        "docs/reference/config.md lists all keys",
-    )
+    reason = first["msg"].removeprefix("Value error, ")
+    of_several = isinstance(first["input"], Mapping)  # values that are only wrong together; the reason names them
+    what = f"{source}: {reason}" if of_several else f"{source}: {key} = {first['input']!r} is not allowed: {reason}"
+    return what, "docs/reference/config.md lists all keys"
 
 
 def _merge(low: Mapping[str, Json], high: Mapping[str, Json]) -> dict[str, Json]:

@@ -107,7 +107,7 @@ def choosing(settings: EvaluateSettings, users: int) -> EvaluateSettings:
     """The shares where so few would choose the checkpoint that the last one serves anyway: they confirm it instead."""
     few = users * settings.selection_share < FEWEST_CHOOSERS
     both = round(settings.selection_share + settings.confirmation_share, 4)
-    if not few or settings.rule == "rate" or both >= 1:  # `split` refuses shares that leave nobody to train
+    if not few or settings.rule == "rate":
         return settings
     return settings.model_copy(update={"selection_share": 0.0, "confirmation_share": both})
 

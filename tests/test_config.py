@@ -47,6 +47,13 @@ def test_settings_do_not_change() -> None:
         Config().train.epochs = 4
 
 
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.7, 0.4)])
+def test_shares_that_leave_nobody_to_train_on_are_refused_as_they_were_given(shares: tuple[float, float]) -> None:
+    said = rf"selection_share {shares[0]} and confirmation_share {shares[1]} leave nobody to train on"
+    with pytest.raises(ConfigError, match=said):
+        load(written("[evaluate]\nselection_share = {}\nconfirmation_share = {}\n".format(*shares)))
+
+
 # what wins
 
 

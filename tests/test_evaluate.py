@@ -139,11 +139,6 @@ def test_the_paper_has_no_selection_split():
     assert 35 < len(parts.confirmation) < 85
 
 
-def test_shares_that_leave_nothing_to_train_on():
-    with pytest.raises(InputError, match="nothing to train on"):
-        split([], EvaluateSettings(selection_share=0.5, confirmation_share=0.5), "x")
-
-
 # score: who wins a case
 
 

@@ -12,12 +12,11 @@ from test_ladder import BAD, GOOD, QUERY, RULE, SETTINGS, add, student, tools
 from logtune import pipeline
 from logtune.config import Config, build
 from logtune.edges.store import Store
-from logtune.errors import InputError
 from logtune.ids import identified
 from logtune.ports import ChatCall
 from logtune.records import Evaluation, Feedback, Interaction, Json, PreferencePair
 from logtune.served import voted
-from logtune.sides import SPLIT_SALT, TRAINS, choosing, right_already
+from logtune.sides import SPLIT_SALT, TRAINS, right_already
 from logtune.stages.evaluate import Case
 from logtune.stages.held_out import split
 from logtune.statistics import unit_of
@@ -267,12 +266,6 @@ def test_few_would_choose_nothing_and_confirm_instead(tmp_path: Path, users: int
     assert shares[:2] == [choose, pytest.approx(0.25 - choose)]
     assert len(voted) == pytest.approx((0.25 - choose) * users, abs=6)
     assert not trained & voted
-
-
-def test_shares_that_leave_nobody_to_train_are_refused_as_they_were_given() -> None:
-    wrong = CONFIG.evaluate.model_copy(update={"selection_share": 0.7, "confirmation_share": 0.4})
-    with pytest.raises(InputError, match=r"selection_share 0\.7 and confirmation_share 0\.4"):
-        split([], choosing(wrong, 3), SPLIT_SALT)
 
 
 def test_who_confirmed_for_nothing_does_not_train_when_there_are_more_users(tmp_path: Path) -> None:

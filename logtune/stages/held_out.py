@@ -11,7 +11,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from logtune.config import EvaluateSettings
-from logtune.errors import InputError
 from logtune.records import Interaction
 from logtune.statistics import uniform, unit_of
 
@@ -49,11 +48,6 @@ def split(
     train, or else choose, is left out.
     Few users may by luck leave a side empty; nothing is moved to mend that, `compare` then says not_enough_data.
     """
-    if settings.selection_share + settings.confirmation_share >= 1:
-        shares = f"selection_share {settings.selection_share} and confirmation_share {settings.confirmation_share}"
-        raise InputError(
-            f"{shares} leave nothing to train on", "lower them in [evaluate]; the defaults are 0.05 and 0.2"
-        )
     sides: dict[str, list[Interaction]] = {"train": [], "selection": [], "confirmation": []}
     newest = Shares(settings.selection_share, settings.confirmation_share, draw)
     for item in interactions:
