@@ -115,14 +115,14 @@ class LogBook:
             self.store.put_feedback([feedback_of(request, log_id, reaction)])
 
     async def lessons(self, *, filtered: bool = True) -> Lessons:
-        """logtune's first stages over all logs; `filtered` False: no noise filter and no trust."""
+        """logtune's first stages over all logs, up to pairs; `filtered` False: no noise filter and no trust."""
         cycle = Cycle(
             id=LESSONS, config=self.config if filtered else unguarded(self.config), tools=self.tools, board=Board(),
             logs={log.id: log for log in self.store.logs()}, serving={}, before={}, progress=self._say,
             feedback={item.id: item for item in self.store.feedback()},
         )  # fmt: skip
         rows = pipeline.STAGES if filtered else poison.unfiltered_stages()
-        last = max(number for number, stage in enumerate(rows) if stage.name == "pairs") + 1  # and its trust
+        last = next(number for number, stage in enumerate(rows) if stage.name == "pairs") + 1  # and its trust
         for stage in rows[: last + 1]:
             await run_stage(stage, cycle, self._done, self._keep)
         return _read(cycle)

@@ -133,8 +133,8 @@ class PairSettings(Settings):
     min_support: Positive = 1
     """Distinct users that must have given an answer before others' words are mapped to it."""
     propagate: bool = False
-    """Complaints that name no answer train too, with the short answer that the two nearest corrected requests of other
-    users agree on."""
+    """Complaints that name no answer train too, with the short answer among whose corrected requests they lie, where
+    that is so clear that 95% of the corrected ones find their own answer again."""
 
 
 class ClusterSettings(Settings):

@@ -28,6 +28,7 @@ from logtune.records import (
     Rule,
 )
 from logtune.runner import Cycle
+from logtune.sharing import shared
 from logtune.sides import cases_of, corrected, right_already, roll, sides_of, since_proof, voters
 from logtune.stages import answer, budget, decay, evaluate
 from logtune.stages.held_out import Split
@@ -106,7 +107,7 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
     sides = sides_of(cycle, members)
     learners = {item.id for item in sides.train}
     mine = [p for p in pairs_of(cycle, group) if p.interaction_id in learners]
-    pairs = _without_voters(cycle, _to_learn(cycle, group, mine))
+    pairs = [pair for pair in _to_learn(cycle, group, mine) if shared(cycle).trains(pair)]
     voting, earlier = since_proof(cycle, group, cases_of(cycle, sides.confirmation))
     served = incumbents.of_requests(cycle, [item.query for item in (*sides.confirmation, *sides.selection)])
     baseline = incumbents.main_of(incumbents.of_name(cycle, group.name), served[: len(sides.confirmation)])
@@ -131,16 +132,6 @@ def _draft(cycle: Cycle, group: Cluster, measured: Gap, rank: int) -> Plan:
 def _choosers(cycle: Cycle, sides: Split) -> Sequence[Interaction]:
     """Who chooses the checkpoint; the paper chooses by what it reports."""
     return sides.confirmation if cycle.config.evaluate.rule == "rate" and not sides.selection else sides.selection
-
-
-def _without_voters(cycle: Cycle, pairs: Sequence[PreferencePair]) -> list[PreferencePair]:
-    """The pairs but those whose answer was taken from users who have a vote, as more may have than when it was."""
-    named = {rule for pair in pairs if pair.origin == "propagated" for rule in pair.rule_ids}
-    behind = {rule.id: rule.interaction_ids for rule in cycle.board.all(Rule) if rule.id in named}
-    told = sorted({name for names in behind.values() for name in names})
-    learners = {item.id for item in sides_of(cycle, [cycle.board.get(Interaction, name) for name in told]).train}
-    voting = {rule for rule, names in behind.items() if not learners.issuperset(names)}
-    return [pair for pair in pairs if pair.origin != "propagated" or voting.isdisjoint(pair.rule_ids)]
 
 
 # --- the error of a cycle, spent before anything is trained ---

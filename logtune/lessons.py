@@ -3,7 +3,6 @@
 A unit names in its inputs every id its result depends on; the runner skips those it has seen. No row writes anything.
 """
 
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import cast
 
 import numpy as np
 
-from logtune import incumbents, sides
+from logtune import incumbents, sharing, sides
 from logtune.edges import probe_sets
 from logtune.ids import digest, identified
 from logtune.knowing import base_answer
@@ -29,7 +28,7 @@ from logtune.records import (
 )
 from logtune.runner import Cycle, Unit
 from logtune.stages import cluster as clustering
-from logtune.stages import distill, implicit, ledger, propagated
+from logtune.stages import distill, implicit, ledger
 from logtune.stages import filter as filtering
 from logtune.stages import interactions as joining
 from logtune.stages import pairs as pairing
@@ -161,7 +160,7 @@ def make_pairs(cycle: Cycle) -> Iterator[Unit]:
     settings, least = cycle.config.pairs, cycle.config.signals.min_confidence
     known = pairing.known_answers(edits, users_of(cycle), settings.min_support)
     sure = pairing.confirmed_answers(edits, users_of(cycle))
-    decisions, own = {d.interaction_id: d for d in cycle.board.all(Decision)}, _own_rules(cycle)
+    decisions, own = {d.interaction_id: d for d in cycle.board.all(Decision)}, sharing.own_rules(cycle)
     for item in teaching(cycle):
         rules = rules_of.get(item.id, [])
         if not rules and item.id in over:
@@ -179,31 +178,10 @@ def make_pairs(cycle: Cycle) -> Iterator[Unit]:
 
 
 def share_answers(cycle: Cycle) -> Iterator[Unit]:
-    """A unit a complaint that names no answer, but whose answer others agree on; all of users without a vote so far."""
-    if not cycle.config.pairs.propagate:
-        return
-    own, over, users = _own_rules(cycle), ended(cycle), users_of(cycle)
-    learners = sides.first_sides(cycle, teaching(cycle)).train
-    pair_of = {pair.interaction_id: pair for pair in cycle.board.all(PreferencePair)}
-    told = [i for i in learners if i.id in pair_of and own.get(i.id) and _short(pair_of[i.id])]
-    unhappy = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches == "rule"}
-    asked = [i for i in learners if i.id in unhappy and i.id not in pair_of and i.id not in over]
-    vectors = cycle.tools.embedder.embed([item.query for item in (*asked, *told)])
-    found = propagated.agreed(
-        vectors[: len(asked)], [users[i.id] for i in asked], vectors[len(asked) :],
-        [pairing.plain(pair_of[i.id].chosen) for i in told], [users[i.id] for i in told],
-    )  # fmt: skip
-    for item, rows in zip(asked, found, strict=True):
-        rules = [rule for row in rows for rule in own[told[row].id]]
-        better = pair_of[told[rows[0]].id].chosen if rows else ""
-        pair = pairing.build(item, rules, better, item.answer, "propagated")
-        if pair is not None:
+    """A unit a complaint that names no answer, where others tell for sure which one; of users without a vote so far."""
+    if cycle.config.pairs.propagate:
+        for item, pair in sharing.pairs(cycle, sides.first_sides(cycle, teaching(cycle)).train):
             yield _in_users_words(cycle, item, pair)
-
-
-def _short(pair: PreferencePair) -> bool:
-    """Whether it has an answer in its user's own words that others could give too."""
-    return pair.origin in pairing.USERS_OWN and pairing.is_short(pair.chosen)
 
 
 def _in_users_words(cycle: Cycle, item: Interaction, pair: PreferencePair) -> Unit:
@@ -211,19 +189,6 @@ def _in_users_words(cycle: Cycle, item: Interaction, pair: PreferencePair) -> Un
     if item.adapter is None:
         return Unit((item.id, pair.id), given([pair]))
     return Unit((item.id, pair.id, cycle.tools.base_fingerprint), _contrasted(cycle, item, pair))
-
-
-def _own_rules(cycle: Cycle) -> dict[str, list[Rule]]:
-    """Interaction id -> the rules that its own feedback gave, before they were merged with others'.
-
-    Pairs name these, since what they are merged into is another record as soon as one more user says the same.
-    """
-    found: dict[str, list[Rule]] = defaultdict(list)
-    for rule in cycle.board.all(Rule):
-        if not rule.merged_from:
-            for member in rule.interaction_ids:
-                found[member].append(rule)
-    return found
 
 
 def _edited(

@@ -71,7 +71,7 @@ PAIRS = Stage(
 STAGES: tuple[Stage, ...] = (
     Stage(name="interactions", version="3", reads=(LogRecord, Feedback), writes=(Interaction,),
           settings=lambda c: (), phases=(lessons.interactions,)),
-    Stage(name="signals", version="4", reads=(Interaction, Feedback), writes=(Signal,),
+    Stage(name="signals", version="5", reads=(Interaction, Feedback), writes=(Signal,),
           settings=lambda c: (c.signals,), phases=(lessons.signals, lessons.acts)),
     Stage(name="filter", version="4", reads=(Interaction, Signal), writes=(Decision,),
           settings=lambda c: (c.filter, c.embedder), phases=(lessons.filter_noise,)),

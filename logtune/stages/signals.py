@@ -18,6 +18,7 @@ from logtune.ports import Detection, Turn
 from logtune.prompts import PROMPTS
 from logtune.records import Feedback, FollowUp, Interaction, Signal, SignalKind
 from logtune.stages.courtesy import IRONIC, Kind, courtesy
+from logtune.stages.manner import asks_for_manner
 from logtune.stages.pasted import about_pasted
 from logtune.stages.stated import stated_answer
 from logtune.stages.wording import ASKED, FAMILIES, REASK, Family, content_words
@@ -131,6 +132,8 @@ def comment(text: str, answer: str, value: float | None = None, is_answer: bool 
             return Reading("correction", -1.0, STATED[stated.how], _span(text), stated.text, f"comment.{stated.how}")
         if is_answer:
             return Reading("correction", -1.0, STATED["terse"], _span(text), text.strip(), "comment.whole")
+    if family is None and not liked and asks_for_manner(text):
+        return Reading("constraint", -0.5, ASKED, _span(text), None, "comment.manner")
     if family is None or (liked and family.polarity < 0):
         return _unclear(text, value)
     sure = max(family.precision, ASKED)

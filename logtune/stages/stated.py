@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from logtune.stages.manner import names_manner
+
 LONGEST = 400  # characters of a comment in which an answer is looked for; longer ones explain
 MANY_WORDS = 40  # of an answer that the user introduces as such
 MOST_TERSE = 6  # words of a terse one
@@ -202,7 +204,8 @@ def stated_answer(text: str, answer: str, asked: bool = False) -> Stated | None:
     if not text.strip() or len(text) > LONGEST:
         return None
     one_line = re.sub(r"[ \t]+", " ", text.strip())
-    return _stated(one_line, answer, asked) or (_terse(one_line, answer) if asked else None)
+    found = _stated(one_line, answer, asked) or (_terse(one_line, answer) if asked else None)
+    return None if found and names_manner(one_line, found.text, plainly=found.how == "plain") else found
 
 
 def seems_stated(text: str, answer: str) -> bool:
