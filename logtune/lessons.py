@@ -156,17 +156,19 @@ def merge_rules(cycle: Cycle) -> Iterator[Unit]:
 def make_pairs(cycle: Cycle) -> Iterator[Unit]:
     """A unit an interaction that may teach: a better answer, from the user, an earlier success or the teacher."""
     by_item, rules_of, over = signals_of(cycle), rules_by_interaction(cycle), ended(cycle)
-    edits = [s for item in teaching(cycle) for s in by_item.get(item.id, ())]
+    heard = [s for item in teaching(cycle) for s in by_item.get(item.id, ())]
     settings, least = cycle.config.pairs, cycle.config.signals.min_confidence
-    known = pairing.known_answers(edits, users_of(cycle), settings.min_support)
-    sure = pairing.confirmed_answers(edits, users_of(cycle))
+    known = pairing.known_answers(heard, users_of(cycle), settings.min_support)
+    sure = pairing.confirmed_answers(heard, users_of(cycle))
+    kinds = ("edit",) if _only_long_answers(cycle, heard) else ("edit", "correction")
     decisions, own = {d.interaction_id: d for d in cycle.board.all(Decision)}, sharing.own_rules(cycle)
     for item in teaching(cycle):
         rules = rules_of.get(item.id, [])
         if not rules and item.id in over:
             continue  # all that it taught was vetoed or has expired
         mine = own.get(item.id, []) if rules else []
-        own_words = pairing.from_users(item, by_item.get(item.id, ()), mine, known, least, sure)
+        named = [s for s in by_item.get(item.id, ()) if s.kind in kinds]
+        own_words = pairing.from_users(item, named, mine, known, least, sure)
         pair = _edited(cycle, rules, mine, own_words)
         if pair is not None:
             yield _in_users_words(cycle, item, pair)
@@ -175,6 +177,15 @@ def make_pairs(cycle: Cycle) -> Iterator[Unit]:
         elif cycle.tools.teacher is not None and rules:
             said = (digest([rule.text for rule in rules]), *(rule.id for rule in mine))
             yield Unit((item.id, *said), _revise(cycle, item, rules, mine))
+
+
+def _only_long_answers(cycle: Cycle, heard: Sequence[Signal]) -> bool:
+    praised = {d.interaction_id for d in cycle.board.all(Decision) if d.teaches == "positive"}
+    return pairing.whole_answers_are_long(
+        [s.correction for s in heard if s.kind == "edit" and s.correction],
+        [item.answer for item in teaching(cycle) if item.id in praised],
+        sum(s.kind != "edit" and s.correction is not None for s in heard),
+    )
 
 
 def share_answers(cycle: Cycle) -> Iterator[Unit]:

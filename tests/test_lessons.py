@@ -66,3 +66,21 @@ def test_the_question_to_the_base_model_is_the_users_own(tmp_path: Path) -> None
     store.put_feedback([Feedback(id="f1", target="l1", at=2e9, kind="edit", correction=WANTED)])
     pipeline.run_cycle(store, tools(ScriptedChat(say)), CONFIG)
     assert [message.content for message in asked[0] if message.role == "user"] == ["where is my transfer"]
+
+
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [("SELECT name FROM singers WHERE age > 20 AND country = 'France' ORDER BY age", False), (WANTED, True)],
+)
+def test_a_few_words_are_an_answer_only_where_users_write_short_ones(tmp_path: Path, written: str, named: bool) -> None:
+    store = Store(f"sqlite:///{tmp_path / 'logtune.db'}")
+    store.add_logs([sample_log(f"l{i}", f"singers over {i}", NEAR, f"user-{i}", 1e9 + i) for i in range(20)])
+    edits = [Feedback(id=f"f{i}", target=f"l{i}", at=2e9, kind="edit", correction=written) for i in range(4)]
+    told = "it should be pending transfer"
+    store.put_feedback(
+        [*edits, *(Feedback(id=f"f{i}", target=f"l{i}", at=2e9, kind="comment", comment=told) for i in range(4, 20))]
+    )
+    pipeline.run_cycle(store, tools(ScriptedChat(BASE), FakeExecutor()), CONFIG)
+    pairs = store.list(PreferencePair, limit=100)
+    assert sum(pair.origin == "edit" for pair in pairs) == 4
+    assert sum(pair.origin == "stated" for pair in pairs) == (16 if named else 0)

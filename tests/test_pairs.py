@@ -15,6 +15,7 @@ from logtune.stages.pairs import (
     known_answers,
     plain,
     right_answer,
+    whole_answers_are_long,
 )
 
 KNOWN = {
@@ -172,3 +173,27 @@ def test_the_same_answer_or_none_makes_no_pair(chosen: str) -> None:
 def test_chosen_never_equals_rejected(chosen: str, rejected: str) -> None:
     pair = build(interaction(), [], chosen, rejected, "edit")
     assert pair is None or (pair.chosen.strip() and pair.rejected.strip() and pair.chosen != pair.rejected)
+
+
+LONG, SHORT = "SELECT name, age FROM singers WHERE country = 'France' AND age > 20 ORDER BY age", "card_arrival"
+
+
+@pytest.mark.parametrize(
+    ("edited", "praised", "stated", "long"),
+    [
+        ([LONG] * 3, [], 50, True),
+        ([LONG] * 2, [], 0, False),  # two tell nothing
+        ([LONG] * 9 + [SHORT], [SHORT] * 9, 50, True),
+        ([LONG] * 8 + [SHORT] * 2, [], 0, False),  # a service of both kinds
+        ([SHORT] * 3, [LONG] * 50, 1, False),  # what users write tells more than what they praise
+        ([], [LONG] * 8, 8, True),
+        ([], [LONG] * 8, 9, False),  # praised in error, maybe
+        ([], [LONG] * 2, 1, False),
+        ([], [SHORT] * 9, 1, False),
+        ([], [], 0, False),
+    ],
+)
+def test_a_few_words_are_no_answer_where_whole_ones_are_long(
+    edited: list[str], praised: list[str], stated: int, long: bool
+) -> None:
+    assert whole_answers_are_long(edited, praised, stated) is long

@@ -17,6 +17,8 @@ from logtune.stages.redact import placeholders
 LONGEST_STATED_WORDS = 12  # a longer span is an explanation, not an answer
 LEAST_INSIDE = 4  # letters of a one-word answer that is looked for inside a sentence: "a" and "no" are in many
 CONFIRMED = 2  # users who state the same in turns that nobody asked for, before it may train
+LEAST_WHOLE = 3  # answers that tell how long whole ones are here
+MOSTLY = 0.9  # of them are long where short ones are none
 USERS_OWN = frozenset({"edit", "stated"})  # origins of answers that users wrote
 ANSWER_TOKENS = 512  # of the teacher's replies
 # numbers keep what changes their value, "c++" its signs, Chinese characters are words
@@ -52,6 +54,17 @@ def confirmed_answers(signals: Sequence[Signal], users: Mapping[str, str]) -> fr
 def is_short(answer: str) -> bool:
     """True for an answer of a few words, such as many users could give in the same form."""
     return 0 < len(plain(answer).split()) <= LONGEST_STATED_WORDS
+
+
+def whole_answers_are_long(edited: Sequence[str], praised: Sequence[str], stated: int) -> bool:
+    """Whether a few words are no answer here, as in "use latitude instead" of a query in SQL.
+
+    `edited`: the answers that users wrote, which show what a whole one looks like; where they are too few those that
+    were `praised`, which may be praised in error, so they must outnumber the `stated` ones.
+    """
+    tell = len(edited) >= LEAST_WHOLE
+    shown, least = (edited, LEAST_WHOLE) if tell else ([*edited, *praised], max(LEAST_WHOLE, stated))
+    return len(shown) >= least and sum(not is_short(answer) for answer in shown) >= MOSTLY * len(shown)
 
 
 def right_answer(
