@@ -56,7 +56,7 @@ TRAIN = Stage(
     together=1, settings=lambda c: (c.train, c.evaluate), phases=(),
 )  # fmt: skip
 EVALUATE = Stage(
-    name="evaluate", version=f"3.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal),
+    name="evaluate", version=f"4.{PROMPTS}", reads=(Cluster, Rule, Adapter, Interaction, Signal),
     writes=(Adapter, Evaluation, Failure),
     together=1, settings=lambda c: (c.evaluate, c.guards), phases=(),
 )  # fmt: skip
@@ -65,7 +65,7 @@ TRUST = Stage(
     settings=lambda c: (c.trust, c.embedder), phases=(),
 )  # fmt: skip
 PAIRS = Stage(
-    name="pairs", version=f"4.{PROMPTS}", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
+    name="pairs", version=f"5.{PROMPTS}", reads=(Interaction, Signal, Decision, Rule), writes=(PreferencePair,),
     settings=lambda c: (c.pairs, c.teacher), phases=(),
 )  # fmt: skip
 STAGES: tuple[Stage, ...] = (

@@ -29,6 +29,7 @@ class ChatCall:
     stop: tuple[str, ...] = ()
     schema: Mapping[str, Json] | None = None  # JSON schema that the answer must follow
     purpose: str = ""  # what the call is for, such as distill or judge: costs are counted by it
+    weighed: tuple[str, ...] = ()  # words of which the answer says one, such as A and B: how likely was each?
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class ChatReply:
     finish_reason: str = "stop"  # stop or length
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    odds: Mapping[str, float] | None = None  # `weighed` word -> its probability where one was said; None: not told
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

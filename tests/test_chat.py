@@ -2,14 +2,16 @@
 
 import asyncio
 import json
+import math
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 from aiohttp import web
 
-from logtune.edges.chat import LONGEST_WAIT_S, TRIES, HttpChat, _PassingError
+from logtune.edges.chat import LONGEST_WAIT_S, TOP, TRIES, HttpChat, _PassingError
 from logtune.edges.replies import Meter, MeteredChat
 from logtune.errors import AnswerRefused, BudgetSpent, CallRejected, ConfigError, ModelError, NoAnswer
 from logtune.ports import ChatCall, ChatReply, Spent
@@ -90,6 +92,57 @@ async def test_an_answer() -> None:
         }
     ]  # fmt: skip
     assert "Authorization" not in server.headers[0]
+
+
+def token(text: str, *likely: tuple[str, float]) -> dict[str, Json]:
+    """A token of an answer as OpenAI tells it, with the likeliest at its place."""
+    top: Json = [{"token": name, "logprob": math.log(chance)} for name, chance in likely]
+    return {"token": text, "logprob": math.log(dict(likely).get(text, 0.5)), "top_logprobs": top}
+
+
+WEIGHED = replace(CALL, weighed=("A", "B"))
+
+
+async def test_how_likely_words_were_is_read_where_one_was_said() -> None:
+    content: Json = [
+        token('{"', ('{"', 0.9), ("A", 0.1)),
+        token(' "A', (' "A', 0.5), ("A", 0.1), ("B", 0.3), (" tie", 0.05)),
+        token("B", ("B", 0.9)),
+    ]
+    said = completion('{"better": "A"}')
+    said["choices"][0]["logprobs"] = {"content": content}  # type: ignore[index,call-overload]
+    async with serving(said) as server:
+        reply = await server.chat().complete(WEIGHED)
+    assert (server.asked[0]["logprobs"], server.asked[0]["top_logprobs"]) == (True, TOP)
+    assert reply.odds == pytest.approx({"A": 0.6, "B": 0.3})
+
+
+@pytest.mark.parametrize(
+    "told", [None, {}, {"content": None}, {"content": []}, {"content": [{}]}, {"content": [{"token": 5}]}, [], "no",
+             {"content": [{"token": "A", "logprob": "x", "top_logprobs": []}]}, {"content": [token("C", ("A", 0.5))]}]
+)  # fmt: skip
+async def test_a_server_that_tells_no_odds_answers_all_the_same(told: Json) -> None:
+    said = completion("A")
+    said["choices"][0]["logprobs"] = told  # type: ignore[index,call-overload]
+    async with serving(said) as server:
+        reply = await server.chat().complete(WEIGHED)
+    assert (reply.text, reply.odds) == ("A", None)
+
+
+async def test_a_server_that_refuses_to_tell_odds_is_not_asked_for_them_again() -> None:
+    async with serving(status(400, "logprobs are not supported"), completion("A")) as server:
+        chat = server.chat()
+        assert [(await chat.complete(WEIGHED)).text for _ in range(2)] == ["A", "A"]
+    assert ["logprobs" in body for body in server.asked] == [True, False, False]
+
+
+async def test_a_call_that_is_refused_for_another_reason_keeps_it() -> None:
+    async with serving(status(400, "no such model")) as server:
+        chat = server.chat()
+        for _ in range(2):
+            with pytest.raises(CallRejected, match="no such model"):
+                await chat.complete(WEIGHED)
+    assert ["logprobs" in body for body in server.asked] == [True, False, True, False]
 
 
 async def test_all_that_a_call_may_ask() -> None:

@@ -1,5 +1,6 @@
 """Judges that like the first, the longer or the better answer, and what calibration makes of each."""
 
+import math
 import re
 from collections.abc import Callable
 
@@ -8,13 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from logtune.errors import ModelError
-from logtune.ports import ChatCall
+from logtune.ports import ChatCall, ChatReply
 from logtune.stages.judge import (
+    SURE,
     Calibration,
     Preference,
     Question,
     Score,
     Trial,
+    _of_both,
+    _Verdict,
     by_scores,
     calibrate,
     pairwise,
@@ -58,6 +62,52 @@ async def test_a_judge_that_likes_what_comes_first_decides_nothing() -> None:
     found = await pairwise(judge(lambda a, b: "A"), QUESTION, samples=3)
     assert (found.share, found.flips, found.samples, len(found.votes)) == (0.5, 3, 3, 6)
     assert found.disagreement == 1
+
+
+def weighing(odds_of_a: Callable[[str], float | None], says: str = "A") -> ScriptedChat:
+    """A judge that says the same whatever is shown, and how likely A was to B, by the answer shown as A."""
+
+    def reply(call: ChatCall) -> ChatReply:
+        odds = odds_of_a(shown(call)[0])
+        told = None if odds is None else {"A": odds / (1 + odds), "B": 1 / (1 + odds)}
+        assert call.weighed == ("A", "B")
+        return ChatReply(text=f'{{"better": "{says}"}}', odds=told)
+
+    return ScriptedChat(reply)
+
+
+@pytest.mark.parametrize(("paris", "depends", "share"), [(9.0, 3.0, 1.0), (3.0, 9.0, 0.0), (5.0, 5.0, 0.5)])
+async def test_where_the_order_decides_the_odds_tell(paris: float, depends: float, share: float) -> None:
+    found = await pairwise(weighing(lambda a: paris if a == "Paris" else depends), QUESTION)
+    assert (found.share, found.votes, found.flips, found.disagreement) == (share, (1.0, 0.0), 1, 1)
+
+
+@pytest.mark.parametrize("factor", [1.01, 1.01**-1])
+async def test_odds_that_hardly_differ_tell_nothing(factor: float) -> None:
+    odds = math.exp(2 * SURE * factor)
+    found = await pairwise(weighing(lambda a: odds if a == "Paris" else 1.0), QUESTION)
+    assert found.share == (1.0 if factor > 1 else 0.5)
+
+
+@pytest.mark.parametrize("untold", [None, 0.0])
+async def test_without_odds_a_verdict_that_turns_with_the_order_is_a_tie(untold: float | None) -> None:
+    assert (await pairwise(weighing(lambda a: 9.0 if a == "Paris" else untold), QUESTION)).share == 0.5
+
+
+async def test_a_verdict_in_both_orders_needs_no_odds() -> None:
+    def reply(call: ChatCall) -> ChatReply:
+        better = "A" if shown(call)[0] == "Paris" else "B"
+        return ChatReply(text=f'{{"better": "{better}"}}', odds={"A": 0.5, "B": 0.5})
+
+    assert (await pairwise(ScriptedChat(reply), QUESTION)).share == 1.0
+
+
+@given(st.floats(-20, 20), st.floats(-20, 20), st.floats(-20, 20))
+def test_what_is_added_for_the_place_changes_no_verdict(better: float, place: float, other: float) -> None:
+    first, turned = _Verdict(1.0, better + place), _Verdict(1.0, -better + place).turned
+    moved = _Verdict(1.0, better + other), _Verdict(1.0, -better + other).turned
+    if abs(abs(better) - SURE) > 1e-6:
+        assert _of_both(first, turned) == _of_both(*moved)
 
 
 async def test_a_judge_that_calls_everything_a_tie_is_of_one_mind() -> None:

@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import math
 import os
-from collections.abc import AsyncGenerator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, cast
+from collections.abc import AsyncGenerator, Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from logtune.edges.pacing import Pace, RepeatBudget
 from logtune.errors import AnswerRefused, CallRejected, ConfigError, ModelError, NoAnswer
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import aiohttp
 
 TRIES = 4
+TOP = 20  # likeliest tokens that are asked for where words are weighed; more than 20 is refused by some
 FIRST_WAIT_S = 0.5  # doubled after each try
 LONGEST_WAIT_S = 60.0  # a server that asks for more is tried again all the same
 PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})  # answers that may be better next time
@@ -62,9 +64,20 @@ class HttpChat:
         self._again = again
         self._extra_body = dict(extra_body or {})
         self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
+        self._weighs = True  # until the endpoint refuses to tell how likely tokens are
 
     async def complete(self, call: ChatCall) -> ChatReply:
         """The model's answer; raises ModelError with the endpoint's words, at once or after TRIES failed tries."""
+        try:
+            return await self._complete(call)
+        except CallRejected:
+            if not call.weighed or not self._weighs:
+                raise
+            reply = await self._complete(replace(call, weighed=()))
+            self._weighs = False
+            return reply
+
+    async def _complete(self, call: ChatCall) -> ChatReply:
         import aiohttp
 
         line, body, tried, since = await self._line(), self._body(call), 0, 0
@@ -72,7 +85,7 @@ class HttpChat:
             tried += 1
             try:
                 async with line.pace.place() as since:
-                    reply = await self._once(line.session, body)
+                    reply = await self._once(line.session, body, call.weighed)
             except aiohttp.InvalidURL as error:
                 raise CallRejected(f"{self._url} is no URL", "set the url to http://HOST:PORT/v1") from error
             except (aiohttp.ClientError, TimeoutError, _PassingError) as error:
@@ -105,7 +118,9 @@ class HttpChat:
             self._lines.setdefault(loop, _Line(session, Pace(self._max_concurrency), RepeatBudget(), holder))
         return self._lines[loop]
 
-    async def _once(self, session: "aiohttp.ClientSession", body: Mapping[str, Json]) -> ChatReply:
+    async def _once(
+        self, session: "aiohttp.ClientSession", body: Mapping[str, Json], weighed: Collection[str]
+    ) -> ChatReply:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(total=self._timeout_s)
@@ -119,7 +134,7 @@ class HttpChat:
                     f"{self._url} refused the call with status {response.status}: {text[:300]}",
                     HINTS.get(response.status, "check the model's name and its context length"),
                 )
-            return _reply(text)
+            return _reply(text, weighed)
 
     def _gave_up(self, error: Exception, tried: int) -> ModelError:
         said = f"{type(error).__name__.lstrip('_')} {error}".strip()
@@ -139,6 +154,8 @@ class HttpChat:
         }  # fmt: skip
         if call.stop:
             body["stop"] = list(call.stop)
+        if call.weighed and self._weighs:
+            body |= {"logprobs": True, "top_logprobs": TOP}
         if call.schema is not None:
             schema: dict[str, Json] = {"name": "reply", "schema": dict(call.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
@@ -181,7 +198,7 @@ def _headers(api_key_env: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-def _reply(text: str) -> ChatReply:
+def _reply(text: str, weighed: Collection[str] = ()) -> ChatReply:
     try:
         body = json.loads(text)
         choice = body["choices"][0]
@@ -201,7 +218,31 @@ def _reply(text: str) -> ChatReply:
     return ChatReply(
         text=content, finish_reason=str(choice.get("finish_reason") or "stop"),
         prompt_tokens=_count(counts.get("prompt_tokens")), completion_tokens=_count(counts.get("completion_tokens")),
+        odds=_odds(choice.get("logprobs"), weighed) if weighed else None,
     )  # fmt: skip
+
+
+def _odds(told: Json, weighed: Collection[str]) -> Mapping[str, float] | None:
+    """How likely each word was at the token that says the first of them; None where that is not told.
+
+    `told`: as OpenAI's chat completions have it, {content: [{token, logprob, top_logprobs: [{token, logprob}]}]}.
+    """
+    try:
+        for said in cast("dict[str, list[dict[str, Any]]]", told)["content"]:
+            if _word(said["token"]) in weighed:
+                found = dict.fromkeys(weighed, 0.0)
+                likely = {other["token"]: float(other["logprob"]) for other in (*said["top_logprobs"], said)}
+                for token, logprob in likely.items():
+                    if _word(token) in found:
+                        found[_word(token)] += math.exp(logprob)
+                return found
+    except (TypeError, KeyError, ValueError, AttributeError, OverflowError):
+        return None  # some servers have the field and nothing, or something else, in it
+    return None
+
+
+def _word(token: str) -> str:
+    return token.strip(" \n\"'{}:,")
 
 
 def _count(value: Json) -> int:

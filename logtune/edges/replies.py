@@ -252,4 +252,5 @@ class RememberedChat:
 
 def key_of(name: str, call: ChatCall) -> str:
     """The hash under which a reply is kept: of the model, the messages and the settings, not of the purpose."""
-    return digest([name, asdict(replace(call, purpose=""))], 32)
+    asked = {name: value for name, value in asdict(replace(call, purpose="")).items() if name != "weighed" or value}
+    return digest([name, asked], 32)

@@ -4,6 +4,7 @@ A reply that is still wrong is an error that stays with the item: never a score,
 by nobody, so that the next cycle asks anew.
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal, TypeVar
 
@@ -44,9 +45,15 @@ Shape = TypeVar("Shape", bound=Reply)
 
 async def ask(chat: Chat, call: ChatCall, shape: type[Shape], what: str) -> Shape:
     """The reply to `call` as a `shape`; `what` names it in errors. ModelError when the second reply is wrong too."""
-    first = (await chat.complete(call)).text
+    return (await weigh(chat, call, shape, what))[0]
+
+
+async def weigh(chat: Chat, call: ChatCall, shape: type[Shape], what: str) -> tuple[Shape, Mapping[str, float] | None]:
+    """The same, and how likely the words were that `call` weighs; None where that is not told."""
+    reply = await chat.complete(call)
+    first = reply.text
     try:
-        return read(first, shape, what)
+        return read(first, shape, what), reply.odds
     except ModelError as error:
         problem = "; ".join(_said(error.__cause__))
         language = language_of(call.messages[-1].content)
@@ -56,7 +63,7 @@ async def ask(chat: Chat, call: ChatCall, shape: type[Shape], what: str) -> Shap
         again = replace(call, messages=(*call.messages, said, repair))
         second = await chat.complete(again)
         try:
-            return read(second.text, shape, what)
+            return read(second.text, shape, what), second.odds
         except ModelError as still:
             if isinstance(chat, Remembers):
                 await chat.forget((call, again))

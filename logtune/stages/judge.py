@@ -4,22 +4,23 @@
     pointwise    request, rules, one answer  -> Score         1 to 10 (paper, section 3.2)
     calibrate    Trial*, of people and judge -> Calibration   agreement with people, flips on swap, bias for length
 
-A judge is a model: it favours what comes first, what is longer and what it wrote itself. So both orders are asked,
-a verdict that changes with the order is a tie, and a judge that agrees with the users no better than chance decides
-nothing.
+A judge is a model: it favours what comes first, what is longer and what it wrote itself. So both orders are asked.
+Where the order decides the verdict, how sure it was in each still tells: a small judge that always says A says it less
+surely of the worse answer. Where that tells little, or the server does not tell it, it is a tie. A judge that agrees
+with the users no better than chance decides nothing.
 """
 
 import asyncio
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal
 
 from logtune.ports import Chat, ChatCall
 from logtune.prompts import language_of, render
 from logtune.records import Json, Message
-from logtune.stages.asking import Better, Rating, ask
+from logtune.stages.asking import Better, Rating, ask, weigh
 from logtune.statistics import Interval, clopper_pearson
 
 VERDICT_TOKENS = 20  # of a reply
@@ -36,6 +37,7 @@ RATING: dict[str, Json] = {
     "required": ["score"],
     "additionalProperties": False,
 }
+SURE = 0.1  # log-odds left when the order is taken out: with a judge of 1.5B 28 of 32 verdicts are people's (LLMBar)
 SAMPLE_TEMPERATURE = 1.0  # of the samples after the first, which is greedy (paper, section 4)
 
 
@@ -53,7 +55,7 @@ class Question:
 class Preference:
     """For the first answer: 1 it is better, 0 the second is, 0.5 undecided."""
 
-    share: float  # mean over samples and orders
+    share: float  # mean over samples; of each what both orders say, else what the odds say
     votes: tuple[float, ...]  # of each call, for the first answer
     flips: int  # samples in which the order decided
     samples: int
@@ -61,7 +63,7 @@ class Preference:
     @property
     def disagreement(self) -> float:
         """0 all votes alike .. 1 half against half."""
-        return 0.0 if len(set(self.votes)) == 1 else 1 - abs(2 * self.share - 1)
+        return 0.0 if len(set(self.votes)) == 1 else 1 - abs(2 * fmean(self.votes) - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,18 +79,44 @@ async def pairwise(judge: Chat, question: Question, samples: int = 1) -> Prefere
     swapped = Question(query=question.query, rules=question.rules, first=question.second, second=question.first)
     calls = [_verdict(judge, asked, sample) for sample in range(samples) for asked in (question, swapped)]
     given = await asyncio.gather(*calls)
-    votes = tuple(vote if number % 2 == 0 else 1 - vote for number, vote in enumerate(given))
-    flips = sum(votes[number] != votes[number + 1] for number in range(0, len(votes), 2))
-    return Preference(share=fmean(votes), votes=votes, flips=flips, samples=samples)
+    pairs = [(given[number], given[number + 1].turned) for number in range(0, len(given), 2)]
+    return Preference(
+        share=fmean(_of_both(*pair) for pair in pairs), votes=tuple(said.vote for pair in pairs for said in pair),
+        flips=sum(one.vote != other.vote for one, other in pairs), samples=samples,
+    )  # fmt: skip
 
 
-async def _verdict(judge: Chat, question: Question, sample: int) -> float:
-    """1, 0.5 or 0 for the answer shown first."""
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    """Of one call."""
+
+    vote: float  # 1, 0.5 or 0 for the first answer
+    log_odds: float | None  # for the first answer against the second; None: not told
+
+    @property
+    def turned(self) -> "_Verdict":
+        """For the other answer."""
+        return _Verdict(1 - self.vote, None if self.log_odds is None else -self.log_odds)
+
+
+def _of_both(one: _Verdict, other: _Verdict) -> float:
+    """1, 0.5 or 0 for the first answer. What a judge adds for the place adds up to nothing over both orders."""
+    if one.vote == other.vote or one.log_odds is None or other.log_odds is None:
+        return (one.vote + other.vote) / 2
+    left = (one.log_odds + other.log_odds) / 2
+    return 0.5 if abs(left) < SURE else float(left > 0)
+
+
+async def _verdict(judge: Chat, question: Question, sample: int) -> _Verdict:
+    """For the answer shown first."""
     name = "judge" if question.rules.strip() else "prefer"
     values = {"rules": question.rules} if question.rules.strip() else {}
     language = language_of(question.query)
     text = render(name, language, query=question.query, first=question.first, second=question.second, **values)
-    return FIRST_OF[(await ask(judge, _call(text, VERDICT, sample), Better, "verdict")).better]
+    call = replace(_call(text, VERDICT, sample), weighed=("A", "B"))
+    found, odds = await weigh(judge, call, Better, "verdict")
+    told = odds is not None and min(odds["A"], odds["B"]) > 0
+    return _Verdict(FIRST_OF[found.better], math.log(odds["A"] / odds["B"]) if odds and told else None)
 
 
 async def pointwise(judge: Chat, query: str, rules: str, answer: str, samples: int = 3) -> Score:
