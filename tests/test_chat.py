@@ -107,7 +107,7 @@ async def test_how_likely_words_were_is_read_where_one_was_said() -> None:
     content: Json = [
         token('{"', ('{"', 0.9), ("A", 0.1)),
         token(' "A', (' "A', 0.5), ("A", 0.1), ("B", 0.3), (" tie", 0.05)),
-        token("B", ("B", 0.9)),
+        token('"}', ('"}', 0.9)),
     ]
     said = completion('{"better": "A"}')
     said["choices"][0]["logprobs"] = {"content": content}  # type: ignore[index,call-overload]
@@ -134,6 +134,19 @@ async def test_a_server_that_refuses_to_tell_odds_is_not_asked_for_them_again() 
         chat = server.chat()
         assert [(await chat.complete(WEIGHED)).text for _ in range(2)] == ["A", "A"]
     assert ["logprobs" in body for body in server.asked] == [True, False, False]
+
+
+async def test_calls_under_way_while_odds_are_refused_are_all_answered() -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        body = await request.json()
+        await asyncio.sleep(0.2 * ("logprobs" in body and body["seed"]))
+        refused = web.Response(status=400, text="logprobs are not supported")
+        return refused if "logprobs" in body else web.json_response(completion("A"))
+
+    async with serving(answer) as server:
+        chat = server.chat()
+        replies = await asyncio.gather(*(chat.complete(replace(WEIGHED, seed=seed)) for seed in (0, 1)))
+    assert [reply.text for reply in replies] == ["A", "A"]
 
 
 async def test_a_call_that_is_refused_for_another_reason_keeps_it() -> None:

@@ -54,6 +54,11 @@ def test_shares_that_leave_nobody_to_train_on_are_refused_as_they_were_given(sha
         load(written("[evaluate]\nselection_share = {}\nconfirmation_share = {}\n".format(*shares)))
 
 
+def test_a_table_where_a_value_belongs_is_refused_by_its_name() -> None:
+    with pytest.raises(ConfigError, match=r"evaluate.min_cases = \{'a': 1\} is not allowed"):
+        load(written("[evaluate]\nmin_cases = {a = 1}\n"))
+
+
 # what wins
 
 

@@ -76,7 +76,7 @@ def weighing(odds_of_a: Callable[[str], float | None], says: str = "A") -> Scrip
     return ScriptedChat(reply)
 
 
-@pytest.mark.parametrize(("paris", "depends", "share"), [(9.0, 3.0, 1.0), (3.0, 9.0, 0.0), (5.0, 5.0, 0.5)])
+@pytest.mark.parametrize(("paris", "depends", "share"), [(9.0, 3.0, 0.75), (3.0, 9.0, 0.25), (5.0, 5.0, 0.5)])
 async def test_where_the_order_decides_the_odds_tell(paris: float, depends: float, share: float) -> None:
     found = await pairwise(weighing(lambda a: paris if a == "Paris" else depends), QUESTION)
     assert (found.share, found.votes, found.flips, found.disagreement) == (share, (1.0, 0.0), 1, 1)
@@ -86,12 +86,15 @@ async def test_where_the_order_decides_the_odds_tell(paris: float, depends: floa
 async def test_odds_that_hardly_differ_tell_nothing(factor: float) -> None:
     odds = math.exp(2 * SURE * factor)
     found = await pairwise(weighing(lambda a: odds if a == "Paris" else 1.0), QUESTION)
-    assert found.share == (1.0 if factor > 1 else 0.5)
+    assert found.share == (0.75 if factor > 1 else 0.5)
 
 
-@pytest.mark.parametrize("untold", [None, 0.0])
-async def test_without_odds_a_verdict_that_turns_with_the_order_is_a_tie(untold: float | None) -> None:
-    assert (await pairwise(weighing(lambda a: 9.0 if a == "Paris" else untold), QUESTION)).share == 0.5
+async def test_without_odds_a_verdict_that_turns_with_the_order_is_a_tie() -> None:
+    assert (await pairwise(weighing(lambda a: 9.0 if a == "Paris" else None), QUESTION)).share == 0.5
+
+
+async def test_a_verdict_that_is_not_among_the_likeliest_tokens_is_unlikely() -> None:
+    assert (await pairwise(weighing(lambda a: 1e12 if a == "Paris" else 2.0), QUESTION)).share == 0.75
 
 
 async def test_a_verdict_in_both_orders_needs_no_odds() -> None:

@@ -33,6 +33,20 @@ ANSWERS = {
     "I meant start a call": "start a call", "wrong, the answer is 12 points": "12 points",
     "this should go to second line": "second line", "change language please": "change language",
     "restaurant reservation, not book hotel": "restaurant reservation", "it's the first one, Berlin": "Berlin",
+    "No, this is about the refund taking too long": "refund taking too long",
+    "the right answer is 30 days. You need to check the policy": "30 days",
+    "this should go to first line support": "first line support", "it's about the last thing ordered": "last thing",
+    "this is about opening an account with a partner": "account with a partner",
+    "the correct answer is open account with passport": "open account with passport",
+    "should be exchange rate for euros": "exchange rate for euros", "no, exchange fee for euros": "exchange fee",
+    "no, change flight to later date please": "change flight to later date",
+    "switch account to business please": "switch account to business",
+    "remove item from basket please": "remove item from basket",
+    "delete account and data please": "delete account and data",
+    "stop recurring payment please": "recurring payment", "the right answer is up to 5 pages": "5 pages",
+    "the answer is Markdown": "Markdown", "it should be breadth first": "breadth first",
+    "the right answer is Safety first": "Safety first", "it should be pay upfront": "pay upfront",
+    "this is about translation into Spanish": "translation into Spanish",
     "shopping list update please": "shopping list update", "no, todo list": "todo list",
 }  # fmt: skip
 
@@ -50,6 +64,26 @@ def test_an_answer_that_is_named_stays_one(text: str) -> None:
     found = stated_answer(text, ANSWER, asked=True)
     assert found is not None
     assert ANSWERS[text] in found.text
+
+
+def test_what_a_client_sent_as_the_right_answer_is_no_wish_either() -> None:
+    assert comment("Code block first please", ANSWER, is_answer=True).correction is None
+    assert comment("first line support", ANSWER, is_answer=True).correction == "first line support"
+
+
+@pytest.mark.parametrize(
+    "text", ["The first line made my day", "I paid up front", "The waiting time was too long but fine"]
+)
+def test_a_remark_is_no_sure_wish(text: str) -> None:
+    assert comment(text, ANSWER).confidence < comment("summary first please", ANSWER).confidence
+
+
+@pytest.mark.parametrize(
+    "text", ["first" + " " * 100_000 + "x", "up front" + "!" * 100_000 + "x", "shorter " * 20_000, "in " * 50_000]
+)
+def test_long_texts_are_read_at_once(text: str) -> None:
+    assert not asks_for_manner(text)
+    assert asks_for_manner(text[:390]) in (True, False)
 
 
 @pytest.mark.parametrize("wish", ["summary first please", "open with the recommendation", "bullets please"])

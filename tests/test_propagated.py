@@ -64,6 +64,19 @@ def test_where_users_contradict_each_other_nothing_is_sure() -> None:
     assert named(wrong=MANY // 2).meant(LATE, "z", "") == ()
 
 
+def test_a_refused_answer_adds_nothing_to_the_lead_of_the_other() -> None:
+    axes = np.eye(256, dtype=np.float32)
+    vectors = np.vstack([around(axes[0], MANY, 0.02), around(axes[1], MANY, 0.02, seed=1)])
+    known = Named(vectors, ["late"] * MANY + ["refund"] * MANY, [f"u{row}" for row in range(2 * MANY)])
+    assert known.meant(axes[1], "z", "late") != ()
+    assert {known.meant(strange, "z", "late") for strange in around(0 * axes[2], 50, 1.0, seed=5)} == {()}
+
+
+def test_with_one_answer_nothing_is_measured() -> None:
+    one = Named(around(LATE, MANY), ["late"] * MANY, [f"u{row}" for row in range(MANY)])
+    assert one.meant(LATE, "z", "") == ()
+
+
 def test_few_tell_nothing_of_how_sure_is_sure() -> None:
     assert named(LEAST_SURE // 2 - 1).meant(LATE, "z", "") == ()
     assert named(LEAST_SURE // 2).meant(LATE, "z", "") != ()

@@ -68,13 +68,14 @@ class HttpChat:
 
     async def complete(self, call: ChatCall) -> ChatReply:
         """The model's answer; raises ModelError with the endpoint's words, at once or after TRIES failed tries."""
+        weighs = bool(call.weighed) and self._weighs
         try:
-            return await self._complete(call)
-        except CallRejected:
-            if not call.weighed or not self._weighs:
+            return await self._complete(call if weighs else replace(call, weighed=()))
+        except _Refused:
+            if not weighs:
                 raise
             reply = await self._complete(replace(call, weighed=()))
-            self._weighs = False
+            self._weighs = False  # that was what it refused
             return reply
 
     async def _complete(self, call: ChatCall) -> ChatReply:
@@ -130,7 +131,7 @@ class HttpChat:
                 said = f"status {response.status}: {text[:200]}"
                 raise _PassingError(said, response.status, response.headers.get("Retry-After"))
             if response.status != 200:
-                raise CallRejected(
+                raise _Refused(
                     f"{self._url} refused the call with status {response.status}: {text[:300]}",
                     HINTS.get(response.status, "check the model's name and its context length"),
                 )
@@ -154,12 +155,16 @@ class HttpChat:
         }  # fmt: skip
         if call.stop:
             body["stop"] = list(call.stop)
-        if call.weighed and self._weighs:
+        if call.weighed:
             body |= {"logprobs": True, "top_logprobs": TOP}
         if call.schema is not None:
             schema: dict[str, Json] = {"name": "reply", "schema": dict(call.schema), "strict": True}
             body["response_format"] = {"type": "json_schema", "json_schema": schema}
         return {**body, **self._extra_body}
+
+
+class _Refused(CallRejected):
+    """The server has read the call and will not answer it."""
 
 
 class _PassingError(Exception):
@@ -223,12 +228,13 @@ def _reply(text: str, weighed: Collection[str] = ()) -> ChatReply:
 
 
 def _odds(told: Json, weighed: Collection[str]) -> Mapping[str, float] | None:
-    """How likely each word was at the token that says the first of them; None where that is not told.
+    """How likely each word was at the last token that says one of them; None where that is not told.
 
     `told`: as OpenAI's chat completions have it, {content: [{token, logprob, top_logprobs: [{token, logprob}]}]}.
     """
     try:
-        for said in cast("dict[str, list[dict[str, Any]]]", told)["content"]:
+        # the last one: an answer in prose may have an article before its verdict
+        for said in reversed(cast("dict[str, list[dict[str, Any]]]", told)["content"]):
             if _word(said["token"]) in weighed:
                 found = dict.fromkeys(weighed, 0.0)
                 likely = {other["token"]: float(other["logprob"]) for other in (*said["top_logprobs"], said)}

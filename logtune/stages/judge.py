@@ -38,6 +38,8 @@ RATING: dict[str, Json] = {
     "additionalProperties": False,
 }
 SURE = 0.1  # log-odds left when the order is taken out: with a judge of 1.5B 28 of 32 verdicts are people's (LLMBar)
+LEANS = 0.25  # a preference by odds, less than one that both orders say
+LEAST_LIKELY = 1e-4  # of a verdict that is not among the likeliest tokens
 SAMPLE_TEMPERATURE = 1.0  # of the samples after the first, which is greedy (paper, section 4)
 
 
@@ -100,11 +102,11 @@ class _Verdict:
 
 
 def _of_both(one: _Verdict, other: _Verdict) -> float:
-    """1, 0.5 or 0 for the first answer. What a judge adds for the place adds up to nothing over both orders."""
+    """1, 0.75, 0.5, 0.25 or 0 for the first answer. What a judge adds for the place is nothing over both orders."""
     if one.vote == other.vote or one.log_odds is None or other.log_odds is None:
         return (one.vote + other.vote) / 2
     left = (one.log_odds + other.log_odds) / 2
-    return 0.5 if abs(left) < SURE else float(left > 0)
+    return 0.5 if abs(left) < SURE else 0.5 + math.copysign(LEANS, left)
 
 
 async def _verdict(judge: Chat, question: Question, sample: int) -> _Verdict:
@@ -115,8 +117,9 @@ async def _verdict(judge: Chat, question: Question, sample: int) -> _Verdict:
     text = render(name, language, query=question.query, first=question.first, second=question.second, **values)
     call = replace(_call(text, VERDICT, sample), weighed=("A", "B"))
     found, odds = await weigh(judge, call, Better, "verdict")
-    told = odds is not None and min(odds["A"], odds["B"]) > 0
-    return _Verdict(FIRST_OF[found.better], math.log(odds["A"] / odds["B"]) if odds and told else None)
+    told = odds is not None and max(odds.values()) > 0
+    likely = {name: max(share, LEAST_LIKELY) for name, share in odds.items()} if odds and told else None
+    return _Verdict(FIRST_OF[found.better], math.log(likely["A"] / likely["B"]) if likely else None)
 
 
 async def pointwise(judge: Chat, query: str, rules: str, answer: str, samples: int = 3) -> Score:

@@ -40,14 +40,15 @@ class Named:
             for row in mine:
                 self._named_by[owners[row]].add(answer)
         self._middles = np.array([_middle(vectors[mine]) for mine in self._rows.values()], np.float32)
-        self._threshold = self._measured() if self._rows else float("inf")
+        # with one answer every request finds its own, and nothing is measured
+        self._threshold = self._measured() if len(self._rows) > 1 else float("inf")
 
     def meant(self, vector: Vector, user: str, refused: str) -> Rows:
         """The rows of other users that name the answer which `user` surely means; () where none is sure.
 
         `vector`, shape (D,), of the request; `refused`: what it was answered, in the plain form, which is not meant.
         """
-        if not self._rows:
+        if len(self._rows) < 2:
             return ()
         answer, sureness = self._surest(vector, user, refused, LEAST_USERS)
         return self._of_others(answer, user) if sureness >= self._threshold else ()
@@ -76,7 +77,7 @@ class Named:
         if refused in self._number:
             close[self._number[refused]] = NOWHERE
         first = int(np.argmax(close))
-        lead = close[first] - max(np.delete(close, first), default=0.0)
+        lead = close[first] - max(0.0, *np.delete(close, first).tolist())
         return [*self._rows][first], float(close[first] + lead)
 
     def _of_others(self, answer: str, user: str) -> Rows:

@@ -106,8 +106,9 @@ def _samples(call: ChatCall, count: int) -> list[ChatCall]:
 async def _judged(
     interaction: Interaction, rules: str, candidates: Sequence[_Candidate], judge: Chat, settings: PairSettings
 ) -> list[tuple[float, float | None]]:
-    """For each candidate its share of 1 over the original (0.5 is undecided, or swayed by the order), and how far the
-    judge's votes on it disagree, 0..1; None for ratings.
+    """For each candidate its share of 1 over the original, and how far the judge's votes on it disagree, 0..1.
+
+    0.5 is undecided, 0.75 by odds alone where the order swayed it. None for the disagreement of ratings.
     """
     if settings.judge == "pairwise":
         questions = [Question(query=interaction.query, rules=rules, first=candidate.text, second=interaction.answer)

@@ -130,10 +130,11 @@ def comment(text: str, answer: str, value: float | None = None, is_answer: bool 
         bare = stated is not None and stated.how == "bare"
         if stated is not None and not (bare and (family is not None or not (value or " " in stated.text))):
             return Reading("correction", -1.0, STATED[stated.how], _span(text), stated.text, f"comment.{stated.how}")
-        if is_answer:
+        if is_answer and not asks_for_manner(text):
             return Reading("correction", -1.0, STATED["terse"], _span(text), text.strip(), "comment.whole")
     if family is None and not liked and asks_for_manner(text):
-        return Reading("constraint", -0.5, ASKED, _span(text), None, "comment.manner")
+        meant = (value or 0) < 0 or "please" in text.casefold()
+        return Reading("constraint", -0.5, ASKED if meant else UNCLEAR, _span(text), None, "comment.manner")
     if family is None or (liked and family.polarity < 0):
         return _unclear(text, value)
     sure = max(family.precision, ASKED)

@@ -145,7 +145,7 @@ def told(found: "Calibration") -> Iterator[str]:
     if found.kappa is not None:
         yield f"Cohen's kappa {found.kappa:.2f} (0 is chance, 1 is full agreement)."
     if found.flips is not None and found.ties is not None:
-        yield f"The order of the answers decided {found.flips:.0%} of the verdicts; {found.ties:.0%} are ties."
+        yield f"The order of the answers decided {found.flips:.0%} of the verdicts in words; {found.ties:.0%} are ties."
     if found.longer_judge is not None and found.longer_human is not None:
         people = f"people in {found.longer_human:.0%}"
         yield f"It prefers the longer answer in {found.longer_judge:.0%} of the pairs, {people}."
