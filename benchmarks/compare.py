@@ -71,9 +71,12 @@ def main() -> None:
         out = options.out or Path(folder)
         if options.out is None:
             say("without --out DIR nothing is kept: stopped, it begins anew")
+        whole, started = not compare_figures.read(out) and not options.only_figures, time.monotonic()
         broken = [] if options.only_figures else asyncio.run(compare(plan, options, out))
         found = compare_figures.read(out)
         figures = compare_figures.figures(found)
+        if options.quick and whole and not broken:
+            figures["quick_minutes"] = round((time.monotonic() - started) / 60, 1)
         if options.plots:
             compare_page.write(out, found, figures)
             say(f"plots and {out / 'index.html'}")

@@ -50,6 +50,8 @@ class Found:
         return float(np.mean(list(self.scores.values())))
 
 
+ONCE = ("note", "quick_minutes")  # of no stream: they stay until they are measured again
+
 Results = Mapping[tuple[str, str, int], Found]  # (stream, system, week)
 
 
@@ -163,7 +165,7 @@ def beside(found: Mapping[str, Json], earlier: Mapping[str, Json]) -> dict[str, 
             merged[key] = {**kept, **cast("dict[str, Json]", found.get(key, {}))}
     actions = [cast("int", each["human_actions"]) for each in (found, earlier) if "human_actions" in each]
     merged |= {"human_actions": max(actions)} if actions else {}
-    return _complete({**{key: earlier[key] for key in ("note",) if key in earlier}, **merged})
+    return _complete({**{key: earlier[key] for key in ONCE if key in earlier}, **merged})
 
 
 def _rows(figures: Mapping[str, Json]) -> list[dict[str, Json]]:

@@ -319,6 +319,7 @@ FIGURES: Mapping[str, Mapping[str, tuple[str, str, str]]] = {
         "adapter_share": ("live adapter parameters after four cycles, by the base's", "{:.2%}", "at most 0.5%"),
         "human_actions": ("human actions in four cycles", "{:.0f}", "0"),
         "filter_gain_points": ("filtered logs against unfiltered ones after four weeks", "{:+.1f} points", "ahead"),
+        "quick_minutes": ("the quick comparison on two processor cores", "{:.0f} minutes", "25"),
     },
     "gateway": {
         "added_p50_ms": ("added by the gateway at 500 requests a second, median", "{:.2f} ms", "1.0 ms"),

@@ -37,13 +37,13 @@ def results(module: ModuleType, stream: str, ours: int, rival: int) -> dict[tupl
 
 def test_streams_that_only_an_earlier_run_measured_are_kept(figures: ModuleType) -> None:
     both = {**results(figures, "old", 45, 20), **results(figures, "again", 10, 40)}
-    earlier = {"note": "as it was", **figures.figures(both)}
+    earlier = {"note": "as it was", "quick_minutes": 24.0, **figures.figures(both)}
     assert earlier["streams_ahead_week4"] == 1
     now = figures.figures(results(figures, "again", 49, 20))
     merged = figures.beside(now, earlier)
     anew = figures.figures({**results(figures, "old", 45, 20), **results(figures, "again", 49, 20)})
     assert {key: merged[key] for key in anew if key != "measured"} == {k: v for k, v in anew.items() if k != "measured"}
-    assert merged["note"] == "as it was"
+    assert (merged["note"], merged["quick_minutes"]) == ("as it was", 24.0)
     assert sorted(map(str, merged["measured"])) == sorted(map(str, anew["measured"]))
 
 
