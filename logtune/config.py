@@ -328,9 +328,8 @@ def _explain(error: ValidationError, layers: Mapping[str, Mapping[str, Json]]) -
         guess = f"did you mean '{close[0]}'? " if close else ""
         return f"{source}: unknown key '{key}' (value {first['input']!r})", f"{guess}allowed: {', '.join(allowed)}"
     reason = first["msg"].removeprefix("Value error, ")
-    of_several = first["type"] == "value_error" and isinstance(
-        first["input"], Mapping
-    )  # values that are only wrong together; the reason names them
+    # values that are only wrong together: the reason names them
+    of_several = first["type"] == "value_error" and isinstance(first["input"], Mapping)
     what = f"{source}: {reason}" if of_several else f"{source}: {key} = {first['input']!r} is not allowed: {reason}"
     return what, "docs/reference/config.md lists all keys"
 

@@ -30,16 +30,9 @@ class Near:
 
 def around(vectors: Vectors, users: Sequence[str], count: int, most: int = MOST_HEARD) -> list[Near]:
     """The `count` nearest other users of each row, or fewer where there are no more; `vectors` (N, D) of length 1."""
-    return among(vectors, users, vectors, users, count, most)
-
-
-def among(
-    vectors: Vectors, users: Sequence[str], others: Vectors, owners: Sequence[str], count: int, most: int = MOST_HEARD
-) -> list[Near]:
-    """The same of rows of `others`, shape (M, D), which `owners` gave; nobody is near themselves."""
-    heard = _heard(len(owners), most)
-    names = [owners[row] for row in heard.tolist()]
-    pool = others[heard]
+    heard = _heard(len(users), most)
+    names = [users[row] for row in heard.tolist()]
+    pool = vectors[heard]
     if not names:
         return [Near([], 1.0) for _ in users]
     found: list[Near] = []
