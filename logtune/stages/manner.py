@@ -7,7 +7,7 @@ other one as such would teach a model to say "code block first".
 
 import re
 
-LONGEST = 400  # characters; longer comments explain
+LONGEST = 400  # characters of a comment that is read for what it asks or names; longer ones explain
 PARTS = r"(?:words?|sentences?|lines?|paragraphs?|characters?|bullets?|bullet points?)"
 COUNTED = rf"(?:{PARTS}|points|steps|items|pages?)"
 FEW = r"(?:\d+|an?|one|two|three|four|five|six|ten|twenty|fifty|a hundred|half)"

@@ -10,9 +10,8 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from logtune.stages.manner import names_manner
+from logtune.stages.manner import LONGEST, names_manner
 
-LONGEST = 400  # characters of a comment in which an answer is looked for; longer ones explain
 MANY_WORDS = 40  # of an answer that the user introduces as such
 MOST_TERSE = 6  # words of a terse one
 FEW_WORDS = 10  # of an answer that is only implied
